@@ -1,0 +1,150 @@
+"""Batches: which samples, in which order, for which process; uint8 all the way to the device."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from distill.data.annotations import LandmarkSet
+from distill.data.transforms import Augmenter, plain
+from distill.errors import UserError
+from distill.landmarks import NUM_POINTS
+
+
+class Batch(NamedTuple):
+    images: Tensor  # (B, S, S, 3) uint8 RGB
+    landmarks: Tensor  # (B, 68, 2) float32, pixels of S; zeros where the set has no labels
+    index: Tensor  # (B,) int64, positions in the set
+
+
+class ImageSource(Protocol):
+    """A LandmarkSet, or a cache of one: image(i) is (H, W, 3) uint8 RGB, of whatever size."""
+
+    def image(self, i: int) -> np.ndarray: ...
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Lists of (epoch, index) for one process, a list a batch.
+
+    The order of an epoch depends on (seed, epoch) alone. A global batch is a run of batch_size positions of it, and each
+    process takes its own contiguous slice, so that all slices together are the batch of a single process. What is left
+    over at the end of an epoch waits for another one. Raises UserError where n images fill no batch, or batch_size does
+    not divide among the processes.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+        if batch_size > n:
+            raise UserError(f"train.batch_size is {batch_size}; expected at most the number of training images, {n}.")
+        if batch_size % world:
+            raise UserError(
+                f"train.batch_size is {batch_size}; expected a multiple of the number of processes, {world}."
+            )
+        self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
+        self.epoch = self.start_batch = 0
+
+    def set_position(self, epoch: int, start_batch: int = 0) -> None:
+        """Which epoch the next iteration walks, and how many of its batches are done already."""
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def __len__(self) -> int:
+        """Global batches of a whole epoch, wherever it starts."""
+        return self.n // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.n).tolist()
+        share = self.batch_size // self.world
+        for batch in range(self.start_batch, len(self)):
+            first = batch * self.batch_size + self.rank * share
+            yield [(epoch, index) for index in order[first : first + share]]
+
+
+class TrainDataset(Dataset):
+    """Augmented samples by (epoch, index): the epoch travels with the key, so lasting workers need not be told of it.
+
+    landmark_set: labelled. images: where pixels come from, the set itself unless a cache is given.
+    """
+
+    def __init__(self, landmark_set: LandmarkSet, augmenter: Augmenter, images: ImageSource | None = None):
+        self.set, self.augmenter, self.images = landmark_set, augmenter, images or landmark_set
+
+    def __len__(self) -> int:
+        return len(self.set)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
+        epoch, index = key
+        image = self.images.image(index)
+        pixels, points = self.augmenter(image, _points_of(self.set, index, image), epoch, index)
+        return pixels, points, index
+
+
+def train_loader(dataset: TrainDataset, sampler: EpochSampler, workers: int, pin: bool) -> DataLoader:
+    """Batches of `dataset` in the order of `sampler`, the same numbers for any number of workers.
+
+    workers: processes that stay alive between epochs; 0 loads in this one. pin: page-locked memory for a GPU. A UserError
+    met in a worker arrives as the same one sentence.
+    """
+    return _TrainLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else each epoch draws from the global one, which a resumed run must find unmoved
+    )
+
+
+def eval_batches(
+    landmark_set: LandmarkSet, size: int, batch_size: int, images: ImageSource | None = None
+) -> Iterator[Batch]:
+    """The whole set in order, resized to size x size; the last batch may be smaller."""
+    source = images or landmark_set
+    for first in range(0, len(landmark_set), batch_size):
+        samples = []
+        for index in range(first, min(first + batch_size, len(landmark_set))):
+            image = source.image(index)
+            pixels, points = plain(image, _points_of(landmark_set, index, image), size)
+            samples.append((pixels, points, index))
+        yield _collate(samples)
+
+
+def _points_of(landmark_set: LandmarkSet, index: int, image: np.ndarray) -> np.ndarray:
+    """Landmarks in pixels of `image`, which a cache may have resized; zeros where there are none."""
+    if landmark_set.landmarks is None:
+        return np.zeros((NUM_POINTS, 2), np.float32)
+    return landmark_set.landmarks[index] * (np.array(image.shape[1::-1]) / landmark_set.sizes[index])
+
+
+def _collate(samples: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
+    images, landmarks, index = zip(*samples, strict=True)
+    return Batch(
+        torch.from_numpy(np.stack(images)),
+        torch.from_numpy(np.stack(landmarks).astype(np.float32, copy=False)),
+        torch.tensor(index, dtype=torch.int64),
+    )
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism
+    # Ctrl-C reaches the whole process group; the main process saves and then ends its workers itself, which needs
+    # SIGTERM to do what it does by default and not what the main process had it do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _TrainLoader(DataLoader):
+    def __iter__(self):
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            # torch wraps a worker's exception into its whole traceback; the last line is the sentence.
+            raise UserError(str(error).strip().splitlines()[-1].removeprefix("distill.errors.UserError: ")) from None

@@ -1,0 +1,203 @@
+"""Read a pickle from a stranger: plain values and numpy numbers come out, nothing is ever run.
+
+A pickle names the functions that rebuild its objects, and a hostile one names `os.system`. Here a name is looked up in
+a short table and nowhere else. Even numpy's own functions are replaced by stand-ins, because a forged dtype state would
+make the real ones read memory that is not theirs. Old (`numpy.core`) and new (`numpy._core`) module paths are both known.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.errors import UserError
+
+# Byte order, kind (bool, int, unsigned, float), item size. Strings and structured types have no place in an annotation.
+_NUMBER_TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
+_STRUCT_CODES = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"} | {
+    "f2": "e", "f4": "f", "f8": "d"
+}  # fmt: skip
+
+
+class _Refused(Exception):
+    """Why this pickle is not read; becomes the end of a UserError's sentence."""
+
+
+class _Dtype:
+    """Stand-in for numpy.dtype under construction: `real` is a number type, or object, and nothing else.
+
+    `unpack` turns the bytes of one number into a 1-tuple; None for object.
+    """
+
+    __slots__ = ("real", "unpack")
+
+    def __init__(self, text: Any):
+        if text in ("O", "O8", "|O"):
+            self._set(np.dtype(object))
+        elif isinstance(text, str) and _NUMBER_TYPE.fullmatch(text):
+            self._set(np.dtype(text))
+        else:
+            raise _Refused(f"names the numpy type {text!r}; expected numbers")
+
+    def _set(self, real: np.dtype) -> None:
+        self.real, self.unpack = real, None
+        if real.kind != "O":
+            order = ">" if real.str[0] == ">" else "<"
+            self.unpack = struct.Struct(order + _STRUCT_CODES[real.str[1:]]).unpack
+
+    def __setstate__(self, state: Any) -> None:
+        # (version, byte order, subtype, names, fields, item size, alignment, flags); only the byte order is believed.
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "=", "|"):
+            raise _Refused("holds a malformed numpy type")
+        if self.real.kind != "O" and state[1] in "<>":
+            self._set(self.real.newbyteorder(state[1]))
+
+
+class _Array(np.ndarray):
+    """An ndarray whose pickled state is checked before numpy sees it."""
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise _Refused("holds a malformed numpy array")
+        _, shape, dtype, fortran, data = state
+        real = _real(dtype)
+        if real.kind == "O":
+            if not isinstance(data, list) or len(data) != _count(shape):
+                raise _Refused("holds a numpy array whose shape does not fit its data")
+        else:
+            data = _raw(data, _count(shape) * real.itemsize)
+        super().__setstate__((1, shape, real, bool(fortran), data))
+
+
+class _Function:
+    """A stand-in that can be called by a pickle, but not altered by one (BUILD would set attributes of a plain one)."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call):
+        self.call = call
+
+    def __call__(self, *args):
+        return self.call(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise _Refused("tries to alter a function")
+
+
+class _Scalar(_Function):
+    """numpy's `scalar(dtype, bytes)`, as a Python number; an annotation holds millions, so the usual case comes first."""
+
+    __slots__ = ()
+
+    def __init__(self):
+        super().__init__(None)
+
+    def __call__(self, dtype: Any, data: Any = b"") -> Any:
+        try:
+            return dtype.unpack(data)[0]
+        except (AttributeError, TypeError, struct.error):
+            real = _real(dtype)
+            if real.kind == "O":
+                raise _Refused("holds a numpy scalar of type object; expected numbers") from None
+            return dtype.unpack(_raw(data, real.itemsize))[0]
+
+
+def _real(dtype: Any) -> np.dtype:
+    if not isinstance(dtype, _Dtype):
+        raise _Refused("holds a numpy value without a numpy type")
+    return dtype.real
+
+
+def _count(shape: Any) -> int:
+    if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(n) is int and n >= 0 for n in shape):
+        raise _Refused("holds a numpy array with a malformed shape")
+    return math.prod(shape)
+
+
+def _raw(data: Any, size: int) -> bytes:
+    if isinstance(data, str):  # bytes pickled by Python 2
+        data = data.encode("latin1")
+    if not isinstance(data, bytes | bytearray) or len(data) != size:
+        raise _Refused("holds a numpy value whose bytes do not fit its type")
+    return bytes(data)
+
+
+def _dtype(text: Any, align: Any = False, copy: Any = True) -> _Dtype:
+    return _Dtype(text)
+
+
+def _reconstruct(subtype: Any, shape: Any, kind: Any) -> _Array:
+    if subtype is not _NDARRAY:
+        raise _Refused("rebuilds a numpy array of an unknown class")
+    return np.ndarray.__new__(_Array, (0,), np.int8)  # __setstate__ gives it shape, type and data
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
+    real = _real(dtype)
+    if real.kind == "O" or order not in ("C", "F") or axis_order is not None:
+        raise _Refused("holds a malformed numpy array")
+    return np.frombuffer(_raw(data, _count(shape) * real.itemsize), real).reshape(shape, order=order).view(_Array)
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    # How protocols 0 to 2 spell a bytes object.
+    if not isinstance(text, str) or encoding != "latin1":
+        raise _Refused("calls _codecs.encode for something else than bytes")
+    return text.encode("latin1")
+
+
+_NDARRAY = _Function(lambda *args: _reconstruct(None, *args))  # a name to pass on, never to call
+
+_ALLOWED: dict[tuple[str, str], _Function] = {
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _Function(_dtype),
+    ("_codecs", "encode"): _Function(_encode),
+    ("numpy.core.multiarray", "scalar"): _Scalar(),
+    ("numpy._core.multiarray", "scalar"): _Scalar(),
+    **{
+        (f"numpy.{core}.{module}", name): _Function(call)
+        for core in ("core", "_core")
+        for module, name, call in (
+            ("multiarray", "_reconstruct", _reconstruct),
+            ("numeric", "_frombuffer", _frombuffer),
+        )
+    },
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise _Refused(f"names '{module}.{name}', which an annotation has no use for; nothing was run") from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _Refused("refers to an object outside the file")
+
+
+def load(path: str | os.PathLike) -> Any:
+    """The object in a pickle of lists, tuples, strings, numbers and numpy scalars or arrays (protocols 0 to 5).
+
+    Numpy scalars come out as Python numbers of the same value.
+
+    Raises UserError, having run nothing, where the file names any other global (the sentence says which), cannot be
+    read, or is truncated.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            return _Unpickler(file, encoding="latin1").load()
+    except OSError as error:
+        raise UserError(f"Annotation file '{path}' cannot be read: {error.strerror or error}.") from None
+    except _Refused as reason:
+        raise UserError(f"Annotation file '{path}' is refused: it {reason}.") from None
+    except Exception as error:  # garbage makes the unpickler raise nearly anything
+        raise UserError(f"Annotation file '{path}' is truncated or not a pickle ({type(error).__name__}).") from None

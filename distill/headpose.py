@@ -1,0 +1,72 @@
+"""Head rotation from 68 image points, without a model to load: which way does this face look?
+
+Good to a few degrees, which is enough to sort images into yaw bins; it is not a pose estimator to publish with.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from distill.errors import UserError
+from distill.landmarks import NUM_POINTS
+
+ASSET = Path(__file__).parent / "assets" / "mean_face_68.json"
+
+
+@functools.cache
+def mean_face() -> np.ndarray:
+    """(68, 3) mean neutral face in cm: x to the subject's left, y up, z forward. Treat as read-only.
+
+    ICT-FaceKit's, with its default Multi-PIE vertices (MIT; the credit is in the asset).
+    """
+    points = np.array(json.loads(ASSET.read_text(encoding="utf-8"))["points"], dtype=np.float64)
+    points.setflags(write=False)
+    return points
+
+
+def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    """(3, 3) matrix that turns the mean face, angles in degrees as in `estimate`: R = Rz(-roll) Rx(-pitch) Ry(yaw)."""
+    a, b, c = np.radians([yaw, -pitch, -roll])
+    turn_y = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
+    turn_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    turn_z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return turn_z @ turn_x @ turn_y
+
+
+def estimate(landmarks: np.ndarray) -> np.ndarray:
+    """Yaw, pitch, roll in degrees: (N, 3) from `landmarks` (N, 68, 2) in pixels of any scale.
+
+    yaw    in (-180, 180], positive: the face looks to the right of the picture
+    pitch  in [-90, 90],   positive: it looks up
+    roll   in (-180, 180], positive: it is tilted clockwise in the picture
+    Roll is the outermost rotation, so turning a picture in its plane changes the roll alone.
+
+    Scaled orthographic fit of a mean face: linear least squares for the 2 x 3 camera matrix (the POS step of DeMenthon
+    & Davis, "Model-based object pose in 25 lines of code", IJCV 1995), then the nearest pair of orthonormal rows, by
+    the polar decomposition. Raises UserError for a wrong shape, non-finite points, or points that all lie on one line.
+    """
+    landmarks = np.asarray(landmarks, dtype=np.float64)
+    if landmarks.ndim != 3 or landmarks.shape[1:] != (NUM_POINTS, 2):
+        raise UserError(f"The landmarks have shape {landmarks.shape}; expected (N, {NUM_POINTS}, 2).")
+    if not np.isfinite(landmarks).all():
+        image = int(np.argwhere(~np.isfinite(landmarks))[0, 0])
+        raise UserError(f"The landmarks of image {image} (counted from 0) are not finite.")
+
+    face = mean_face() - mean_face().mean(axis=0)
+    seen = (landmarks - landmarks.mean(axis=1, keepdims=True)) * [1.0, -1.0]  # y up, like the face
+    camera = (np.linalg.pinv(face) @ seen).transpose(0, 2, 1)  # (N, 2, 3)
+    u, scale, vt = np.linalg.svd(camera, full_matrices=False)
+    flat = np.flatnonzero(scale[:, 1] <= 1e-6 * scale[:, 0])
+    if flat.size:
+        raise UserError(f"The landmarks of image {flat[0]} (counted from 0) lie on one line; expected a face.")
+    rows = u @ vt
+    third = np.cross(rows[:, 0], rows[:, 1])
+
+    yaw = np.arctan2(-third[:, 0], third[:, 2])
+    pitch = -np.arcsin(np.clip(third[:, 1], -1.0, 1.0))
+    roll = -np.arctan2(-rows[:, 0, 1], rows[:, 1, 1])
+    return np.degrees(np.stack([yaw, pitch, roll], axis=1))

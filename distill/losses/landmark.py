@@ -1,0 +1,50 @@
+"""Supervised losses on coordinates. Pure functions, mean-reduced.
+
+All take pred and target (B, P, 2) as fractions of the input side and a weight (B, P) that is 0 where a point is not to be
+learned from; they divide by B * P, not by the sum of the weights, so that the mean over processes is the global mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def l1(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean absolute difference over both axes."""
+    return ((pred - target).abs().mean(-1) * weight).mean()
+
+
+def smooth_l1(pred: Tensor, target: Tensor, weight: Tensor, beta: float = 0.01) -> Tensor:
+    """Quadratic below `beta` (a fraction of the side), linear above (Huber; https://arxiv.org/abs/1504.08083)."""
+    return (F.smooth_l1_loss(pred, target, beta=beta, reduction="none").mean(-1) * weight).mean()
+
+
+def wing(pred: Tensor, target: Tensor, weight: Tensor, width: float = 0.04, epsilon: float = 0.008) -> Tensor:
+    """Wing loss (https://arxiv.org/abs/1711.06753): logarithmic below `width`, linear above; fractions of the side.
+
+    Its own paper works in pixels of a 256 px face with width 10 and epsilon 2; the defaults are those, as fractions.
+    """
+    distance = (pred - target).abs()
+    offset = width - width * math.log(1 + width / epsilon)
+    value = torch.where(distance < width, width * torch.log1p(distance / epsilon), distance - offset)
+    return (value.mean(-1) * weight).mean()
+
+
+def nme(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """The challenge's metric as a loss: mean Euclidean distance, as a fraction of the side."""
+    distance = ((pred - target).square().sum(-1) + 1e-12).sqrt()
+    return (distance * weight).mean()
+
+
+def expected_error(error: Tensor, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Trains a predicted error (B, P) towards the distance actually made, in logarithms; coordinates get no gradient."""
+    distance = (pred - target).detach().square().sum(-1).sqrt()
+    return ((torch.log(error + 1e-4) - torch.log(distance + 1e-4)).abs() * weight).mean()
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"l1": l1, "smooth_l1": smooth_l1, "wing": wing, "nme": nme}

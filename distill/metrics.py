@@ -1,0 +1,243 @@
+"""How wrong a prediction is, in percent of a named distance. numpy only.
+
+Two teams on this task once called numbers 68 times apart "NME", so the normaliser has a name and it, the distance and
+the reduction (mean over the 68 points, then over the images) live here and nowhere else. Errors are percent
+everywhere; rates and areas are fractions between 0 and 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distill.errors import UserError
+from distill.landmarks import NUM_POINTS, OUTER_EYE_CORNERS, REGIONS
+
+NORMALIZERS = ("image", "bbox", "interocular")
+FAILURE = 8.0  # percent; an image with a larger NME counts as a failure, and the CED and its area end here
+# |yaw| in degrees, [from, to). The names are fit for metric names.
+YAW_BINS: dict[str, tuple[float, float]] = {
+    "below_30": (0.0, 30.0),
+    "30_to_60": (30.0, 60.0),
+    "above_60": (60.0, math.inf),
+}
+
+
+# ---------------------------------------------------------------------------------------------------- errors
+
+
+def normalizer(kind: str, landmarks: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The distance in pixels that errors are divided by, one an image: (N,).
+
+    `landmarks` (N, 68, 2) are the true ones, in pixels; `sizes` (N, 2), or one (2,) for all, are width and height of
+    the images that they are in. `kind` is one of
+      image        sqrt(W * H), the challenge's (384 for its crops)
+      bbox         sqrt(w * h) of the landmarks' bounding box
+      interocular  distance of the outer eye corners (300W's)
+    Raises UserError for another kind, a wrong shape, and a distance that is zero or not finite.
+    """
+    landmarks = _points(landmarks, "landmarks")
+    if kind == "image":
+        try:
+            sizes = np.broadcast_to(np.asarray(sizes, dtype=np.float64), (len(landmarks), 2))
+        except ValueError:
+            expected = f"({len(landmarks)}, 2): width and height of each image"
+            raise UserError(f"The image sizes have shape {np.shape(sizes)}; expected {expected}.") from None
+        distance = np.sqrt(sizes[:, 0] * sizes[:, 1])
+    elif kind == "bbox":
+        distance = np.sqrt(np.prod(np.ptp(landmarks, axis=1), axis=1))
+    elif kind == "interocular":
+        right, left = OUTER_EYE_CORNERS
+        distance = np.linalg.norm(landmarks[:, right] - landmarks[:, left], axis=1)
+    else:
+        raise UserError(f"'{kind}' is not a normaliser; expected one of {', '.join(NORMALIZERS)}.")
+    bad = np.flatnonzero(~(np.isfinite(distance) & (distance > 0)))
+    if bad.size:
+        raise UserError(
+            f"The '{kind}' normaliser of image {bad[0]} (counted from 0) is {distance[bad[0]]:g}; "
+            "expected a finite distance above 0."
+        )
+    return distance
+
+
+def point_errors(pred: np.ndarray, target: np.ndarray, norm: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each point as PERCENT of its image's normaliser: (N, 68).
+
+    `pred` and `target` (N, 68, 2) in pixels of the same frame, `norm` (N,) from `normalizer`. Raises UserError when
+    the shapes differ or a coordinate is not finite (a NaN must not pass for a good or a missing error).
+    """
+    pred, target = _points(pred, "predictions"), _points(target, "labels")
+    if len(pred) != len(target):
+        raise UserError(f"There are predictions for {len(pred)} images and labels for {len(target)}; expected as many.")
+    norm = np.asarray(norm, dtype=np.float64)
+    if norm.shape != (len(pred),):
+        raise UserError(f"The normaliser has shape {norm.shape}; expected ({len(pred)},), one distance an image.")
+    return 100.0 * np.linalg.norm(pred - target, axis=2) / norm[:, None]
+
+
+def image_errors(pred: np.ndarray, target: np.ndarray, norm: np.ndarray) -> np.ndarray:
+    """NME of each image in percent: (N,). Arguments and errors as in `point_errors`."""
+    return point_errors(pred, target, norm).mean(axis=1)
+
+
+def nme(pred: np.ndarray, target: np.ndarray, norm: np.ndarray) -> float:
+    """Normalised mean error in percent: mean over images of the mean over points. Arguments as in `point_errors`."""
+    return float(image_errors(pred, target, norm).mean())
+
+
+# ---------------------------------------------------------------------------------------------------- summaries
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What `evaluate` finds. Errors in percent of `normalizer`; rates and areas between 0 and 1."""
+
+    normalizer: str
+    count: int  # images
+    nme: float
+    median: float  # of per_image
+    p95: float  # 95th percentile of per_image, linearly interpolated
+    failure_rate: float  # fraction of images above FAILURE
+    auc: float  # area under the CED from 0 to FAILURE, over FAILURE
+    per_image: np.ndarray  # (N,)
+    per_point: np.ndarray  # (68,)
+    by_region: dict[str, float]  # region of landmarks.REGIONS -> mean over its points and all images
+    by_yaw: dict[str, dict[str, Any] | None]  # bin of YAW_BINS -> {"nme", "count"}; None: no image in it
+    ced_thresholds: np.ndarray  # see `ced`
+    ced_fractions: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON: numbers, strings, lists and dicts."""
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
+
+
+def evaluate(
+    pred: np.ndarray,
+    target: np.ndarray,
+    sizes: np.ndarray,
+    normalizer: str = "image",
+    yaw: np.ndarray | None = None,
+) -> Report:
+    """Measure predictions against labels.
+
+    `pred`, `target` (N, 68, 2) in pixels, N at least 1; `sizes` (N, 2) or (2,) width and height; `yaw` (N,) in
+    degrees, for instance of `headpose.estimate(target)`; without it every yaw bin is None. Raises UserError for wrong
+    shapes, non-finite coordinates, an unknown or degenerate normaliser.
+    """
+    errors = point_errors(pred, target, _distance(normalizer, target, sizes))
+    per_image = errors.mean(axis=1)
+    by_yaw: dict[str, dict[str, Any] | None] = dict.fromkeys(YAW_BINS)
+    if yaw is not None:
+        yaw = np.abs(np.asarray(yaw, dtype=np.float64))
+        if yaw.shape != per_image.shape or not np.isfinite(yaw).all():
+            raise UserError(f"The yaw has shape {yaw.shape}; expected ({len(per_image)},) finite angles in degrees.")
+        for name, (low, high) in YAW_BINS.items():
+            inside = per_image[(yaw >= low) & (yaw < high)]
+            if inside.size:
+                by_yaw[name] = {"nme": float(inside.mean()), "count": int(inside.size)}
+    thresholds, fractions = ced(per_image)
+    return Report(
+        normalizer=normalizer,
+        count=len(per_image),
+        nme=float(per_image.mean()),
+        median=float(np.median(per_image)),
+        p95=float(np.percentile(per_image, 95)),
+        failure_rate=failure_rate(per_image),
+        auc=auc(per_image),
+        per_image=per_image,
+        per_point=errors.mean(axis=0),
+        by_region={name: float(errors[:, list(points)].mean()) for name, points in REGIONS.items()},
+        by_yaw=by_yaw,
+        ced_thresholds=thresholds,
+        ced_fractions=fractions,
+    )
+
+
+def failure_rate(per_image: np.ndarray, maximum: float = FAILURE) -> float:
+    """Fraction of the images (N,) whose error in percent is above `maximum`."""
+    return float((np.asarray(per_image) > maximum).mean())
+
+
+def auc(per_image: np.ndarray, maximum: float = FAILURE) -> float:
+    """Area under the CED between 0 and `maximum` percent, divided by `maximum`: 0 (all fail) to 1 (no error).
+
+    The exact integral of the step function: an image with error e contributes the length above e, so no grid is needed.
+    """
+    return float(np.clip(1.0 - np.asarray(per_image, dtype=np.float64) / maximum, 0.0, None).mean())
+
+
+def ced(per_image: np.ndarray, maximum: float = FAILURE) -> tuple[np.ndarray, np.ndarray]:
+    """Cumulative error distribution: thresholds (K,) in percent, and the fraction (K,) of images at or below each.
+
+    The corners of the step function, from 0 to `maximum`; between two thresholds the earlier fraction holds.
+    """
+    errors = np.sort(np.asarray(per_image, dtype=np.float64))
+    thresholds = np.unique(np.concatenate([[0.0], errors[errors <= maximum], [maximum]]))
+    return thresholds, np.searchsorted(errors, thresholds, side="right") / len(errors)
+
+
+# ---------------------------------------------------------------------------------------------------- comparison
+
+
+@dataclass(frozen=True)
+class BootstrapResult:
+    """Difference a - b of two models on the same images; negative where a is better."""
+
+    mean: float  # percent points
+    low: float  # 95 % percentile interval
+    high: float
+    p: float  # two-sided: how often resampling the images takes the difference to the other side of zero, doubled
+    relative: float  # mean / mean error of b, a fraction; nan where that error is 0
+
+    def to_dict(self) -> dict[str, float]:
+        return dict(vars(self))
+
+
+def paired_bootstrap(
+    errors_a: np.ndarray, errors_b: np.ndarray, samples: int = 10000, seed: int = 0
+) -> BootstrapResult:
+    """Is model a better than model b on these images, or is it luck of the draw? Percentile bootstrap over images.
+
+    `errors_a`, `errors_b` (N,) are the per-image errors of the same images in the same order. Efron & Tibshirani, An
+    Introduction to the Bootstrap (1993), ch. 13. It says nothing of the luck of training: for that compare seeds.
+    Raises UserError when the lengths differ, nothing is given, or an error is not finite.
+    """
+    a, b = np.asarray(errors_a, dtype=np.float64), np.asarray(errors_b, dtype=np.float64)
+    if a.ndim != 1 or a.shape != b.shape or a.size == 0:
+        raise UserError(
+            f"Paired errors have shapes {a.shape} and {b.shape}; expected one error an image, as many in each."
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise UserError("Paired errors hold a value that is not finite; expected a number for every image.")
+    difference = a - b
+    rng = np.random.default_rng(seed)
+    at_once = max(1, 2_000_000 // a.size)  # bounds the memory for sets of any size
+    means = np.concatenate([
+        difference[rng.integers(0, a.size, (min(at_once, samples - start), a.size))].mean(axis=1)
+        for start in range(0, samples, at_once)
+    ])  # fmt: skip
+    low, high = np.percentile(means, [2.5, 97.5])
+    # One is added to count and total, so that p is never reported as exactly 0 from a finite number of samples.
+    tail = (1 + min((means <= 0).sum(), (means >= 0).sum())) / (samples + 1)
+    mean = float(difference.mean())
+    relative = mean / float(b.mean()) if b.any() else math.nan
+    return BootstrapResult(mean, float(low), float(high), float(min(1.0, 2 * tail)), relative)
+
+
+# ---------------------------------------------------------------------------------------------------- checks
+
+_distance = normalizer  # `evaluate` has an argument of that name
+
+
+def _points(values: np.ndarray, what: str) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 3 or values.shape[1:] != (NUM_POINTS, 2) or len(values) == 0:
+        raise UserError(f"The {what} have shape {values.shape}; expected (N, {NUM_POINTS}, 2) with N at least 1.")
+    bad = np.argwhere(~np.isfinite(values))
+    if bad.size:
+        image, point, _ = bad[0]
+        raise UserError(f"The {what} of image {image} (counted from 0) are not finite at point {point}.")
+    return values

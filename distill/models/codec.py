@@ -1,0 +1,191 @@
+"""Landmarks <-> heatmaps, in two and in one dimension, with sub-pixel decoding. The only place that knows the grids.
+
+A grid covers the square input frame and reaches beyond it, so that points outside the frame are represented and not
+clamped: every point within `margin` of the frame survives encode -> decode. Points further out are marked by
+`representable`, and neither heatmap nor coordinate loss is asked to place them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from distill.config import HeadConfig
+
+REACH = 3.0  # standard deviations of the target that must fit on the grid beyond the last representable point
+
+
+class Decoded(NamedTuple):
+    points: Tensor  # (B, P, 2) pixels of the model's input
+    confidence: Tensor  # (B, P) in 0..1: share of probability within REACH standard deviations of the point
+
+
+class AxisGrid(nn.Module):
+    """Cell centres along one axis (the frame is square, so x and y share it), in pixels of the input."""
+
+    def __init__(self, size: int, step: float, margin: float, sigma: float):
+        """size: side of the frame, pixels. step: pixels a cell. margin, sigma: fractions of the side."""
+        super().__init__()
+        self.size, self.step = size, step
+        self.sigma = sigma * size
+        self.margin = margin * size
+        self.pad = math.ceil((self.margin + REACH * self.sigma) / step)
+        self.inner = round(size / step)
+        centres = (torch.arange(self.inner + 2 * self.pad, dtype=torch.float64) - self.pad + 0.5) * step
+        self.register_buffer("centres", centres.float(), persistent=False)
+
+    @property
+    def cells(self) -> int:
+        return self.inner + 2 * self.pad
+
+    def representable(self, points: Tensor) -> Tensor:
+        """(B, P, 2) pixels -> (B, P) bool: within `margin` of the frame on both axes."""
+        return ((points >= -self.margin) & (points <= self.size + self.margin)).all(-1)
+
+    def gaussian(self, values: Tensor) -> Tensor:
+        """(...) pixels -> (..., cells): a Gaussian about each value, summing to 1."""
+        distance = (self.centres - values.unsqueeze(-1)) / self.sigma
+        return torch.softmax(-0.5 * distance.square(), dim=-1)
+
+    def near(self, values: Tensor) -> Tensor:
+        """(...) pixels -> (..., cells): 1 where the cell lies within REACH standard deviations of the value."""
+        return ((self.centres - values.unsqueeze(-1)).abs() <= REACH * self.sigma + 0.5 * self.step).float()
+
+
+class HeatmapCodec(nn.Module):
+    """Two-dimensional heatmaps: logits (B, P, H, W); their spatial softmax is the distribution of the point."""
+
+    kind = "heatmap"
+
+    def __init__(self, size: int, head: HeadConfig):
+        super().__init__()
+        self.grid = AxisGrid(size, head.stride, head.margin, head.sigma)
+        self.decoding = head.decode
+
+    def encode(self, points: Tensor) -> Tensor:
+        """(B, P, 2) pixels -> (B, P, H, W) probabilities, each map summing to 1."""
+        gx, gy = self.grid.gaussian(points[..., 0]), self.grid.gaussian(points[..., 1])
+        return gy.unsqueeze(-1) * gx.unsqueeze(-2)
+
+    def representable(self, points: Tensor) -> Tensor:
+        return self.grid.representable(points)
+
+    def decode(self, logits: Tensor) -> Decoded:
+        """(B, P, H, W) logits -> sub-pixel points and confidences, in float32. Trains through the soft-argmax."""
+        probability = torch.softmax(logits.float().flatten(2), dim=-1).view(logits.shape)
+        px, py = probability.sum(-2), probability.sum(-1)
+        if self.training or self.decoding == "softargmax":
+            x, y = (px * self.grid.centres).sum(-1), (py * self.grid.centres).sum(-1)
+        else:
+            x, y = dark_2d(probability, self.grid)
+        confidence = torch.einsum("bphw,bph,bpw->bp", probability, self.grid.near(y), self.grid.near(x))
+        return Decoded(torch.stack((x, y), dim=-1), confidence)
+
+
+class SimCCCodec(nn.Module):
+    """One-dimensional heatmaps (SimCC, https://arxiv.org/abs/2107.03332): logits (B, P, 2, bins), x first."""
+
+    kind = "simcc"
+
+    def __init__(self, size: int, head: HeadConfig):
+        super().__init__()
+        self.grid = AxisGrid(size, 1.0 / head.bins, head.margin, head.sigma)
+        self.decoding = head.decode
+
+    def encode(self, points: Tensor) -> Tensor:
+        """(B, P, 2) pixels -> (B, P, 2, bins) probabilities, each row summing to 1."""
+        return self.grid.gaussian(points)
+
+    def representable(self, points: Tensor) -> Tensor:
+        return self.grid.representable(points)
+
+    def decode(self, logits: Tensor) -> Decoded:
+        """(B, P, 2, bins) logits -> sub-pixel points and confidences, in float32. Trains through the soft-argmax."""
+        probability = torch.softmax(logits.float(), dim=-1)
+        if self.training or self.decoding == "softargmax":
+            points = (probability * self.grid.centres).sum(-1)
+        else:
+            points = dark_1d(probability, self.grid)
+        mass = (probability * self.grid.near(points)).sum(-1)
+        return Decoded(points, mass.prod(-1))
+
+
+# ------------------------------------------------------------------- distribution-aware decoding (DARK)
+# Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose Estimation", CVPR 2020,
+# https://arxiv.org/abs/1910.06278: smooth, take the highest cell, and step to the top of the parabola that the
+# logarithm of a Gaussian is.
+
+
+def _smooth(values: Tensor, sigma_cells: float) -> Tensor:
+    """Blur the last axis by a Gaussian of half the target's width; (N, cells) -> (N, cells)."""
+    sigma = max(0.5 * sigma_cells, 1e-3)
+    radius = max(1, math.ceil(2 * sigma))
+    offsets = torch.arange(-radius, radius + 1, dtype=values.dtype, device=values.device)
+    kernel = torch.softmax(-0.5 * (offsets / sigma).square(), dim=0)
+    return nn.functional.conv1d(values.unsqueeze(1), kernel.view(1, 1, -1), padding=radius).squeeze(1)
+
+
+def _parabola_top(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
+    """Offset in cells, within +-1, of the top of the parabola through three neighbouring log-values."""
+    curvature = left - 2 * middle + right
+    offset = 0.5 * (left - right) / torch.where(curvature.abs() < 1e-6, -torch.ones_like(curvature), curvature)
+    return offset.clamp(-1.0, 1.0)
+
+
+def dark_1d(probability: Tensor, grid: AxisGrid) -> Tensor:
+    """(..., cells) probabilities -> (...) pixels."""
+    flat = probability.reshape(-1, probability.shape[-1])
+    return _peak(_smooth(flat, grid.sigma / grid.step), grid).view(probability.shape[:-1])
+
+
+def dark_2d(probability: Tensor, grid: AxisGrid) -> tuple[Tensor, Tensor]:
+    """(B, P, H, W) probabilities -> x, y (B, P) pixels.
+
+    Targets are isotropic, so the mixed second derivative is zero and the two axes refine on their own: along the row and
+    the column of the highest cell.
+    """
+    batch, points, height, width = probability.shape
+    flat = probability.reshape(batch * points, height, width)
+    rows = _smooth(flat.reshape(-1, width), grid.sigma / grid.step).view(-1, height, width)
+    smooth = _smooth(rows.transpose(1, 2).reshape(-1, height), grid.sigma / grid.step).view(-1, width, height)
+    smooth = smooth.transpose(1, 2)
+    top = smooth.flatten(1).argmax(-1)
+    row = top.div(width, rounding_mode="floor").view(-1, 1, 1)
+    column = (top % width).view(-1, 1, 1)
+    along_x = smooth.gather(1, row.expand(-1, 1, width)).squeeze(1)
+    along_y = smooth.gather(2, column.expand(-1, height, 1)).squeeze(2)
+    x, y = _peak(along_x, grid), _peak(along_y, grid)
+    return x.view(batch, points), y.view(batch, points)
+
+
+def _peak(values: Tensor, grid: AxisGrid) -> Tensor:
+    """(N, cells) smoothed values -> (N,) pixels."""
+    log = values.clamp_min(1e-10).log()
+    # the two outermost cells have no neighbour beyond; grids are wide enough that no representable point peaks there
+    top = log[:, 1:-1].argmax(-1, keepdim=True) + 1
+    left, middle, right = (log.gather(1, top + shift) for shift in (-1, 0, 1))
+    cells = top.to(log.dtype) + _parabola_top(left, middle, right)
+    return ((cells - grid.pad + 0.5) * grid.step).squeeze(1)
+
+
+def resample(logits: Tensor, source: AxisGrid, target: AxisGrid, dims: tuple[int, ...]) -> Tensor:
+    """Bring logits from one grid to another that sees the same face, linearly along each of `dims`.
+
+    Used when teacher and student differ in input size, stride or margin. Cells beyond the source's grid take its edge.
+    The result is a distribution's logits up to a constant, which softmax ignores.
+    """
+    if source.cells == target.cells and source.step / source.size == target.step / target.size:
+        return logits
+    where = target.centres.double() / target.size * source.size / source.step + source.pad - 0.5
+    where = where.clamp(0, source.cells - 1)
+    low = where.floor().long().clamp(max=source.cells - 2)
+    fraction = (where - low).to(logits.dtype)
+    for dim in dims:
+        shape = [1] * logits.dim()
+        shape[dim] = -1
+        weight = fraction.view(shape)
+        logits = logits.index_select(dim, low) * (1 - weight) + logits.index_select(dim, low + 1) * weight
+    return logits

@@ -1,0 +1,108 @@
+"""The one model file: float32 safetensors that carry what is needed to rebuild the model.
+
+The metadata holds `distill` = JSON with the format's version, the model's config, the number of points, and whatever
+describes the run. Nothing in the file is executed on loading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from distill.config import ModelConfig, model_from_dict
+from distill.errors import UserError
+from distill.models.landmarker import Landmarker, skeleton
+
+FORMAT = 1
+MAX_BYTES = 15_000_000  # challenge rule 3
+
+
+def weights(model: Landmarker) -> dict[str, Tensor]:
+    """The float32 tensors of a model, on the CPU. Batch counters (int64) are dropped: they only matter while training."""
+    return {
+        name: tensor.detach().to("cpu").contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def predicted_bytes(model: Landmarker) -> int:
+    """Size of the file that `save_model` would write, known before training: 4 bytes a value and the header."""
+    tensors = weights(model)
+    header = sum(len(name) + 90 for name in tensors) + 4000
+    return 4 * sum(t.numel() for t in tensors.values()) + header
+
+
+def check_budget(model: Landmarker) -> int:
+    """Predicted bytes. Raises UserError when the float32 file would break the challenge's 15,000,000 bytes."""
+    size = predicted_bytes(model)
+    if size > MAX_BYTES:
+        raise UserError(
+            f"model.backbone '{model.config.backbone}' with this head makes a float32 file of {size:,} bytes; a student may "
+            f"have at most {MAX_BYTES:,}. Take a smaller backbone or model.head.width."
+        )
+    return size
+
+
+def save_model(model: Landmarker, path: Path, about: dict[str, Any]) -> int:
+    """Write the file atomically and return its size in bytes. `about`: JSON-able facts (role, run id, val/nme, data)."""
+    described = {
+        "format": FORMAT,
+        "model": asdict(model.config) | {"pretrained": False, "checkpoint": ""},
+        "num_points": model.num_points,
+        "about": about,
+    }
+    data = save(weights(model), metadata={"distill": json.dumps(described, sort_keys=True)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+    return len(data)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The JSON that the file carries. Raises UserError where it is not a model file of ours."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            described = json.loads((file.metadata() or {})["distill"])
+    except FileNotFoundError:
+        raise UserError(f"Model file '{path}' does not exist.") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"Model file '{path}' is not a readable safetensors file: {error}.") from None
+    except (KeyError, json.JSONDecodeError):
+        raise UserError(f"Model file '{path}' carries no description of a landmarker in its metadata.") from None
+    if described.get("format") != FORMAT:
+        raise UserError(f"Model file '{path}' has format {described.get('format')}; this version reads format {FORMAT}.")
+    return described
+
+
+def load_model(path: Path) -> tuple[Landmarker, dict[str, Any]]:
+    """Rebuild a model in eval mode, with the description it carries. Raises UserError naming what does not fit."""
+    described = read_description(path)
+    config: ModelConfig = model_from_dict(described["model"], f"model file '{path}'")
+    model = skeleton(config, described["num_points"])
+    with safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    expected = weights(model)
+    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or unknown:
+        raise UserError(
+            f"Model file '{path}' does not fit its own description: {len(missing)} tensors are missing"
+            f"{f' ({missing[0]}, ...)' if missing else ''}, {len(unknown)} unknown{f' ({unknown[0]}, ...)' if unknown else ''}."
+        )
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or tensor.shape != expected[name].shape:
+            raise UserError(
+                f"Model file '{path}': tensor '{name}' is {tensor.dtype} {tuple(tensor.shape)}; expected float32 "
+                f"{tuple(expected[name].shape)}."
+            )
+    model.load_state_dict(tensors, strict=False)
+    return model.eval(), described

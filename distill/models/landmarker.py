@@ -1,0 +1,149 @@
+"""The model: timm backbone + head -> points, confidences, and what distillation looks at. The only owner of timm."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.config import ModelConfig
+from distill.errors import UserError
+from distill.landmarks import NUM_POINTS
+from distill.models.codec import HeatmapCodec, SimCCCodec
+from distill.models.heads import HeatmapHead, RegressionHead, SimCCHead
+
+CONFIDENCE_SCALE = 0.03  # regression: an expected error of 3 % of the side means a confidence of 1/e
+
+
+class Prediction(NamedTuple):
+    points: Tensor  # (B, P, 2) pixels of the model's input
+    confidence: Tensor  # (B, P) in 0..1
+    logits: Tensor | None  # heatmap (B, P, H, W), simcc (B, P, 2, bins), regression: None
+    error: Tensor | None  # regression: (B, P) expected error, fraction of the side; else None
+    features: tuple[Tensor, ...]  # (B, C, h, w) of each backbone level, fine to coarse
+
+
+class Landmarker(nn.Module):
+    """Any timm backbone with `features_only` and a landmark head.
+
+    Takes (B, 3, S, S) float images with values 0..255 and normalises them itself, so that each model is fed in its own
+    way and an exported file needs no recipe beside it.
+    """
+
+    def __init__(self, config: ModelConfig, num_points: int = NUM_POINTS):
+        """Raises UserError for an unknown backbone, one that cannot take the input size, or absent weights."""
+        super().__init__()
+        self.config, self.num_points = config, num_points
+        self.size = config.input_size
+        self.backbone = _build_backbone(config)
+        described = timm.get_pretrained_cfg(config.backbone)
+        mean, std = (described.mean, described.std) if described else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        self.register_buffer("mean", 255.0 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255.0 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.features_are_nhwc = "NHWC" in str(getattr(self.backbone, "output_fmt", ""))
+        shapes = self._probe()
+        head = config.head
+        if head.kind == "heatmap":
+            self.codec = HeatmapCodec(self.size, head)
+            self.head = HeatmapHead(shapes, self.codec.grid.inner, self.codec.grid.pad, num_points, head)
+        elif head.kind == "simcc":
+            self.codec = SimCCCodec(self.size, head)
+            self.head = SimCCHead(shapes, self.size, self.codec.grid.cells, num_points, head)
+        else:
+            self.codec = None
+            self.head = RegressionHead(shapes, num_points, head)
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) values 0..255 -> features (B, C, h, w), fine to coarse."""
+        features = self.backbone((images - self.mean) / self.std)
+        if self.features_are_nhwc:
+            features = [f.permute(0, 3, 1, 2) for f in features]
+        return features
+
+    def forward(self, images: Tensor) -> Prediction:
+        features = self.forward_features(images)
+        out = self.head(features)
+        # coordinates want more digits than half precision has; with autocast off this changes nothing
+        with torch.autocast(images.device.type, enabled=False):
+            out = out.float()
+            if self.codec is not None:
+                decoded = self.codec.decode(out)
+                return Prediction(decoded.points, decoded.confidence, out, None, tuple(features))
+            error = F.softplus(out[..., 2])
+            confidence = torch.exp(-error / CONFIDENCE_SCALE)
+            return Prediction(out[..., :2] * self.size, confidence, None, error, tuple(features))
+
+    @torch.no_grad()
+    def _probe(self) -> list[tuple[int, int]]:
+        """(channels, side) of each level, by a dry forward, whatever the model's own description says."""
+        training = self.backbone.training
+        self.backbone.eval()
+        features = self.forward_features(torch.zeros(1, 3, self.size, self.size))
+        self.backbone.train(training)
+        return [(f.shape[1], f.shape[-1]) for f in features]
+
+
+def to_input(images: Tensor, size: int) -> Tensor:
+    """(B, s, s, 3) uint8 -> (B, 3, size, size) float 0..255, in channels_last memory; antialiased where it shrinks."""
+    planes = images.permute(0, 3, 1, 2).float()
+    if planes.shape[-1] != size:
+        planes = F.interpolate(planes, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return planes
+
+
+def skeleton(config: ModelConfig, num_points: int = NUM_POINTS) -> Landmarker:
+    """The architecture without its pretrained weights, for a file of ours to fill or to count parameters."""
+    return Landmarker(replace(config, pretrained=False, checkpoint=""), num_points)
+
+
+def _build_backbone(config: ModelConfig) -> nn.Module:
+    name = config.backbone
+    bare = name.split(".")[0]
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(bare, timm.list_models(), n=3)
+        hint = f" Close names: {', '.join(close)}." if close else ""
+        raise UserError(f"model.backbone '{name}' is not a timm {timm.__version__} model.{hint}")
+    arguments = dict(config.backbone_args)
+    if config.checkpoint:
+        if not Path(config.checkpoint).is_file():
+            raise UserError(f"model.checkpoint '{config.checkpoint}' does not exist; expected a weights file of {name}.")
+        arguments["pretrained_cfg_overlay"] = {"file": config.checkpoint}
+    wants_weights = config.pretrained or bool(config.checkpoint)
+    problem: Exception | None = None
+    # some families (ViT, Swin, Hiera) are built for one size and must be told another; the rest refuse the argument
+    for size_argument in ({}, {"img_size": config.input_size}):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                backbone = timm.create_model(
+                    name, features_only=True, pretrained=wants_weights, **arguments, **size_argument
+                )
+                training = backbone.training
+                with torch.no_grad():
+                    backbone.eval()(torch.zeros(1, 3, config.input_size, config.input_size))
+            return backbone.train(training)
+        except Exception as error:  # timm and the hub raise many kinds; the user needs one sentence
+            problem = problem or error
+            if wants_weights and _is_download_error(error):
+                raise UserError(
+                    f"Pretrained weights of '{name}' could not be fetched ({type(error).__name__}). Without a network, "
+                    f"download them elsewhere and set model.pretrained=false model.checkpoint=FILE, or train from "
+                    f"scratch with model.pretrained=false."
+                ) from None
+    raise UserError(
+        f"model.backbone '{name}' cannot be built for model.input_size {config.input_size} with backbone_args "
+        f"{config.backbone_args}: {str(problem).splitlines()[0] if str(problem) else type(problem).__name__}"
+    )
+
+
+def _is_download_error(error: Exception) -> bool:
+    names = {t.__name__ for t in type(error).__mro__}
+    return bool(names & {"LocalEntryNotFoundError", "HfHubHTTPError", "ConnectionError", "URLError", "OfflineModeIsEnabled"})

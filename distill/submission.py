@@ -1,0 +1,201 @@
+"""The challenge's submission file: a zip of any name that holds exactly one file, `solution.txt`, at its root.
+
+One row an image, 137 fields with one space between: `image_name x1 y1 ... x68 y68`, coordinates in pixels of the image
+as submitted (the challenge's crops are 384 x 384), rows in any order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from distill.errors import UserError
+from distill.landmarks import NUM_POINTS
+
+MEMBER = "solution.txt"
+FIELDS = 1 + 2 * NUM_POINTS
+DECIMALS = 4
+LARGEST = 256_000_000  # bytes of text; the challenge's file has about 2 million, a zip bomb has no bound
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+
+
+def write(path_zip: str | os.PathLike, names: Sequence[str], points: np.ndarray) -> Path:
+    """Write the zip, read it back, check it, and only then put it in its place; returns its path.
+
+    `names` are N distinct image names without white space, `points` (N, 68, 2) in pixels. The same input gives the
+    same bytes. Raises UserError for names or points that such a file cannot hold, and for a folder that cannot be
+    written to.
+    """
+    path = Path(path_zip)
+    names = [str(name) for name in names]
+    points = np.asarray(points, dtype=np.float64)
+    _check_input(names, points)
+    rounded = np.round(points, DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
+    rows = [
+        " ".join([name, *(f"{value:.{DECIMALS}f}" for value in row)]) + "\n"
+        for name, row in zip(names, rounded.reshape(len(names), -1), strict=True)
+    ]
+    entry = zipfile.ZipInfo(MEMBER, date_time=(1980, 1, 1, 0, 0, 0))  # no clock: same input, same bytes
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.create_system = 3  # Unix, whatever machine writes it
+    entry.external_attr = 0o644 << 16
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr(entry, "".join(rows).encode("utf-8"))
+        read_names, read_points, problems = _parse(temporary)
+        problems += _check_names(read_names, names)
+        if problems or read_names != names or not np.allclose(read_points, points, rtol=0, atol=10.0**-DECIMALS):
+            raise RuntimeError(f"{path}: what was written does not read back: {problems[:3]}")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written: {error.strerror or error}.") from None
+    finally:
+        with contextlib.suppress(OSError):  # gone already, or never made: its folder may be the trouble
+            temporary.unlink()
+    return path
+
+
+def read(path_zip: str | os.PathLike) -> tuple[list[str], np.ndarray]:
+    """Names and points (N, 68, 2) of a submission. Raises UserError with the first problem that `check` would list."""
+    names, points, problems = _parse(Path(path_zip))
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise UserError(f"'{path_zip}': {problems[0]}{more}.")
+    return names, points
+
+
+def check(path_zip: str | os.PathLike, expected_names: Iterable[str] | None = None) -> list[str]:
+    """Everything wrong with a submission, one sentence each with line and field (both from 1); empty: it is fine.
+
+    `expected_names`: the images it must hold, no more and no fewer; None: any.
+    """
+    names, _, problems = _parse(Path(path_zip))
+    if expected_names is not None and names:
+        problems += _check_names(names, expected_names)
+    return problems
+
+
+# ---------------------------------------------------------------------------------------------------- parts
+
+
+def _check_input(names: list[str], points: np.ndarray) -> None:
+    if points.ndim != 3 or points.shape[1:] != (NUM_POINTS, 2):
+        raise UserError(f"The points have shape {points.shape}; expected (N, {NUM_POINTS}, 2).")
+    if len(names) != len(points):
+        raise UserError(f"There are {len(names)} image names and points of {len(points)} images; expected as many.")
+    if not names:
+        raise UserError("There is no image to write a submission for; expected at least one.")
+    seen: set[str] = set()
+    for name in names:
+        if not name or not name.isprintable() or any(character.isspace() for character in name):
+            raise UserError(f"Image name {name!r} cannot stand in a submission; expected one without white space.")
+        if name in seen:
+            raise UserError(f"Image name '{name}' occurs twice; expected each image once.")
+        seen.add(name)
+    bad = np.argwhere(~np.isfinite(points))
+    if bad.size:
+        image, point, axis = bad[0]
+        raise UserError(
+            f"Image '{names[image]}', point {point}: {'xy'[axis]} is {points[tuple(bad[0])]}; expected finite."
+        )
+
+
+def _parse(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
+    """Names, points and problems. Rows with a problem have a name where there is one, but not always usable points."""
+    text, problem = _text(path)
+    if problem:
+        return [], np.empty((0, NUM_POINTS, 2)), [problem]
+    problems: list[str] = []
+    if "\r" in text:
+        line = text[: text.index("\r")].count("\n") + 1
+        problems.append(f"line {line}: ends in a carriage return (Windows line ends); expected plain line feeds")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()  # the last line's own end
+    names: list[str] = []
+    rows: list[np.ndarray] = []
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        problems += _check_line(number, line, fields)
+        if not fields:
+            continue
+        name = fields[0]
+        if name in first_line:
+            problems.append(f"line {number}, field 1: image '{name}' stands on line {first_line[name]} already")
+        first_line.setdefault(name, number)
+        names.append(name)
+        rows.append(_coordinates(fields))
+    return names, np.array(rows).reshape(-1, NUM_POINTS, 2), problems
+
+
+def _text(path: Path) -> tuple[str, str]:
+    """The text of the one member, and "", or "" and what is wrong."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [item.filename for item in archive.infolist()]
+            if found != [MEMBER]:
+                listed = ", ".join(repr(name) for name in found[:5]) + (", ..." if len(found) > 5 else "")
+                return "", f"the zip holds {listed or 'nothing'}; expected exactly one file, '{MEMBER}', at its root"
+            if archive.infolist()[0].file_size > LARGEST:
+                return "", f"'{MEMBER}' is larger than {LARGEST} bytes"
+            data = archive.read(MEMBER)
+    except OSError as error:
+        return "", f"the file cannot be read: {error.strerror or error}"
+    except zipfile.BadZipFile:
+        return "", "the file is not an intact zip"
+    except (RuntimeError, NotImplementedError, zlib.error, EOFError) as error:  # a password, an odd compression, damage
+        return "", f"'{MEMBER}' cannot be unpacked: {error}"
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return "", f"'{MEMBER}' is not UTF-8 text (byte {error.start})"
+    if text.startswith("\ufeff"):
+        return "", f"'{MEMBER}' starts with a byte order mark; expected an image name"
+    return (text, "") if text.strip() else ("", f"'{MEMBER}' is empty")
+
+
+def _check_line(number: int, line: str, fields: list[str]) -> list[str]:
+    if not fields:
+        return [f"line {number}: empty"]
+    problems = []
+    if line != " ".join(fields):
+        # Where exactly one space does not separate two fields: the first empty piece, or white space of another kind.
+        pieces = line.split(" ")
+        at = next(i for i, piece in enumerate(pieces, start=1) if not piece or piece != "".join(piece.split()))
+        kind = "an extra space" if not pieces[at - 1] else "a tab or other white space"
+        problems.append(f"line {number}, field {at}: {kind}; expected one space between fields and none at the ends")
+    if len(fields) != FIELDS:
+        problems.append(f"line {number}: {len(fields)} fields; expected {FIELDS}")
+    for at, field in enumerate(fields[1:], start=2):
+        if _NOT_FINITE.fullmatch(field) or (_NUMBER.fullmatch(field) and not np.isfinite(float(field))):
+            problems.append(f"line {number}, field {at}: '{field}' is not finite")
+        elif not _NUMBER.fullmatch(field):
+            problems.append(f"line {number}, field {at}: '{field[:40]}' is not a number")
+    return problems
+
+
+def _coordinates(fields: list[str]) -> np.ndarray:
+    values = [float(field) if _NUMBER.fullmatch(field) else np.nan for field in fields[1:FIELDS]]
+    return np.array(values + [np.nan] * (FIELDS - 1 - len(values)))
+
+
+def _check_names(names: Iterable[str], expected: Iterable[str]) -> list[str]:
+    found, wanted = set(names), set(expected)
+    problems = []
+    for what, some in (("missing", sorted(wanted - found)), ("not in the set", sorted(found - wanted))):
+        if some:
+            listed = ", ".join(some[:5]) + (", ..." if len(some) > 5 else "")
+            problems.append(f"{len(some)} of the images are {what}: {listed}")
+    return problems

@@ -1,0 +1,49 @@
+"""The only package that knows MLflow, and it imports MLflow only when a store is first used.
+
+`Run` records one training or evaluation and never lets a tracking failure reach it: a server that goes away is retried
+for a few seconds, then everything is spooled under `<store>/offline/` and sent later, by the run itself or by
+`python -m distill.tracking upload`. The lookups answer "which run, which file, which registered model" and raise
+UserError with one sentence when there is no answer.
+
+    store.py        where the store is; connecting; which failures mean "away" and which "refused"
+    events.py       one logged thing as plain data, and how MLflow is told about it (now, or from the spool)
+    spool.py        the local queue of such events, and its upload
+    run.py          Run, NullRun
+    lookup.py       finding runs, artifacts, registered models
+    environment.py  code revision, package versions, hardware
+"""
+
+from __future__ import annotations
+
+from distill.tracking.lookup import (
+    RunInfo,
+    alias_holder,
+    artifact_path,
+    best_run,
+    find_run,
+    list_runs,
+    metric_history,
+    newest_run,
+    resolve_registry,
+)
+from distill.tracking.run import NullRun, Run
+from distill.tracking.spool import upload
+from distill.tracking.store import store_root, tracking_uri, work_dir
+
+__all__ = [
+    "NullRun",
+    "Run",
+    "RunInfo",
+    "alias_holder",
+    "artifact_path",
+    "best_run",
+    "find_run",
+    "list_runs",
+    "metric_history",
+    "newest_run",
+    "resolve_registry",
+    "store_root",
+    "tracking_uri",
+    "upload",
+    "work_dir",
+]

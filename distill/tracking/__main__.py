@@ -1,0 +1,33 @@
+"""python -m distill.tracking upload [FOLDER ...] [--uri URI]: send what was logged while the server was away."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from distill.errors import UserError
+from distill.tracking.spool import upload
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0: everything is on the server; 1: something is left to send; 2: bad input."""
+    parser = argparse.ArgumentParser(prog="python -m distill.tracking", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("upload", help="send spooled runs to their server; safe to repeat")
+    up.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="spool folders (default: all in the store)")
+    up.add_argument("--uri", default="", help="send to this tracking URI (default: the one each run was meant for)")
+    up.add_argument("--store", type=Path, default=Path("mlruns"), help="local store (default: %(default)s)")
+    args = parser.parse_args(argv)
+    try:
+        folders = args.folders or sorted(path.parent for path in args.store.glob("offline/*/events.jsonl"))
+        if not folders:
+            print(f"Nothing is spooled in {args.store / 'offline'}.")
+        return 0 if upload(folders, uri=args.uri) else 1
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""What a run was made with: code revision, package versions, machine."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from distill.tracking.store import redact
+
+TAGGED = ("torch", "timm", "mlflow", "albumentations", "numpy")  # the versions worth a tag; all are in the file
+
+
+def collect() -> dict[str, Any]:
+    """JSON-safe nested dict: code, packages (all installed), hardware (memory in GiB), python, platform, command."""
+    return {
+        "code": code_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "hardware": hardware(),
+        "command": redact(shlex.join(sys.argv)),
+        "packages": packages(),
+    }
+
+
+def as_tags(environment: dict[str, Any]) -> dict[str, str]:
+    """The part worth searching by, under the names that MLflow's own pages know where there are such."""
+    code, machine = environment["code"], environment["hardware"]
+    tags = {
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": environment["command"],
+        "mlflow.user": _user(),
+        "env.python": environment["python"],
+        "env.platform": environment["platform"],
+        "env.cpu": f"{machine['cpu']} ({machine['cores']} cores)",
+        "env.memory_gib": str(machine["memory_gib"]),
+        "env.gpu": ", ".join(machine["gpus"]) or "none",
+        "code.dirty": str(code["dirty"]).lower() if code["revision"] else "unknown",
+    }
+    tags.update({f"env.{name}": environment["packages"][name] for name in TAGGED if name in environment["packages"]})
+    if code["revision"]:
+        tags["mlflow.source.git.commit"] = code["revision"]
+        tags["mlflow.source.git.branch"] = code["branch"]
+    return tags
+
+
+def code_state() -> dict[str, Any]:
+    """Git revision (hex, or "" outside a checkout of this package), branch, and whether tracked files were changed."""
+    try:
+        _git("ls-files", "--error-unmatch", "config.py")  # an install inside somebody else's checkout does not count
+        revision, branch = _git("rev-parse", "HEAD"), _git("rev-parse", "--abbrev-ref", "HEAD")
+        dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return {"revision": "", "branch": "", "dirty": None}
+    return {"revision": revision, "branch": branch, "dirty": dirty}
+
+
+def packages() -> dict[str, str]:
+    found = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions() if dist.name}
+    return dict(sorted(found.items()))
+
+
+def hardware() -> dict[str, Any]:
+    """CPU model, cores this process may use, memory in GiB, names of the GPUs that an already imported torch sees."""
+    torch = sys.modules.get("torch")
+    gpus = []
+    if torch is not None and torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": _cpu_model(), "cores": cores, "memory_gib": _memory_gib(), "gpus": gpus}
+
+
+def _git(*args: str) -> str:
+    package = Path(__file__).resolve().parent.parent
+    done = subprocess.run(["git", *args], cwd=package, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    if importlib.util.find_spec("psutil"):
+        import psutil
+
+        return round(psutil.virtual_memory().total / 2**30, 1)
+    return None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user id has no name
+        return "unknown"

@@ -1,0 +1,246 @@
+"""Finding runs, their files, and registered models. Nothing found: UserError with one sentence."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from distill.config import TrackingConfig
+from distill.errors import UserError
+from distill.tracking.spool import Spool
+from distill.tracking.store import (
+    Missing,
+    Refused,
+    ServerAway,
+    ask,
+    connect,
+    patiently,
+    redact,
+    store_root,
+    tracking_uri,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    id: str
+    name: str
+    job: str  # teacher, student, evaluate; "" for a run that this package did not make
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]  # the last logged value of each
+    status: str  # RUNNING, FINISHED, FAILED, KILLED; OFFLINE: not on the server yet
+
+
+def find_run(tracking: TrackingConfig, ref: str) -> RunInfo:
+    """The run with this id, this beginning of an id (6 characters or more), or this name, in any experiment.
+
+    A run that is still spooled is found by its `offline-...` name. Raises UserError if none or several fit.
+    """
+    if ref.startswith("offline-"):
+        spool = Spool.find(store_root(tracking), ref)
+        if spool is not None and spool.run_id is None:
+            return _spooled(spool)
+    found = _reach(tracking, lambda client: _candidates(client, ref))
+    if not found:
+        raise UserError(
+            f"There is no run '{ref}' in {_place(tracking)}; expected a run id, the first 6 or more characters of one, "
+            "or a run's name."
+        )
+    if len(found) > 1:
+        ids = ", ".join(run.info.run_id for run in found[:5])
+        raise UserError(f"'{ref}' fits {len(found)} runs ({ids}); give one id.")
+    return _info(found[0])
+
+
+def newest_run(tracking: TrackingConfig, job: str, tags: dict[str, str]) -> RunInfo | None:
+    """The FINISHED run of this job and with these tags that ended last, in any experiment."""
+    where = _where(job, tags)
+    found = _reach(tracking, lambda client: _search(client, where, "attributes.end_time DESC", limit=1))
+    return _info(found[0]) if found else None
+
+
+def best_run(
+    tracking: TrackingConfig, job: str, metric: str, tags: dict[str, str], mode: str = "min"
+) -> RunInfo | None:
+    """The FINISHED run whose last value of `metric` is the smallest (`mode="max"`: largest); runs without it do not count."""
+    runs = [_info(run) for run in _reach(tracking, lambda client: _search(client, _where(job, tags)))]
+    runs = [run for run in runs if math.isfinite(run.metrics.get(metric, math.nan))]
+    sign = -1 if mode == "max" else 1
+    return min(runs, key=lambda run: sign * run.metrics[metric], default=None)
+
+
+def list_runs(tracking: TrackingConfig, job: str | None = None) -> list[RunInfo]:
+    """All runs of the configured experiment, newest first."""
+    where = f"tags.`distill.job` = {_quote(job)}" if job else ""
+
+    def search(client: MlflowClient) -> list[MlflowRun]:
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        return _search(client, where, experiments=[experiment.experiment_id]) if experiment else []
+
+    return [_info(run) for run in _reach(tracking, search)]
+
+
+def metric_history(tracking: TrackingConfig, run_id: str, key: str) -> list[tuple[int, float]]:
+    """(step, value) of every logged point, by step. Raises UserError if the run has no such metric."""
+    points = _reach(tracking, lambda client: client.get_metric_history(run_id, key), f"There is no run '{run_id}'")
+    if not points:
+        raise UserError(f"Run {run_id} has no metric '{key}' in {_place(tracking)}.")
+    return [(point.step, point.value) for point in sorted(points, key=lambda point: (point.step, point.timestamp))]
+
+
+def artifact_path(tracking: TrackingConfig, run_id: str, path: str) -> Path:
+    """Local path of a run's artifact, file or folder; fetched into `<store>/downloads/` if the server keeps it."""
+    run = _reach(tracking, lambda client: client.get_run(run_id), f"There is no run '{run_id}'")
+    nothing = f"Run {run_id} has no artifact '{path}' in {_place(tracking)}."
+    place = urlsplit(run.info.artifact_uri)
+    if place.scheme in ("", "file"):
+        # The second place: the store was moved since, and MLflow remembers where it was.
+        moved = sorted(store_root(tracking).glob(f"artifacts/*/{run_id}/artifacts"))
+        for root in [Path(unquote(place.path)), *moved]:
+            if (root / path).exists():
+                return root / path
+        raise UserError(nothing)
+    target = store_root(tracking) / "downloads" / run_id
+    target.mkdir(parents=True, exist_ok=True)
+
+    def fetch(client: MlflowClient) -> Path | None:
+        parent = "" if "/" not in path else path.rpartition("/")[0]
+        if path not in [entry.path for entry in client.list_artifacts(run_id, parent or None)]:
+            return None
+        return Path(client.download_artifacts(run_id, path, str(target)))
+
+    found = _reach(tracking, fetch)
+    if found is None:
+        raise UserError(nothing)
+    return found
+
+
+def resolve_registry(tracking: TrackingConfig, ref: str) -> tuple[str, Path]:
+    """(run id, local folder) of `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
+    match = re.fullmatch(r"models:/([^@/]+)(?:@([\w-]+)|/(\d+))", ref)
+    if not match:
+        raise UserError(f"'{ref}' is not a registry reference; expected models:/NAME@ALIAS or models:/NAME/VERSION.")
+    name, alias, version = match.groups()
+
+    def get(client: MlflowClient) -> Any:
+        if alias:
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(name, version)
+
+    found = _reach(tracking, get, f"There is no registered model '{ref}'")
+    source = re.fullmatch(r"runs:/([^/]+)/?(.*)", found.source)
+    if not source:
+        raise UserError(f"'{ref}' was not registered by this package (its source is '{found.source}').")
+    return source[1], artifact_path(tracking, source[1], source[2])
+
+
+def alias_holder(tracking: TrackingConfig, name: str, alias: str) -> tuple[str, str] | None:
+    """(version, run id) that the alias points to, or None."""
+
+    def get(client: MlflowClient) -> tuple[str, str] | None:
+        try:
+            found = ask(lambda: client.get_model_version_by_alias(name, alias))
+        except Refused:
+            return None
+        return str(found.version), found.run_id
+
+    return _reach(tracking, get)
+
+
+def by_key(client: MlflowClient, key: str) -> str | None:
+    """Id of the run that was `offline-<key>` before its upload."""
+    found = _search(client, f"tags.`distill.key` = {_quote(key)}", limit=1)
+    return found[0].info.run_id if found else None
+
+
+# ---------------------------------------------------------------------------------------------------- inside
+
+
+def _reach(tracking: TrackingConfig, question: Any, nothing: str = "There is no such entry") -> Any:
+    try:
+        return patiently(lambda: question(connect(tracking)))
+    except ServerAway as away:
+        raise UserError(f"The tracking store {_place(tracking)} cannot be reached: {away}.") from None
+    except Refused:
+        raise UserError(f"{nothing} in {_place(tracking)}.") from None
+
+
+def _place(tracking: TrackingConfig) -> str:
+    return redact(tracking_uri(tracking))
+
+
+def _quote(value: str) -> str:
+    return f'"{value}"' if "'" in value else f"'{value}'"
+
+
+def _where(job: str, tags: dict[str, str]) -> str:
+    wanted = {"distill.job": job, **tags}
+    parts = [f"tags.`{key}` = {_quote(str(value))}" for key, value in wanted.items()]
+    return " and ".join([*parts, "attributes.status = 'FINISHED'"])
+
+
+def _candidates(client: MlflowClient, ref: str) -> list[MlflowRun]:
+    if ref.startswith("offline-"):
+        return _search(client, f"tags.`distill.key` = {_quote(ref.removeprefix('offline-'))}")
+    if re.fullmatch(r"[0-9a-f]{32}", ref):
+        try:
+            run = ask(lambda: client.get_run(ref))
+        except Missing:
+            return []
+        return [run] if run.info.lifecycle_stage == "active" else []
+    found = _search(client, f"attributes.run_name = {_quote(ref)}")
+    if not found and re.fullmatch(r"[0-9a-f]{6,31}", ref):
+        found = _search(client, f"attributes.run_id LIKE '{ref}%'")
+    return found
+
+
+def _search(
+    client: MlflowClient,
+    where: str,
+    order: str = "attributes.start_time DESC",
+    limit: int | None = None,
+    experiments: list[str] | None = None,
+) -> list[MlflowRun]:
+    if experiments is None:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs, token = [], None
+    while True:
+        page = client.search_runs(experiments, where, max_results=limit or 1000, order_by=[order], page_token=token)
+        runs.extend(page)
+        token = page.token
+        if not token or limit:
+            return runs
+
+
+def _info(run: MlflowRun) -> RunInfo:
+    tags = dict(run.data.tags)
+    return RunInfo(
+        id=run.info.run_id,
+        name=run.info.run_name,
+        job=tags.get("distill.job", ""),
+        tags=tags,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        status=run.info.status,
+    )
+
+
+def _spooled(spool: Spool) -> RunInfo:
+    name, tags, params, metrics = "", {}, {}, {}
+    for event in spool.events():
+        if event["op"] == "start":
+            name = event["name"]
+            tags.update(event["tags"])
+        for op, values in (("tags", tags), ("params", params), ("metrics", metrics)):
+            if event["op"] == op:
+                values.update(event["values"])
+    return RunInfo(spool.folder.name, name, tags.get("distill.job", ""), tags, params, metrics, "OFFLINE")

@@ -1,0 +1,84 @@
+"""One process or several (torchrun), the same code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """rank of `world` processes, and the device this one trains on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """DDP with synchronised batch statistics where the device has them; the module itself for one process."""
+        if self.world == 1:
+            return module
+        if self.device.type == "cuda":
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+            return nn.parallel.DistributedDataParallel(module, device_ids=[self.device.index])
+        return nn.parallel.DistributedDataParallel(module)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        if self.world == 1:
+            return flag
+        said = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(said, op=dist.ReduceOp.MAX)
+        return bool(said.item())
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns (picklable) in the main process, in every process; its exceptions are raised in every one."""
+        if self.world == 1:
+            return make()
+        box: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                box[0] = make()
+            except Exception as error:
+                box[1] = error
+        dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise box[1]
+        return box[0]
+
+
+def start(device: str) -> Processes:
+    """Join the group that torchrun describes in the environment, or be alone. device: auto, cpu or cuda."""
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    where = torch.device("cuda", local) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(where)
+    if world > 1 and not dist.is_initialized():
+        # validation happens on the main process while the others wait, so the time-out is generous
+        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(hours=1))
+    return Processes(rank, world, where)
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,155 @@
+"""The challenge's file: what is written reads back, and every way to spoil it is found."""
+
+import zipfile
+
+import numpy as np
+import pytest
+
+from distill import submission
+from distill.errors import UserError
+
+NAMES = ["image00002.jpg", "image00004.jpg", "bild-ä.jpg"]
+ROW = " ".join(["a.jpg", *["1.5"] * 136])
+
+
+def points(count: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-20, 400, (count, 68, 2))
+
+
+def pack(tmp_path, text, name="solution.txt"):
+    path = tmp_path / "made.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, text)
+    return path
+
+
+def test_round_trip(tmp_path):
+    path = submission.write(tmp_path / "deep" / "solution.zip", NAMES, points())
+    names, found = submission.read(path)
+    assert names == NAMES
+    np.testing.assert_allclose(found, points(), atol=0.5e-4 + 1e-9)
+    assert submission.check(path, NAMES) == submission.check(path) == []
+
+
+def test_the_text_is_exactly_the_challenges(tmp_path):
+    values = np.arange(136, dtype=float).reshape(1, 68, 2)
+    values[0, 0] = (-0.00001, 1.23456)
+    path = submission.write(tmp_path / "s.zip", ["a.jpg"], values)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["solution.txt"]
+        text = archive.read("solution.txt").decode()
+    assert text.endswith(" 134.0000 135.0000\n") and text.count("\n") == 1
+    assert text.startswith("a.jpg 0.0000 1.2346 2.0000 3.0000 ")  # no "-0.0000"; x before y; point after point
+    assert len(text.rstrip("\n").split(" ")) == 137
+
+
+def test_same_input_same_bytes_and_no_litter(tmp_path):
+    first = submission.write(tmp_path / "a.zip", NAMES, points()).read_bytes()
+    assert submission.write(tmp_path / "b.zip", NAMES, points()).read_bytes() == first
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "b.zip"]
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "word"),
+    [
+        (["a b.jpg", "b", "c"], 3, "white space"),
+        (["a\tb.jpg", "b", "c"], 3, "white space"),
+        (["", "b", "c"], 3, "white space"),
+        (["a", "b", "a"], 3, "twice"),
+        (["a", "b"], 3, "2 image names"),
+        ([], 0, "at least one"),
+    ],
+)
+def test_names_that_cannot_stand_there_are_refused(tmp_path, names, count, word):
+    with pytest.raises(UserError, match=word):
+        submission.write(tmp_path / "s.zip", names, points(3)[:count])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_points_that_are_not_finite_are_refused(tmp_path, value):
+    bad = points()
+    bad[1, 7, 1] = value
+    with pytest.raises(UserError, match="image00004.jpg', point 7: y"):
+        submission.write(tmp_path / "s.zip", NAMES, bad)
+    with pytest.raises(UserError, match=r"\(3, 136\)"):
+        submission.write(tmp_path / "s.zip", NAMES, points().reshape(3, 136))
+
+
+def test_a_refused_write_leaves_the_old_file(tmp_path):
+    path = submission.write(tmp_path / "s.zip", NAMES, points())
+    before = path.read_bytes()
+    with pytest.raises(UserError):
+        submission.write(path, ["a", "a", "b"], points())
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        submission.write(tmp_path / "file" / "s.zip", NAMES, points())
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "empty"),
+        ("\n\n", "empty"),
+        (ROW + "\n\n" + ROW.replace("a.", "b."), "line 2: empty"),
+        (ROW + " 2", "line 1: 138 fields; expected 137"),
+        (ROW.removesuffix(" 1.5"), "line 1: 136 fields; expected 137"),
+        (ROW.replace("a.jpg ", "a.jpg  "), "line 1, field 2: an extra space"),
+        (ROW + " \n", "line 1, field 138: an extra space"),
+        (" " + ROW, "line 1, field 1: an extra space"),
+        (ROW.replace("a.jpg ", "a.jpg\t"), "line 1, field 1: a tab"),
+        (ROW + "\n" + ROW, "line 2, field 1: image 'a.jpg' stands on line 1 already"),
+        (ROW.replace("1.5", "nan", 1), "line 1, field 2: 'nan' is not finite"),
+        (ROW.replace("1.5", "-Infinity", 1), "line 1, field 2: '-Infinity' is not finite"),
+        (ROW.replace("1.5", "1e999", 1), "line 1, field 2: '1e999' is not finite"),
+        (ROW.replace("1.5", "1,5", 1), "line 1, field 2: '1,5' is not a number"),
+        (ROW.replace("1.5", "1_5", 1), "line 1, field 2: '1_5' is not a number"),
+        (ROW + "\r\n", "line 1: ends in a carriage return"),
+        (b"\xff\xfe" + ROW.encode(), "not UTF-8"),
+        ("\ufeff" + ROW, "byte order mark"),
+    ],
+)  # fmt: skip
+def test_each_fault_is_named_with_line_and_field(tmp_path, text, problem):
+    path = pack(tmp_path, text)
+    problems = submission.check(path)
+    assert len(problems) == 1 and problem in problems[0]
+    with pytest.raises(UserError, match="made.zip"):
+        submission.read(path)
+
+
+def test_one_row_without_a_last_line_feed_is_fine(tmp_path):
+    assert submission.check(pack(tmp_path, ROW), ["a.jpg"]) == []
+
+
+def test_faults_of_the_zip_are_named(tmp_path):
+    assert "folder/solution.txt" in submission.check(pack(tmp_path, ROW, "folder/solution.txt"))[0]
+    assert "Solution.txt" in submission.check(pack(tmp_path, ROW, "Solution.txt"))[0]
+    path = pack(tmp_path, ROW)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("notes.txt", "")
+    assert "exactly one file" in submission.check(path)[0]
+    zipfile.ZipFile(tmp_path / "void.zip", "w").close()
+    assert "nothing" in submission.check(tmp_path / "void.zip")[0]
+    (tmp_path / "text.zip").write_text(ROW)
+    assert "not an intact zip" in submission.check(tmp_path / "text.zip")[0]
+    assert "cannot be read" in submission.check(tmp_path / "absent.zip")[0]
+
+
+def test_a_damaged_zip_is_named(tmp_path):
+    path = submission.write(tmp_path / "s.zip", NAMES, points())
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    assert len(submission.check(path)) == 1
+
+
+def test_missing_and_unknown_images_are_named(tmp_path):
+    path = submission.write(tmp_path / "s.zip", ["a.jpg", "b.jpg", "x.jpg"], points())
+    assert submission.check(path, ["b.jpg", "a.jpg", "x.jpg"]) == []  # any order of rows
+    missing, unknown = submission.check(path, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+    assert missing == "2 of the images are missing: c.jpg, d.jpg"
+    assert unknown == "1 of the images are not in the set: x.jpg"
