@@ -224,14 +224,20 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
+def computing(config: Config) -> Config:
+    """The config less what says where and how it runs: two configs that compute the same are equal after this."""
+    return dataclasses.replace(
+        config,
+        resume="",
+        data=dataclasses.replace(config.data, root="", cache="", workers=0),
+        train=dataclasses.replace(config.train, device="auto", threads=0, checkpoint_seconds=0.0),
+        tracking=TrackingConfig(),
+    )
+
+
 def digest(config: Config) -> str:
     """16 hex digits that identify what the config computes (not where it is stored or from where it resumes)."""
-    values = to_dict(config)
-    for key in ("tracking", "resume"):
-        values.pop(key)
-    for key in ("root", "cache", "workers"):
-        values["data"].pop(key)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(to_dict(computing(config)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read(path: Path, seen: tuple[Path, ...]):
@@ -312,7 +318,9 @@ def check(config: Config, source: str = "config") -> None:
         need(0 <= step.p <= 1, f"augment.photometric.{key}.p", step.p, probability)
     need(bool(m.backbone), "model.backbone", m.backbone, "the name of a timm model")
     need(32 <= m.input_size <= 1024, "model.input_size", m.input_size, "between 32 and 1024 pixels")
-    need(not (m.pretrained and m.checkpoint), "model.checkpoint", m.checkpoint, "nothing while model.pretrained is true")
+    need(
+        not (m.pretrained and m.checkpoint), "model.checkpoint", m.checkpoint, "nothing while model.pretrained is true"
+    )
     h = m.head
     need(8 <= h.width <= 2048, "model.head.width", h.width, "between 8 and 2048 channels")
     need(h.stride in (1, 2, 4, 8, 16), "model.head.stride", h.stride, "1, 2, 4, 8 or 16")

@@ -71,7 +71,9 @@ class Supervision(nn.Module):
             terms["heatmap"] = Term(value, config.heatmap_weight)
         else:
             value = landmark_losses.expected_error(prediction.error, points, target, weight)
-            terms["expected_error"] = Term(value, 0.01)  # it steers only its own output, so its weight is a matter of scale
+            terms["expected_error"] = Term(
+                value, 0.01
+            )  # it steers only its own output, so its weight is a matter of scale
         return terms, 1.0 - inside.float().mean()
 
 
@@ -174,7 +176,11 @@ class Distiller(nn.Module):
                 s = s.float()
                 if s.shape[-2:] != t.shape[-2:]:
                     shrink = t.shape[-1] > s.shape[-1]
-                    t = F.adaptive_avg_pool2d(t, s.shape[-2:]) if shrink else F.interpolate(t, s.shape[-2:], mode="bilinear")
+                    t = (
+                        F.adaptive_avg_pool2d(t, s.shape[-2:])
+                        if shrink
+                        else F.interpolate(t, s.shape[-2:], mode="bilinear")
+                    )
                 raw = feature_losses.LOSSES[term.loss](s, t, **term.args)
             terms[name] = Term(raw, weight_at(term, progress))
         return terms

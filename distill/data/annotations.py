@@ -8,7 +8,7 @@ What is checked on load, before anything trains:
 
 - the set: folder and labels there and readable, as many labels as names, names plain and unique, not empty;
 - each image: there, JPEG or PNG, header readable, complete to its end marker. Pixels are not decoded here, so damage in
-  the middle of a file passes; truncation, by far the usual damage, does not. 3000 images take about half a second;
+  the middle of a file passes; truncation, by far the usual damage, does not. 3000 images take about a second;
 - each label: 68 points, finite, none further than one image side outside the image, not all on one spot (a spread of at
   least 1/20 of the side), at least half of them inside the image;
 - the frame: labels have one frame a set, so all images of a labelled set are square and of one size; one that is not is
@@ -188,8 +188,6 @@ def read_set(
     sizes = np.array([size for _, size, _ in kept], np.int64)
     landmarks = np.stack([points for _, _, points in kept]) if need_labels else None
     boxes = None
-    if landmarks is not None:
-        _check_frame(folder, landmarks, int(sizes[0, 0]))
     if microsoft and landmarks is not None:
         boxes = _crop_boxes(landmarks, crop_scale, crop_lift)
         side = boxes[:, 2:3] - boxes[:, 0:1]
@@ -300,7 +298,7 @@ def _check_images(folder: Path, names, rows, files: dict[str, int], labelled: bo
         raise UserError(
             f"Data set '{folder}' has images of {common[0]}x{common[1]} pixels; expected square ones in the labels' frame."
         )
-    kept = []
+    parsed = []
     for name, size, row in readable:
         try:
             if size != common:
@@ -308,6 +306,16 @@ def _check_images(folder: Path, names, rows, files: dict[str, int], labelled: bo
                     f"it is {size[0]}x{size[1]} pixels where the set's labels are for {common[0]}x{common[1]}"
                 )
             points = _points(row)
+            if not np.isfinite(points).all():
+                raise _Broken("its label has a coordinate that is not finite")
+            parsed.append((name, size, points))
+        except _Broken as reason:
+            broken(name, reason)
+    if parsed:  # before single labels are judged, so that labels in a wrong frame are called that
+        _check_frame(folder, np.stack([points for _, _, points in parsed]), common[0])
+    kept = []
+    for name, size, points in parsed:
+        try:
             _check_points(points, size[0])
             kept.append((name, size, points))
         except _Broken as reason:
@@ -316,9 +324,7 @@ def _check_images(folder: Path, names, rows, files: dict[str, int], labelled: bo
 
 
 def _check_points(points: np.ndarray, side: int) -> None:
-    """(68, 2) landmarks of a square image. Raises _Broken."""
-    if not np.isfinite(points).all():
-        raise _Broken("its label has a coordinate that is not finite")
+    """(68, 2) finite landmarks of a square image. Raises _Broken."""
     if points.min() < -side or points.max() > 2 * side:
         far = points.ravel()[np.abs(points - side / 2).argmax()]
         raise _Broken(

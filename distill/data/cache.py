@@ -80,7 +80,6 @@ def _is_whole(path: Path, meta: dict) -> bool:
 
 
 def _build(landmark_set: LandmarkSet, path: Path, meta: dict, progress: bool) -> None:
-    path.with_suffix(".json").unlink(missing_ok=True)  # written last: without it the pixels do not count
     part = path.with_suffix(".part")
     try:
         with open(part, "wb") as file:
@@ -96,6 +95,6 @@ def _build(landmark_set: LandmarkSet, path: Path, meta: dict, progress: bool) ->
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-    note = path.with_suffix(".json.part")
+    note = path.with_suffix(".json.part")  # written last: without it the pixels do not count
     note.write_text(json.dumps(meta), encoding="utf-8")
     os.replace(note, path.with_suffix(".json"))

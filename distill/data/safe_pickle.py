@@ -153,12 +153,24 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-_NDARRAY = _Function(lambda *args: _reconstruct(None, *args))  # a name to pass on, never to call
+def _bytes(*args: Any) -> bytes:
+    # How protocols 0 to 2 spell an empty bytes object.
+    if args:
+        raise _Refused("calls bytes with arguments")
+    return b""
+
+
+def _never(*args: Any) -> Any:
+    raise _Refused("makes a numpy array without data")
+
+
+_NDARRAY = _Function(_never)  # a name to pass on, not to call
 
 _ALLOWED: dict[tuple[str, str], _Function] = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Function(_dtype),
     ("_codecs", "encode"): _Function(_encode),
+    ("__builtin__", "bytes"): _Function(_bytes),
     ("numpy.core.multiarray", "scalar"): _Scalar(),
     ("numpy._core.multiarray", "scalar"): _Scalar(),
     **{

@@ -80,7 +80,9 @@ def read_description(path: Path) -> dict[str, Any]:
     except (KeyError, json.JSONDecodeError):
         raise UserError(f"Model file '{path}' carries no description of a landmarker in its metadata.") from None
     if described.get("format") != FORMAT:
-        raise UserError(f"Model file '{path}' has format {described.get('format')}; this version reads format {FORMAT}.")
+        raise UserError(
+            f"Model file '{path}' has format {described.get('format')}; this version reads format {FORMAT}."
+        )
     return described
 
 

@@ -114,7 +114,9 @@ def _build_backbone(config: ModelConfig) -> nn.Module:
     arguments = dict(config.backbone_args)
     if config.checkpoint:
         if not Path(config.checkpoint).is_file():
-            raise UserError(f"model.checkpoint '{config.checkpoint}' does not exist; expected a weights file of {name}.")
+            raise UserError(
+                f"model.checkpoint '{config.checkpoint}' does not exist; expected a weights file of {name}."
+            )
         arguments["pretrained_cfg_overlay"] = {"file": config.checkpoint}
     wants_weights = config.pretrained or bool(config.checkpoint)
     problem: Exception | None = None
@@ -146,4 +148,6 @@ def _build_backbone(config: ModelConfig) -> nn.Module:
 
 def _is_download_error(error: Exception) -> bool:
     names = {t.__name__ for t in type(error).__mro__}
-    return bool(names & {"LocalEntryNotFoundError", "HfHubHTTPError", "ConnectionError", "URLError", "OfflineModeIsEnabled"})
+    return bool(
+        names & {"LocalEntryNotFoundError", "HfHubHTTPError", "ConnectionError", "URLError", "OfflineModeIsEnabled"}
+    )

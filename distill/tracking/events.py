@@ -104,7 +104,11 @@ def _log_params(client: MlflowClient, run_id: str, values: dict[str, str]) -> No
 
     old = client.get_run(run_id).data.params
     _batches(client, run_id, "params", [Param(key, value) for key, value in values.items() if key not in old])
-    changed = [f"{key}: {old[key]} -> {value}" for key, value in values.items() if old.get(key, value) != value]
+    changed = [
+        f"{key}: {old[key]} -> {value}"
+        for key, value in values.items()
+        if old.get(key, value) != value and key != "resume"  # which always differs, and says nothing
+    ]
     if changed:
         client.set_tag(run_id, "distill.changed_params", value_text("; ".join(changed), MAX_TAG))
 

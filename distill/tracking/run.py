@@ -36,6 +36,7 @@ from distill.tracking.store import (
     Missing,
     Refused,
     ServerAway,
+    arrive,
     connect,
     log,
     patiently,
@@ -106,7 +107,8 @@ class Run:
         tracking_uri(tracking)
         run = cls(tracking)
         if resume_id is None:
-            run._open(run_name or f"{job}-{time.strftime('%Y%m%d-%H%M%S')}", {"distill.job": job, **tags})
+            known = {"distill.job": job, "distill.recipe": params.get("name", "")}
+            run._open(run_name or f"{job}-{time.strftime('%Y%m%d-%H%M%S')}", {**known, **tags})
         else:
             run._reopen(resume_id)
         run.work = work_dir(tracking, run.id)
@@ -217,7 +219,7 @@ class Run:
         key = uuid.uuid4().hex[:12]
         event = {"op": "start", "name": name, "tags": _tag_texts(tags), "time": now_ms(), "key": key}
         try:
-            self._run_id = patiently(lambda: create(connect(self._tracking), self._tracking, event))
+            self._run_id = patiently(lambda: create(arrive(self._tracking), self._tracking, event))
         except ServerAway as away:
             self._go_offline(f"offline-{key}", away)
             self._spool.append(event)
@@ -229,7 +231,7 @@ class Run:
         self._run_id = self._spool.run_id if self._spool else run_id
         try:
             if self._spool:
-                patiently(self._spool.replay)
+                patiently(lambda: self._spool.replay(tracking_uri(self._tracking)))
                 self._run_id = self._spool.run_id
             self._run_id, self._floor = patiently(lambda: self._on_server(self._run_id))
         except ServerAway as away:
@@ -244,7 +246,7 @@ class Run:
     def _on_server(self, run_id: str) -> tuple[str, dict[str, int]]:
         from distill.tracking.lookup import by_key
 
-        client = connect(self._tracking)
+        client = arrive(self._tracking)
         if run_id.startswith("offline-"):  # uploaded from a machine whose spool is not here
             found = by_key(client, run_id.removeprefix("offline-"))
             if found is None:
@@ -268,6 +270,8 @@ class Run:
             return
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+        if self._monitor is not None:
+            self._monitor.finish()
         self._monitor = SystemMetricsMonitor(
             self._run_id, resume_logging=resumed, tracking_uri=tracking_uri(self._tracking)
         )
@@ -307,7 +311,7 @@ class Run:
             return
         self._last_probe = time.monotonic()
         try:
-            self._spool.replay(self._tracking.uri)
+            self._spool.replay(tracking_uri(self._tracking))
         except ServerAway:
             return
         except UserError as error:

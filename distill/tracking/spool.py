@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from distill.config import TrackingConfig
 from distill.errors import UserError
 from distill.tracking.events import Event, above, apply, create, last_steps
-from distill.tracking.store import Missing, Refused, ServerAway, ask, connect, listening, log, redact, tracking_uri
+from distill.tracking.store import Missing, Refused, ServerAway, arrive, ask, log, redact, tracking_uri
 
 
 class Spool:
@@ -39,10 +39,7 @@ class Spool:
         spool = cls(root / "offline" / name)
         spool.folder.mkdir(parents=True, exist_ok=True)
         if not (spool.folder / "events.jsonl").exists():
-            uri = "" if not (tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")) else tracking_uri(tracking)
-            secret = redact(uri) != uri
-            meta = {"uri": "" if secret else uri, "experiment": tracking.experiment, "needs_uri": secret}
-            _write_json(spool.folder / "meta.json", meta)
+            spool._aim(tracking_uri(tracking), tracking.experiment)
             spool._save({"run_id": run_id, "applied": 0, "floor": {}})
             (spool.folder / "events.jsonl").touch()
         return spool
@@ -112,17 +109,16 @@ class Spool:
         Returns the number of events sent. Raises ServerAway (try again later; nothing is lost or sent twice) and
         UserError (no URI known, or the server does not have the run that these events belong to).
         """
+        if self.run_id is not None and not self.pending:
+            return 0
         tracking = self._tracking(uri)
         target = tracking_uri(tracking)
-        if not listening(target):
-            raise ServerAway(f"nobody listens at {redact(target)}")
+        client = ask(lambda: arrive(tracking))
         with self._lock():
             state, events, sent = self._state(), self.events(), 0
-            if state["applied"] == len(events):
-                return 0
-            client = ask(lambda: connect(tracking))
             if state["run_id"] is not None:
                 self._check_run(client, state["run_id"], target)
+            self._aim(target, tracking.experiment)  # what is logged after an upload to elsewhere belongs there too
             for event in events[state["applied"] :]:
                 try:
                     ask(lambda event=event: self._apply(client, tracking, state, event))
@@ -162,18 +158,24 @@ class Spool:
     def _link_work(self, run_id: str) -> None:
         """Let the work folder of a run that began offline be found under its new id too."""
         link = self.folder.parents[1] / "work" / run_id
-        with contextlib.suppress(OSError):
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(self.folder.name, target_is_directory=True)
+        if (link.parent / self.folder.name).is_dir():
+            with contextlib.suppress(OSError):  # there already, or a file system without links
+                link.symlink_to(self.folder.name, target_is_directory=True)
+
+    def _aim(self, uri: str, experiment: str) -> None:
+        """Remember where the run belongs; never a password."""
+        meta = {"uri": uri if redact(uri) == uri else "", "experiment": experiment}
+        _write_json(self.folder / "meta.json", meta)
 
     def _tracking(self, uri: str) -> TrackingConfig:
         meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
-        if not uri and meta["needs_uri"] and not os.environ.get("MLFLOW_TRACKING_URI"):
+        uri = uri or meta["uri"] or os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not uri:
             raise UserError(
                 f"The tracking URI of spool '{self.folder}' holds a password and was not stored; give it as --uri "
                 "or in MLFLOW_TRACKING_URI."
             )
-        return TrackingConfig(uri=uri or meta["uri"], store=str(self.folder.parents[1]), experiment=meta["experiment"])
+        return TrackingConfig(uri=uri, store=str(self.folder.parents[1]), experiment=meta["experiment"])
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -197,21 +199,22 @@ class Spool:
 def upload(folders: list[Path], uri: str = "") -> bool:
     """Replay these spool folders and print what happened to each; True if nothing is left to send.
 
-    Raises UserError for a folder that is no spool, and as `Spool.replay`.
+    Raises UserError for a folder that is no spool.
     """
     done = True
     for folder in folders:
         if not (folder / "events.jsonl").is_file():
             raise UserError(f"'{folder}' is not a spool folder: it has no events.jsonl.")
         spool = Spool(folder)
-        before = spool.pending
+        before, reason = spool.pending, ""
         try:
-            sent = spool.replay(uri)
-        except ServerAway as away:
-            done = False
-            print(f"{folder.name}: sent {before - spool.pending} events, {spool.pending} are left ({away}).")
-        else:
-            print(f"{folder.name}: {f'sent {sent} events' if sent else 'nothing left to send'}; run {spool.run_id}.")
+            spool.replay(uri)
+        except (ServerAway, UserError) as error:
+            reason = f" ({error})"
+        left = spool.pending
+        done = done and not left
+        where = f"run {spool.run_id}" if spool.run_id else "no run there yet"
+        print(f"{spool.folder.name}: sent {before - left} events, {left} left{reason}; {where}.")
     return done
 
 

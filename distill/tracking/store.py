@@ -125,8 +125,9 @@ def _client(uri: str, pid: int) -> MlflowClient:  # pid: a forked child must not
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    for name in ("mlflow.store.db.utils", "mlflow.system_metrics", "alembic"):
+    for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # its failures follow ours, which are told
     registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
     if not uri.startswith("sqlite:///"):
         return MlflowClient(tracking_uri=uri, registry_uri=registry)
@@ -200,18 +201,38 @@ def patiently(call: Callable[[], T]) -> T:
         pause *= 2
 
 
-def listening(uri: str, seconds: float = 2.0) -> bool:
-    """Whether somebody accepts connections at the URI's host; True for stores without a host."""
+def listening(uri: str, seconds: float = 3.0) -> bool:
+    """Whether anything answers at the URI's host, known after `seconds`; True for stores without a host.
+
+    MLflow's own calls wait longer, and more than once, for a server that accepts connections but hangs.
+    """
     parts = urlsplit(uri)
-    scheme = parts.scheme.split("+")[0]
-    port = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}.get(scheme)
-    if port is None:
+    if parts.scheme.startswith("http"):
+        import requests  # not a plain socket: the way may lead through a proxy
+
+        try:
+            requests.get(f"{uri.rstrip('/')}/health", timeout=seconds).close()
+        except requests.exceptions.SSLError:
+            return True  # a certificate that MLflow may have been told to accept
+        except requests.exceptions.RequestException:
+            return False
+        return True
+    port = parts.port or {"postgresql": 5432, "mysql": 3306, "mssql": 1433}.get(parts.scheme.split("+")[0])
+    if not parts.hostname or not port:
         return True
     try:
-        socket.create_connection((parts.hostname, parts.port or port), timeout=seconds).close()
+        socket.create_connection((parts.hostname, port), timeout=seconds).close()
     except OSError:
         return False
     return True
+
+
+def arrive(tracking: TrackingConfig) -> MlflowClient:
+    """`connect`, after making sure that somebody answers there. Raises ServerAway if not."""
+    uri = tracking_uri(tracking)
+    if not listening(uri):
+        raise ServerAway(f"nobody answers at {redact(uri)}")
+    return connect(tracking)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,80 @@
+"""What all doors share: arguments are read and errors told in one way, before any heavy package is imported."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from distill import config as configs
+from distill.config import Config
+from distill.errors import UserError
+
+# overrides that may be given beside resume= without naming the run's config again
+LOCAL_KEYS = ("resume", "data.root", "data.cache", "data.workers", "train.threads", "train.device", "tracking.")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that tells its errors as ours are told."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message[0].upper()}{message[1:]}. See --help.")
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Call `main` with the command line's arguments. A UserError becomes one line on stderr and exit code 2."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def add_model_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", help="run id or name, models:/NAME@ALIAS, a .safetensors file, or 'bundled'"
+    )
+    parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
+
+
+def train_parser(job: str, default: str, summary: str) -> Parser:
+    parser = Parser(
+        prog=f"python -m distill.{job}",
+        description=summary,
+        epilog="Every key of an experiment is in distill/config.py. Several processes: torchrun --nproc-per-node N -m "
+        f"distill.{job} ... Look at runs with `make ui`.",
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"experiment file (default: {default})")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.epochs=60 seed=1 resume=RUN_ID")
+    return parser
+
+
+def read_train_config(parser: Parser, argv: list[str], default: str) -> tuple[Config, bool] | None:
+    """The config that the arguments mean, and whether a resumed run's own config is to be used instead; None: printed."""
+    args = parser.parse_args(argv)
+    config = configs.load(args.config or default, args.overrides)
+    if args.print_config:
+        print(configs.to_yaml(config), end="")
+        return None
+    only_local = args.config is None and all(item.startswith(LOCAL_KEYS) for item in args.overrides)
+    return config, bool(config.resume) and only_local
+
+
+def tell(result) -> None:
+    """Print what a training job (a jobs.training.TrainResult) came to."""
+    report, cost = result.report, result.cost
+    print(f"\n{result.run_name}  (run {result.run_id}, {result.minutes:.1f} minutes of training)")
+    regions = "  ".join(f"{name} {value:.2f}" for name, value in report.by_region.items())
+    print(f"  val/nme {report.nme:.3f} %   median {report.median:.3f}   95th percentile {report.p95:.3f}   {regions}")
+    print(
+        f"  {cost.parameters:,} parameters   {cost.file_bytes:,} bytes   {cost.mmacs:.0f} MMACs   "
+        f"{cost.latency_ms:.1f} ms on one CPU thread"
+    )
+    print(f"  model       {result.model_file}")
+    print(f"  pictures    {result.pictures[0].parent if result.pictures else '-'}")
+    if result.submission:
+        print(f"  submission  {result.submission}")

@@ -1,0 +1,1 @@
+"""The jobs behind the doors: train, evaluate, export. Functions that take values and return result objects."""

@@ -1,0 +1,157 @@
+"""Predict a set with a model, measure it, show it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill import headpose, metrics
+from distill.data.annotations import LandmarkSet
+from distill.data.loading import eval_batches
+from distill.landmarks import FLIP_PERMUTATION
+from distill.models.landmarker import Landmarker, to_input
+
+
+@dataclass(frozen=True)
+class Predictions:
+    points: np.ndarray  # (N, 68, 2) float32, pixels of each source image
+    confidence: np.ndarray  # (N, 68) in 0..1
+
+
+@torch.no_grad()
+def predict_set(model: Landmarker, images: LandmarkSet, flip: bool = False, batch_size: int = 64) -> Predictions:
+    """Run a model, in eval mode and in float32, over a whole set.
+
+    flip: also predict the mirror image and average (test-time augmentation: twice the work, reported as such).
+    """
+    device = next(model.parameters()).device
+    permutation = list(FLIP_PERMUTATION)
+    model.eval()
+    points, confidence = [], []
+    for batch in eval_batches(images, model.size, batch_size):
+        x = to_input(batch.images.to(device), model.size)
+        out = model(x)
+        p, c = out.points.float(), out.confidence.float()
+        if flip:
+            mirrored = model(x.flip(-1))
+            q = mirrored.points.float()[:, permutation]
+            q = torch.stack((model.size - q[..., 0], q[..., 1]), dim=-1)
+            p, c = (p + q) / 2, (c + mirrored.confidence.float()[:, permutation]) / 2
+        points.append(p.cpu().numpy())
+        confidence.append(c.cpu().numpy())
+    scale = images.sizes[:, None, :].astype(np.float32) / model.size
+    return Predictions(np.concatenate(points) * scale, np.concatenate(confidence))
+
+
+def measure(predictions: Predictions, labelled: LandmarkSet, normalizer: str = "image") -> metrics.Report:
+    yaw = headpose.estimate(labelled.landmarks)[:, 0]
+    return metrics.evaluate(predictions.points, labelled.landmarks, labelled.sizes, normalizer, yaw)
+
+
+def as_metrics(report: metrics.Report, split: str) -> dict[str, float]:
+    """The report as MLflow metrics, the split a word in every name."""
+    values = {
+        f"{split}/nme": report.nme,
+        f"{split}/median": report.median,
+        f"{split}/p95": report.p95,
+        f"{split}/failure_rate": report.failure_rate,
+        f"{split}/auc": report.auc,
+    }
+    values |= {f"{split}/region/{name}": value for name, value in report.by_region.items()}
+    values |= {f"{split}/yaw/{name}": cell["nme"] for name, cell in report.by_yaw.items() if cell}
+    return values
+
+
+def pictures(
+    folder: Path,
+    labelled: LandmarkSet,
+    predictions: dict[str, Predictions],
+    reports: dict[str, metrics.Report],
+    history: dict[str, list[tuple[int, float]]] | None = None,
+) -> list[Path]:
+    """Write the figures of the last-named model, beside the others where a figure compares; return their paths."""
+    from distill import figures
+
+    label = list(predictions)[-1]
+    report, own = reports[label], predictions[label]
+    made = [
+        ("overlays", figures.best_median_worst(
+            _Images(labelled), own.points, labelled.landmarks, report.per_image, names=labelled.names)),
+        ("worst", _worst(labelled, own, report)),
+        ("ced", figures.ced({name: r.per_image for name, r in reports.items()})),
+        ("error_by_point", figures.error_by_point(report.per_point, f"{label}: error by point")),
+        ("error_by_region_and_yaw", figures.error_by_region_and_yaw(reports)),
+    ]  # fmt: skip
+    if len(predictions) > 1:
+        chosen = np.concatenate([which[:2] for which in figures.choose(report.per_image).values()])
+        made.append(("teacher_against_student", figures.teacher_against_student(
+            [labelled.image(int(i)) for i in chosen],
+            labelled.landmarks[chosen],
+            {name: p.points[chosen] for name, p in predictions.items()},
+            {name: r.per_image[chosen] for name, r in reports.items()},
+            titles=[labelled.names[i] for i in chosen],
+        )))  # fmt: skip
+    if history:
+        made.append(("learning_curves", figures.learning_curves(history, label)))
+    folder.mkdir(parents=True, exist_ok=True)
+    return [figures.to_png(figure, folder / f"{name}.png") for name, figure in made]
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Atomically, indented, keys in order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def write_predictions(out: Path, images: LandmarkSet, found: Predictions, pictures: bool) -> None:
+    """landmarks.json (name -> points in pixels of the image, confidence) and, if asked for, the drawn images."""
+    import cv2
+
+    from distill import figures
+
+    rows = {
+        name: {"points": np.round(points, 3).tolist(), "confidence": np.round(confidence, 4).tolist()}
+        for name, points, confidence in zip(
+            images.names, found.points.astype(float), found.confidence.astype(float), strict=True
+        )
+    }
+    write_json(out / "landmarks.json", rows)
+    if pictures:
+        for i, name in enumerate(images.names):
+            drawn = figures.draw(images.image(i), found.points[i], found.confidence[i])
+            cv2.imwrite(str(out / f"{Path(name).stem}.png"), drawn[..., ::-1])
+
+
+class _Images:
+    """A LandmarkSet as a sequence of images, read one at a time."""
+
+    def __init__(self, images: LandmarkSet):
+        self.set = images
+
+    def __len__(self) -> int:
+        return len(self.set)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.set.image(int(index))
+
+
+def _worst(labelled: LandmarkSet, predictions: Predictions, report: metrics.Report, count: int = 16):
+    from distill import figures
+
+    order = np.argsort(-report.per_image)[:count]
+    return figures.overlay_sheet(
+        [labelled.image(int(i)) for i in order],
+        predictions.points[order],
+        labelled.landmarks[order],
+        titles=[f"{labelled.names[i]}  {report.per_image[i]:.2f} %" for i in order],
+        title="Worst images",
+    )

@@ -1,0 +1,139 @@
+"""The single student, ready to hand out: float32 weights under 15 MB, ONNX that agrees with them, solution.zip."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from distill import submission
+from distill.data.annotations import LandmarkSet, read_set
+from distill.data.loading import eval_batches
+from distill.data.sample import SAMPLE_ROOT
+from distill.errors import UserError
+from distill.jobs.evaluation import predict_set
+from distill.models.files import MAX_BYTES, load_model, read_description
+from distill.models.landmarker import Landmarker
+
+PARITY_PIXELS = 0.01  # largest difference between ONNX and torch coordinates
+
+
+@dataclass(frozen=True)
+class Export:
+    weights: Path
+    onnx: Path
+    parity: float  # largest coordinate difference between ONNX and torch, pixels of the input
+    submission: Path | None
+
+
+def export(model_file: Path, out: Path, images: LandmarkSet | None) -> Export:
+    """Check a student's file against the challenge's rules, copy it to `out`, and derive ONNX and submission from it.
+
+    Raises UserError where a rule is broken or the ONNX model disagrees; nothing is left half-written.
+    """
+    check_rules(model_file)
+    model, described = load_model(model_file)
+    out.mkdir(parents=True, exist_ok=True)
+    weights = out / "student.safetensors"
+    if weights.resolve() != model_file.resolve():
+        temporary = weights.with_name(weights.name + ".tmp")
+        shutil.copyfile(model_file, temporary)
+        os.replace(temporary, weights)
+    onnx, parity = to_onnx(model, out / "student.onnx", described)
+    solution = None
+    if images is not None:
+        solution = submission.write(out / "solution.zip", images.names, predict_set(model, images).points)
+        problems = submission.check(solution, images.names)
+        if problems:
+            raise UserError(f"'{solution}' was written but does not check out: {problems[0]}")
+    return Export(weights, onnx, parity, solution)
+
+
+def check_rules(model_file: Path) -> None:
+    """Challenge rules 3 and 4. Raises UserError for a file over 15,000,000 bytes, weights that are not float32 or not one
+    student's, quantisation, an ensemble, teacher or adapter weights."""
+    described = read_description(model_file)
+    about = described.get("about", {})
+    if about.get("job") == "teacher":
+        raise UserError(
+            f"'{model_file}' is a teacher (run {about.get('run_id', '?')}); only a student can be exported."
+        )
+    size = model_file.stat().st_size
+    if size > MAX_BYTES:
+        raise UserError(f"'{model_file}' has {size:,} bytes; expected at most {MAX_BYTES:,} (challenge rule 3).")
+    with safe_open(str(model_file), framework="pt") as file:
+        names = list(file.keys())
+        kinds = {name: file.get_slice(name).get_dtype() for name in names}
+    if not names:
+        raise UserError(f"'{model_file}' contains no weights (challenge rule 3).")
+    for name, kind in kinds.items():
+        if kind != "F32":
+            raise UserError(
+                f"'{model_file}': tensor '{name}' is {kind}; expected float32, without quantisation (challenge rule 3)."
+            )
+        if not name.startswith(("backbone.", "head.")):
+            raise UserError(
+                f"'{model_file}': tensor '{name}' belongs to no single student (an ensemble, a teacher or an adapter?); "
+                f"expected backbone and head only (challenge rule 4)."
+            )
+
+
+class _WithPoints(nn.Module):
+    """What the ONNX graph computes: (B, S, S, 3) uint8 RGB -> points in its pixels, confidence."""
+
+    def __init__(self, model: Landmarker):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.model(images.permute(0, 3, 1, 2).float())
+        return out.points, out.confidence
+
+
+def to_onnx(model: Landmarker, path: Path, described: dict) -> tuple[Path, float]:
+    """Write a self-contained ONNX file and compare it with torch on rendered faces, in batches of 1, 2 and 3.
+
+    Input `image` (B, S, S, 3) uint8 RGB; outputs `points` (B, 68, 2) in pixels of that image and `confidence` (B, 68).
+    Returns the path and the largest coordinate difference. Raises UserError where it exceeds PARITY_PIXELS.
+    """
+    import onnxruntime
+
+    wrapped = _WithPoints(model.eval())
+    example = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            wrapped, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), external_data=False,
+            input_names=["image"], output_names=["points", "confidence"], verbose=False,
+        )  # fmt: skip
+    program.model.metadata_props["distill"] = json.dumps(described, sort_keys=True)
+    temporary = path.with_name(path.name + ".tmp")
+    program.save(str(temporary), external_data=False)
+    session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+    faces = next(
+        eval_batches(read_set(SAMPLE_ROOT / "synthetics_test", need_labels=False, limit=6), model.size, 6)
+    ).images
+    worst = 0.0
+    for images in faces.split([1, 2, 3]):
+        with torch.no_grad():
+            expected = wrapped(images)[0].numpy()
+        worst = max(worst, float(np.abs(session.run(["points"], {"image": images.numpy()})[0] - expected).max()))
+    if not worst <= PARITY_PIXELS:
+        temporary.unlink()
+        raise UserError(
+            f"The ONNX model differs from the student by {worst:.4f} px; expected at most {PARITY_PIXELS} px."
+        )
+    os.replace(temporary, path)
+    return path, worst

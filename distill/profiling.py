@@ -1,0 +1,50 @@
+"""What a model costs: parameters, bytes of its float32 file, multiply-accumulates, CPU latency."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from distill.models.files import predicted_bytes
+from distill.models.landmarker import Landmarker
+
+
+@dataclass(frozen=True)
+class Cost:
+    parameters: int
+    file_bytes: int  # of the float32 safetensors file
+    mmacs: float  # million multiply-accumulates for one image at the model's input size
+    latency_ms: float  # median for one image, one CPU thread, eager float32
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def cost(model: Landmarker, repeats: int = 15) -> Cost:
+    """Measure on the CPU, in a copy, so that neither mode nor device of `model` changes."""
+    model = copy.deepcopy(model).to("cpu").eval()
+    image = torch.zeros(1, 3, model.size, model.size)
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        times = []
+        for _ in range(repeats + 3):
+            start = time.perf_counter()
+            model(image)
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return Cost(
+        parameters=sum(p.numel() for p in model.parameters()),
+        file_bytes=predicted_bytes(model),
+        mmacs=counter.get_total_flops() / 2e6,
+        latency_ms=1000 * statistics.median(times[3:]),
+    )

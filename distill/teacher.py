@@ -1,0 +1,23 @@
+"""Door: train the large teacher."""
+
+from __future__ import annotations
+
+from distill import cli
+
+DEFAULT = "experiments/teacher.yaml"
+
+
+def main(argv: list[str]) -> None:
+    parser = cli.train_parser("teacher", DEFAULT, "Train a teacher on labelled faces and keep it in MLflow.")
+    asked = cli.read_train_config(parser, argv, DEFAULT)
+    if asked is None:
+        return
+    from distill.jobs import training
+
+    config, resume_alone = asked
+    result = training.train_teacher(training.stored_config(config) if resume_alone else config)
+    cli.tell(result)
+
+
+if __name__ == "__main__":
+    cli.run(main)
