@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -23,6 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Call `main` with the command line's arguments. A UserError becomes one line on stderr and exit code 2."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # unwind: a run is told how it ended
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -53,19 +56,23 @@ def train_parser(job: str, default: str, summary: str) -> Parser:
     return parser
 
 
-def read_train_config(parser: Parser, argv: list[str], default: str) -> tuple[Config, bool] | None:
-    """The config that the arguments mean, and whether a resumed run's own config is to be used instead; None: printed."""
+def read_train_config(parser: Parser, argv: list[str], default: str) -> tuple[Config, list[str] | None] | None:
+    """The config that the arguments mean, and None; or, where a resumed run's own config is meant, the keys given beside
+    resume=. None: the config was printed, and that is all."""
     args = parser.parse_args(argv)
     config = configs.load(args.config or default, args.overrides)
     if args.print_config:
         print(configs.to_yaml(config), end="")
         return None
     only_local = args.config is None and all(item.startswith(LOCAL_KEYS) for item in args.overrides)
-    return config, bool(config.resume) and only_local
+    keys = [item.partition("=")[0].strip() for item in args.overrides]
+    return config, keys if config.resume and only_local else None
 
 
 def tell(result) -> None:
-    """Print what a training job (a jobs.training.TrainResult) came to."""
+    """Print what a training job (a jobs.training.TrainResult) came to; of torchrun's processes the first one speaks."""
+    if int(os.environ.get("RANK", 0)):
+        return
     report, cost = result.report, result.cost
     print(f"\n{result.run_name}  (run {result.run_id}, {result.minutes:.1f} minutes of training)")
     regions = "  ".join(f"{name} {value:.2f}" for name, value in report.by_region.items())

@@ -7,6 +7,7 @@ from pathlib import Path
 from distill import cli
 from distill.config import DataConfig, TrackingConfig
 from distill.errors import UserError
+from distill.jobs.references import resolve_model
 
 NORMALIZERS = ("image", "bbox", "interocular")
 
@@ -31,12 +32,11 @@ def main(argv: list[str]) -> None:
     folder = Path(args.data) if args.data else None
     if folder is not None and not folder.is_dir():
         raise UserError(f"--data '{folder}' is not a folder; expected one that holds annot.pkl or *_ldmks.txt.")
+    reference = resolve_model(args.model, TrackingConfig(store=args.store))
     from distill.data.annotations import read_set, resolve
     from distill.jobs import evaluation
-    from distill.jobs.references import resolve_model
     from distill.models.files import load_model
 
-    reference = resolve_model(args.model, TrackingConfig(store=args.store))
     labelled = read_set(folder or resolve(DataConfig()).val)
     model, described = load_model(reference.path)
     predictions = evaluation.predict_set(model, labelled, flip=args.flip)

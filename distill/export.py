@@ -7,6 +7,7 @@ from pathlib import Path
 from distill import cli
 from distill.config import TrackingConfig
 from distill.errors import UserError
+from distill.jobs.references import resolve_model
 
 
 def main(argv: list[str]) -> None:
@@ -20,11 +21,10 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.images and not Path(args.images).is_dir():
         raise UserError(f"--images '{args.images}' is not a folder.")
+    reference = resolve_model(args.model, TrackingConfig(store=args.store))
     from distill.data.annotations import read_set
     from distill.jobs import exporting
-    from distill.jobs.references import resolve_model
 
-    reference = resolve_model(args.model, TrackingConfig(store=args.store))
     images = read_set(Path(args.images), need_labels=False) if args.images else None
     made = exporting.export(reference.path, Path(args.out), images)
     print(f"{made.weights}: {made.weights.stat().st_size:,} bytes, float32")

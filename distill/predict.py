@@ -7,6 +7,7 @@ from pathlib import Path
 from distill import cli
 from distill.config import TrackingConfig
 from distill.errors import UserError
+from distill.jobs.references import resolve_model
 
 
 def main(argv: list[str]) -> None:
@@ -21,12 +22,11 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if not Path(args.images).is_dir():
         raise UserError(f"'{args.images}' is not a folder; expected one that holds JPEG or PNG images.")
+    reference = resolve_model(args.model, TrackingConfig(store=args.store))
     from distill.data.annotations import read_set
     from distill.jobs import evaluation
-    from distill.jobs.references import resolve_model
     from distill.models.files import load_model
 
-    reference = resolve_model(args.model, TrackingConfig(store=args.store))
     images = read_set(Path(args.images), need_labels=False)
     found = evaluation.predict_set(load_model(reference.path)[0], images)
     out = Path(args.out)

@@ -14,8 +14,8 @@ def main(argv: list[str]) -> None:
         return
     from distill.jobs import training
 
-    config, resume_alone = asked
-    result = training.train_teacher(training.stored_config(config) if resume_alone else config)
+    config, given = asked
+    result = training.train_teacher(config if given is None else training.stored_config(config, given))
     cli.tell(result)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import nn
 from distill import config as configs
 from distill import metrics as metric
 from distill import tracking as track
-from distill.config import Config
+from distill.config import Config, TrackingConfig
 from distill.data import cache
 from distill.data.annotations import LandmarkSet, SetPaths, assert_disjoint, read_set, resolve
 from distill.data.loading import EpochSampler, TrainDataset, train_loader
@@ -76,11 +78,21 @@ def find_checkpoint(config: Config) -> Path:
     return found[-1]
 
 
-def stored_config(config: Config) -> Config:
-    """The config of the run to resume, with this machine's own paths and this call's tracking."""
+def stored_config(config: Config, given: Collection[str] = ()) -> Config:
+    """The config of the run to resume; of this call's own, the store and the `given` keys (of data, train, tracking)."""
     stored = configs.from_dict(checkpoint.load(find_checkpoint(config))["config"], "the checkpoint's config")
-    data = replace(stored.data, root=config.data.root or stored.data.root, cache=config.data.cache or stored.data.cache)
-    return replace(stored, data=data, tracking=config.tracking, resume=config.resume)
+    sections = {}
+    for name in ("data", "train", "tracking"):
+        own = {key.split(".")[1] for key in (*given, "tracking.store") if key.startswith(f"{name}.")}
+        sections[name] = replace(getattr(stored, name), **{key: getattr(getattr(config, name), key) for key in own})
+    return replace(stored, resume=config.resume, **sections)
+
+
+def resume_command(config: Config, job: str, run_id: str) -> str:
+    """What a person types to continue this run from the same folder."""
+    store = config.tracking.store
+    elsewhere = "" if store == TrackingConfig().store else f" {shlex.quote(f'tracking.store={store}')}"
+    return f"python -m distill.{job} resume={run_id}{elsewhere}"
 
 
 def _check_same(config: Config, state: dict, fingerprints: dict[str, str]) -> None:
@@ -226,13 +238,13 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
                 resume=state,
                 label=run_name,
             )  # fmt: skip
-        except SystemExit:
-            if processes.is_main:
-                print(f"\nStopped and saved. Continue with: python -m distill.{job} resume={run_id}", flush=True)
+            result = processes.from_main(
+                lambda: _finish(config, job, run, run_name, best_file, paths, val_set, expenses, progress, teacher)
+            )
+        except (SystemExit, KeyboardInterrupt):
+            if processes.is_main and (work / CHECKPOINT).is_file():
+                print(f"\nStopped and saved. Continue with: {resume_command(config, job, run_id)}", flush=True)
             raise
-        result = processes.from_main(
-            lambda: _finish(config, job, run, run_name, best_file, paths, val_set, expenses, progress, teacher)
-        )
         if processes.is_main:  # a finished run has nothing to resume
             (work / CHECKPOINT).unlink(missing_ok=True)
             (work / TEACHER_COPY).unlink(missing_ok=True)
@@ -241,6 +253,9 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
 
 def _read(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet]:
     data = config.data
+    real = paths.train.resolve().name
+    if real.lower().startswith("aflw"):  # under whatever name or link the config reaches it
+        raise UserError(f"data.train '{data.train}' is the folder '{real}'; the AFLW photographs are never trained on.")
     options = {"crop_scale": data.crop_scale, "crop_lift": data.crop_lift}
     train_set = read_set(paths.train, on_bad=data.on_bad, limit=data.limit, **options)
     val_set = read_set(paths.val, **options)

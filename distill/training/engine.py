@@ -35,7 +35,7 @@ SELECT = "val/nme"  # the one number that selects: best weights, early stop
 
 
 class Diverged(UserError):
-    """A loss became NaN or infinite."""
+    """A loss, or its gradient, became NaN or infinite."""
 
 
 @dataclass
@@ -128,6 +128,13 @@ def fit(
             }
             checkpoint.save(checkpoint_path, state | identity)
 
+    def diverged(what: str, value: float, terms: dict[str, float], lr: float) -> Diverged:
+        each = ", ".join(f"{name}={term:.6g}" for name, term in terms.items())
+        return Diverged(
+            f"The {what} is {value} at epoch {progress.epoch + 1}, batch {progress.batch + 1} (train.lr {lr:.3g}). "
+            f"Terms: {each}. The last checkpoint is unharmed; a lower train.lr or train.clip may help."
+        )
+
     def one_step(batch) -> dict[str, float]:
         lr = lr_at(progress.step, steps, per_epoch, config)
         for group in optimizer.param_groups:
@@ -145,11 +152,7 @@ def fit(
                 # one transfer from the device tells all values of the pass
                 told = torch.stack([total, outside, *raw.values()]).detach().tolist()
                 if not all(math.isfinite(v) for v in told):
-                    each = ", ".join(f"{name}={value:.6g}" for name, value in zip(raw, told[2:], strict=True))
-                    raise Diverged(
-                        f"The loss is {told[0]} at epoch {progress.epoch + 1}, batch {progress.batch + 1} (train.lr {lr:.3g}). "
-                        f"Terms: {each}. The last checkpoint is unharmed; a lower train.lr or train.clip may help."
-                    )
+                    raise diverged("loss", told[0], dict(zip(raw, told[2:], strict=True)), lr)
                 (total / parts).backward()
             names = ["train/loss", "train/points_outside", *(f"train/raw/{name}" for name in raw)]
             named = dict(zip(names, told, strict=True))
@@ -157,7 +160,10 @@ def fit(
             for name, value in named.items():
                 values[name] = values.get(name, 0.0) + value / parts
         limit = config.clip or math.inf
-        values["train/grad_norm"] = nn.utils.clip_grad_norm_(objective.parameters(), limit).item()
+        norm = nn.utils.clip_grad_norm_(objective.parameters(), limit).item()
+        if not math.isfinite(norm):  # the step would ruin the weights, and a checkpoint might follow before the next loss
+            raise diverged("gradient norm", norm, {name: values[f"train/raw/{name}"] for name in raw}, lr)
+        values["train/grad_norm"] = norm
         optimizer.step()
         progress.step += 1
         average.update(student, progress.step)
@@ -169,7 +175,8 @@ def fit(
     )  # fmt: skip
     with StopRequest() as request, bar:
         while progress.epoch < config.epochs:
-            if config.patience and progress.best_epoch >= 0 and progress.epoch - progress.best_epoch > config.patience:
+            just_validated = progress.best_epoch >= 0 and progress.epoch % config.val_every == 0
+            if config.patience and just_validated and progress.epoch - progress.best_epoch > config.patience:
                 break
             bar.set_description(f"{label} {progress.epoch + 1}/{config.epochs}")
             epoch_start, first_batch, saved_at = time.monotonic(), progress.batch, time.monotonic()
