@@ -13,6 +13,8 @@ import hashlib
 import json
 import math
 import os
+import re
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal  # noqa: UP035 - OmegaConf reads these annotations
@@ -166,6 +168,8 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
+SUPERVISED_TERMS = ("coordinate", "heatmap", "expected_error")  # logged beside the distillation terms, by these names
+
 # ---------------------------------------------------------------------------------------------------- reading
 
 
@@ -180,7 +184,7 @@ def load(path: str | os.PathLike, overrides: list[str] | tuple[str, ...] = ()) -
         if not eq or not key.strip():
             raise UserError(f"Override '{item}' is not of the form key=value, for instance train.lr=0.001.")
         try:
-            value = yaml.safe_load(text) if text else ""
+            value = yaml.load(text, _Loader) if text else ""
         except yaml.YAMLError:
             raise UserError(f"Override '{item}': the value is not valid YAML.") from None
         try:
@@ -192,7 +196,7 @@ def load(path: str | os.PathLike, overrides: list[str] | tuple[str, ...] = ()) -
 
 def from_dict(values: dict, source: str = "the stored config") -> Config:
     """Rebuild a Config from `to_dict` (a checkpoint's, a run's). Raises UserError as `load` does."""
-    return _structure(OmegaConf.create(values), source)
+    return _structure(_create(values, source), source)
 
 
 def model_from_dict(values: dict, source: str) -> ModelConfig:
@@ -236,8 +240,46 @@ def computing(config: Config) -> Config:
 
 
 def digest(config: Config) -> str:
-    """16 hex digits that identify what the config computes (not where it is stored or from where it resumes)."""
-    return hashlib.sha256(json.dumps(to_dict(computing(config)), sort_keys=True).encode()).hexdigest()[:16]
+    """16 hex digits that identify what the config computes (not where it is stored or from where it resumes).
+
+    Keys stay in their order: that of the photometric steps matters.
+    """
+    return hashlib.sha256(json.dumps(to_dict(computing(config))).encode()).hexdigest()[:16]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that does not guess: `off`, `no`, `on` and `yes` are words, 0123456 is a run id and not octal, and a key that
+    stands twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(problem="a key is no plain word", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(problem=f"'{key.value}' twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+
+
+def _create(values: dict, source: str):
+    try:
+        return OmegaConf.create(values)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "a section"
+        raise UserError(f"{source}: '{key}' holds a broken ${{...}} reference.") from None
 
 
 def _read(path: Path, seen: tuple[Path, ...]):
@@ -249,7 +291,7 @@ def _read(path: Path, seen: tuple[Path, ...]):
     except UnicodeDecodeError:
         raise UserError(f"Config file '{path}' is not UTF-8 text.") from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -259,7 +301,7 @@ def _read(path: Path, seen: tuple[Path, ...]):
     if not isinstance(values, dict):
         raise UserError(f"Config file '{path}' holds a {type(values).__name__}; expected keys and values.")
     base = values.pop("base", None)
-    own = OmegaConf.create(values)
+    own = _create(values, str(path))
     if base is None:
         return own
     base_path = (path.parent / str(base)).resolve()
@@ -268,13 +310,31 @@ def _read(path: Path, seen: tuple[Path, ...]):
     return OmegaConf.merge(_read(base_path, (*seen, path.resolve())), own)
 
 
+def _check_sections(cls: type, values: Any, source: str, prefix: str = "") -> None:
+    """Refuse a plain value where the config has keys of its own; OmegaConf's words for it do not name the place."""
+    for name, kind in typing.get_type_hints(cls).items():
+        if name not in values:
+            continue
+        key, value = prefix + name, OmegaConf.to_container(values)[name]
+        inner = typing.get_args(kind)[1] if typing.get_origin(kind) is dict else kind
+        if (dataclasses.is_dataclass(inner) or inner is not kind) and not isinstance(value, dict):
+            raise UserError(f"{source}: '{key}' is {value!r}; expected keys and values.")
+        if inner is kind and dataclasses.is_dataclass(kind):
+            _check_sections(kind, values[name], source, f"{key}.")
+        elif dataclasses.is_dataclass(inner):
+            for part, item in value.items():
+                if not isinstance(item, dict):
+                    raise UserError(f"{source}: '{key}.{part}' is {item!r}; expected keys and values.")
+
+
 def _structure(raw, source: str) -> Config:
+    _check_sections(Config, raw, source)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), raw))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a section"
         message = str(getattr(error, "msg", None) or error).split("\n")[0].rstrip(".")
-        raise UserError(f"{source}: '{key}': {message}.") from None
+        raise UserError(f"{source}: '{key}': {message}{'' if message.endswith('?') else '.'}") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{source}: a section has the wrong shape (list where keys are expected?): {error}.") from None
     check(config, source)
@@ -332,8 +392,12 @@ def check(config: Config, source: str = "config") -> None:
     for key, weight in config.loss.region_weights.items():
         need(key in REGIONS, f"loss.region_weights.{key}", weight, f"one of the regions {', '.join(REGIONS)}")
         need(weight >= 0, f"loss.region_weights.{key}", weight, "0 or more")
+    weights = config.loss.region_weights
+    need(any(weights.get(region, 1) > 0 for region in REGIONS), "loss.region_weights", weights, "a region above 0")
     for key, term in config.distill.terms.items():
         name = f"distill.terms.{key}"
+        need(re.fullmatch(r"[A-Za-z]\w*", key, re.ASCII) is not None, name, key, "a name of letters, digits and _")
+        need(key not in SUPERVISED_TERMS, name, key, f"a name other than the labels' own terms {SUPERVISED_TERMS}")
         need(bool(term.loss), f"{name}.loss", term.loss, "the name of a distillation loss")
         need(term.weight >= 0, f"{name}.weight", term.weight, "0 or more")
         need(0 <= term.final <= 1, f"{name}.final", term.final, "a fraction between 0 and 1")

@@ -18,7 +18,9 @@ def main(argv: list[str]) -> None:
         "Some minutes on two CPU cores; shows the way, not the quality.",
     )
     parser.add_argument("--out", metavar="DIR", default="outputs/demo", help="default: %(default)s")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all three runs, e.g. seed=1 train.epochs=2")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for all three runs, e.g. seed=1 train.epochs=2"
+    )
     args = parser.parse_args(argv)
     names = ("teacher", "student", "distill")
     teacher, control, distilled = (configs.load(EXPERIMENTS / f"{name}.yaml", args.overrides) for name in names)
@@ -36,14 +38,26 @@ def main(argv: list[str]) -> None:
     student = training.train_student(on_sample(distilled, teacher=taught.run_id))
 
     print("\nEvaluate:")
-    evaluate.main([student.run_id, "--data", str(SAMPLE_ROOT / "synthetics_val"), "--out", str(out / "evaluation"), "--store", store])
+    evaluate.main(
+        [
+            student.run_id,
+            "--data",
+            str(SAMPLE_ROOT / "synthetics_val"),
+            "--out",
+            str(out / "evaluation"),
+            "--store",
+            store,
+        ]
+    )
     print("\nExport:")
     export.main([student.run_id, "--out", str(out), "--images", str(SAMPLE_ROOT / "synthetics_test"), "--store", store])
 
     print(f"\n{'':12}{'val NME %':>10}{'MB':>8}{'ms (1 CPU thread)':>20}   run")
     for label, result in (("teacher", taught), ("control", alone), ("distilled", student)):
         cost = result.cost
-        print(f"{label:12}{result.report.nme:>10.3f}{cost.file_bytes / 1e6:>8.2f}{cost.latency_ms:>20.1f}   {result.run_id}")
+        print(
+            f"{label:12}{result.report.nme:>10.3f}{cost.file_bytes / 1e6:>8.2f}{cost.latency_ms:>20.1f}   {result.run_id}"
+        )
     gain = metrics.paired_bootstrap(student.report.per_image, alone.report.per_image)
     print(
         f"\nDistilled minus control: {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], p = {gain.p:.3f} (bootstrap over "

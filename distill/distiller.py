@@ -130,7 +130,7 @@ class Distiller(nn.Module):
         for name, term in terms.items():
             field = f"distill.terms.{name}"
             if term.loss in heatmap_losses.LOSSES:
-                self._check_heatmap(field, student, teacher.model)
+                self._check_heatmap(field, term, student, teacher.model)
             elif term.loss in feature_losses.LOSSES:
                 s, t = self._probe(field, term, pred_s, seen_s, pred_t, seen_t)
                 if term.loss in feature_losses.NEEDS_ADAPTER:
@@ -212,15 +212,25 @@ class Distiller(nn.Module):
             levels = len(prediction.features)
             if _is_level(tap) and not (tap[6:].isdigit() and int(tap[6:]) < levels):
                 raise UserError(f"{field}.{side} is '{tap}'; the {side}'s levels are level:0 to level:{levels - 1}.")
+            if not _is_level(tap) and tap not in seen:
+                raise UserError(
+                    f"{field}.{side} '{tap}' takes no part in a forward pass; expected a module that is called."
+                )
             value = _pick(tap, prediction, seen)
-            if not isinstance(value, Tensor) or value.dim() != 4:
-                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise UserError(f"{field}.{side} '{tap}' gives {shape}; expected a feature map (B, C, h, w).")
+            # inputs are square, so a map that is not is a channels-last one, (B, h, w, C)
+            if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[2] != value.shape[3]:
+                shape = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise UserError(f"{field}.{side} '{tap}' gives {shape}; expected a square feature map (B, C, h, w).")
             found.append(value)
         return found[0], found[1]
 
     @staticmethod
-    def _check_heatmap(field: str, student: Landmarker, teacher: Landmarker) -> None:
+    def _check_heatmap(field: str, term: TermConfig, student: Landmarker, teacher: Landmarker) -> None:
+        for side in ("student", "teacher"):
+            if tap := getattr(term, side):
+                raise UserError(
+                    f"{field}.{side} is '{tap}', but {term.loss} compares the heads' heatmaps; expected no tap."
+                )
         kinds = [m.codec.kind if m.codec else "regression" for m in (student, teacher)]
         if kinds[0] != kinds[1] or kinds[0] == "regression":
             raise UserError(

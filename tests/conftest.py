@@ -76,8 +76,11 @@ def tiny_root(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The workshop's data folder beside the repository; tests that need it skip where it is absent."""
+    """The shared data folder beside the repository; tests that need it skip where it is absent."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("no shared/data beside the repository")
     return folder
+
+
+from running import bare, tiny  # noqa: E402, F401

@@ -1,7 +1,7 @@
 """Losses on heatmaps, against labels and against a teacher. Pure functions, mean-reduced over B * P.
 
 Logits are (B, P, H, W), or (B, P, 2, bins) for one-dimensional heads: `dims` tells which axes span one distribution,
-(-2, -1) or (-1,). A map's distribution is the softmax of its logits over those axes.
+(-2, -1) or (-1,). A map's distribution is the softmax of its logits over those axes. No gradient flows to the teacher.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ LABEL_LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy
 def heatmap_mse(student: Tensor, teacher: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Squared difference of the two distributions, relative to the teacher's own power."""
     ones = torch.ones(student.shape[:2], dtype=student.dtype, device=student.device)
-    return mse(student, torch.softmax(_flat(teacher, dims), dim=-1).view_as(teacher), ones, dims)
+    return mse(student, torch.softmax(_flat(teacher.detach(), dims), dim=-1).view_as(teacher), ones, dims)
 
 
 def heatmap_kl(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperature: float = 1.0) -> Tensor:
     """T^2 KL(teacher || student) of the spatial softmax of logits / T (Hinton et al., https://arxiv.org/abs/1503.02531)."""
     log_s = torch.log_softmax(_flat(student, dims) / temperature, dim=-1)
-    log_t = torch.log_softmax(_flat(teacher, dims) / temperature, dim=-1)
+    log_t = torch.log_softmax(_flat(teacher.detach(), dims) / temperature, dim=-1)
     divergence = (log_t.exp() * (log_t - log_s)).sum(-1)
     return temperature**2 * _per_point(divergence).mean()
 
@@ -67,11 +67,11 @@ def heatmap_kl(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperat
 def heatmap_channel(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperature: float = 4.0) -> Tensor:
     """Channel-wise distillation (CWD, https://arxiv.org/abs/2011.13256) of standardised maps.
 
-    Each map is divided by the teacher map's own standard deviation before the softmax, so that one temperature suits sharp
-    and flat maps: what is transferred is the shape of the whole map, tails included, where `heatmap_kl` sees mostly the
+    Each map is divided by temperature / 4 times the teacher map's own standard deviation before the softmax, so that one
+    temperature suits sharp and flat maps (4, the default, leaves a unit deviation; no T^2 factor, the scale being free): what is transferred is the shape of the whole map, tails included, where `heatmap_kl` sees mostly the
     peak.
     """
-    s, t = _flat(student, dims), _flat(teacher, dims)
+    s, t = _flat(student, dims), _flat(teacher.detach(), dims)
     scale = t.std(dim=-1, keepdim=True).clamp_min(1e-4) * temperature / 4.0
     log_s, log_t = torch.log_softmax(s / scale, dim=-1), torch.log_softmax(t / scale, dim=-1)
     return _per_point((log_t.exp() * (log_t - log_s)).sum(-1)).mean()

@@ -79,10 +79,12 @@ def read_description(path: Path) -> dict[str, Any]:
         raise UserError(f"Model file '{path}' is not a readable safetensors file: {error}.") from None
     except (KeyError, json.JSONDecodeError):
         raise UserError(f"Model file '{path}' carries no description of a landmarker in its metadata.") from None
-    if described.get("format") != FORMAT:
-        raise UserError(
-            f"Model file '{path}' has format {described.get('format')}; this version reads format {FORMAT}."
-        )
+    found = described.get("format") if isinstance(described, dict) else None
+    if found != FORMAT:
+        raise UserError(f"Model file '{path}' has format {found}; this version reads format {FORMAT}.")
+    for key, kind in (("model", dict), ("num_points", int), ("about", dict)):
+        if type(described.get(key)) is not kind:
+            raise UserError(f"Model file '{path}': its description has no '{key}' of type {kind.__name__}.")
     return described
 
 

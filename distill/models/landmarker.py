@@ -53,6 +53,11 @@ class Landmarker(nn.Module):
         head = config.head
         if head.kind == "heatmap":
             self.codec = HeatmapCodec(self.size, head)
+            if shapes[-1][1] > self.codec.grid.inner:
+                raise UserError(
+                    f"model.head.stride {head.stride} asks for {self.codec.grid.inner} cells a side, but the coarsest features "
+                    f"of {config.backbone} have {shapes[-1][1]}; expected a smaller stride."
+                )
             self.head = HeatmapHead(shapes, self.codec.grid.inner, self.codec.grid.pad, num_points, head)
         elif head.kind == "simcc":
             self.codec = SimCCCodec(self.size, head)
@@ -122,6 +127,7 @@ def _build_backbone(config: ModelConfig) -> nn.Module:
     problem: Exception | None = None
     # some families (ViT, Swin, Hiera) are built for one size and must be told another; the rest refuse the argument
     for size_argument in ({}, {"img_size": config.input_size}):
+        start = torch.get_rng_state()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -131,7 +137,8 @@ def _build_backbone(config: ModelConfig) -> nn.Module:
                 training = backbone.training
                 with torch.no_grad():
                     backbone.eval()(torch.zeros(1, 3, config.input_size, config.input_size))
-            return backbone.train(training)
+            backbone.train(training)
+            break
         except Exception as error:  # timm and the hub raise many kinds; the user needs one sentence
             problem = problem or error
             if wants_weights and _is_download_error(error):
@@ -140,10 +147,39 @@ def _build_backbone(config: ModelConfig) -> nn.Module:
                     f"download them elsewhere and set model.pretrained=false model.checkpoint=FILE, or train from "
                     f"scratch with model.pretrained=false."
                 ) from None
-    raise UserError(
-        f"model.backbone '{name}' cannot be built for model.input_size {config.input_size} with backbone_args "
-        f"{config.backbone_args}: {str(problem).splitlines()[0] if str(problem) else type(problem).__name__}"
-    )
+    else:
+        reason = " ".join(str(problem).split()) or type(problem).__name__
+        reason = reason.rstrip(".") if len(reason) <= 200 else reason[:200] + "..."
+        if wants_weights:
+            _build_backbone(
+                replace(config, pretrained=False, checkpoint="")
+            )  # raises where the weights are not to blame
+            source = f"model.checkpoint '{config.checkpoint}'" if config.checkpoint else "Pretrained weights"
+            raise UserError(f"{source} cannot be loaded into {name} ({type(problem).__name__}: {reason}).")
+        raise UserError(
+            f"model.backbone '{name}' cannot be built for model.input_size {config.input_size} with backbone_args "
+            f"{config.backbone_args}: {reason}."
+        )
+    if config.checkpoint:
+        _check_filled(backbone, start, config, size_argument)
+    return backbone
+
+
+def _check_filled(backbone: nn.Module, start: Tensor, config: ModelConfig, size_argument: dict) -> None:
+    """Refuse a checkpoint that left most weights as they were drawn: timm ignores names that it does not know.
+
+    start: state of torch's generator before the backbone was built; the same draw again tells what the file replaced.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(start)
+        drawn = timm.create_model(config.backbone, features_only=True, **config.backbone_args, **size_argument)
+    pairs = [(a, b) for a, b in zip(backbone.parameters(), drawn.parameters(), strict=True) if a.dim() > 1]
+    filled = sum(not torch.equal(a, b) for a, b in pairs)
+    if filled < len(pairs) / 2:
+        raise UserError(
+            f"model.checkpoint '{config.checkpoint}' holds {filled} of the {len(pairs)} weight tensors of {config.backbone}; "
+            f"expected a weights file of that very model."
+        )
 
 
 def _is_download_error(error: Exception) -> bool:

@@ -161,7 +161,8 @@ def fit(
                 values[name] = values.get(name, 0.0) + value / parts
         limit = config.clip or math.inf
         norm = nn.utils.clip_grad_norm_(objective.parameters(), limit).item()
-        if not math.isfinite(norm):  # the step would ruin the weights, and a checkpoint might follow before the next loss
+        if not math.isfinite(norm):
+            # this step would ruin the weights, and a checkpoint may be saved before the next loss tells
             raise diverged("gradient norm", norm, {name: values[f"train/raw/{name}"] for name in raw}, lr)
         values["train/grad_norm"] = norm
         optimizer.step()

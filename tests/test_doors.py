@@ -1,0 +1,240 @@
+"""The doors, as a person meets them: quick answers, one-line errors, and files whose numbers agree with each other."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import resource
+import subprocess
+import sys
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from running import REPO, same_weights
+
+from distill import cli, evaluate, export, predict
+from distill.config import load
+from distill.jobs.references import BUNDLED
+from distill.landmarks import FLIP_PERMUTATION
+
+# ---------------------------------------------------------------------------------------------------- quick answers
+
+# runs a door as `python -m` does, and tells afterwards which heavy packages that took
+WATCH = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module("distill." + sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    print("loaded:", *sorted({"torch", "timm", "mlflow", "albumentations", "matplotlib"} & set(sys.modules)))
+"""
+DOORS = ("teacher", "student", "evaluate", "export", "predict", "demo")
+
+
+def answer(door: str, *args: str) -> subprocess.CompletedProcess:
+    """The door's answer, checked to have cost well below a second of work and no heavy import."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, door, *args], cwd=REPO, capture_output=True, text=True, timeout=60
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert done.stdout.splitlines()[-1] == "loaded:", f"{done.stdout[-500:]}\n{done.stderr}"
+    assert spent < 1.0
+    return done
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_help(door):
+    done = answer(door, "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith(f"usage: python -m distill.{door} ")
+
+
+@pytest.mark.parametrize(
+    ("door", "args", "words"),
+    [
+        ("student", ["train.lr=-1"], ["train.lr", "-1", "above 0"]),
+        ("student", ["train.epochs=many"], ["train.epochs", "many"]),
+        ("student", ["distill.terms.kl.wieght=2"], ["wieght"]),
+        ("student", ["--config", "absent.yaml"], ["absent.yaml", "cannot be read"]),
+        ("student", ["resume"], ["resume", "key=value"]),
+        ("teacher", ["data.train=aflw_val"], ["data.train", "aflw_val"]),
+        ("teacher", ["--frobnicate"], ["--frobnicate", "--help"]),
+        ("evaluate", [], ["MODEL", "--help"]),
+        ("evaluate", ["absent.safetensors"], ["absent.safetensors", "does not exist"]),
+        ("evaluate", ["bundled", "--data", "absent"], ["--data 'absent'"]),
+        ("evaluate", ["bundled", "--normalizer", "nose"], ["nose", "interocular"]),
+        ("export", ["bundled"], ["--out"]),
+        ("export", ["bundled", "--out", "x", "--images", "absent"], ["--images 'absent'"]),
+        ("predict", ["bundled", "absent"], ["absent", "not a folder"]),
+        ("demo", ["train.lr=-1"], ["train.lr"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_wrong_call_is_one_line(door, args, words):
+    done = answer(door, *args)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("error: ") and all(word in line for word in words), line
+
+
+def test_print_config_is_the_config(tmp_path):
+    done = answer("student", "--print-config", "train.epochs=3", "seed=7")
+    text = done.stdout.rpartition("loaded:")[0]
+    (tmp_path / "printed.yaml").write_text(text)
+    assert load(tmp_path / "printed.yaml") == load(REPO / "experiments/distill.yaml", ["train.epochs=3", "seed=7"])
+
+
+def failure(monkeypatch, capsys, door, *args: str) -> str:
+    """The one line that a door says, in this process."""
+    monkeypatch.setattr(sys, "argv", [door.__name__, *args])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(door.main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2
+    return line
+
+
+def test_a_model_that_cannot_be_had_is_one_line(tiny, monkeypatch, capsys, tmp_path):
+    store = ("--store", str(tiny.store))
+    assert tiny.teacher  # so that there is a store
+    capsys.readouterr()
+    assert "no run 'nobody'" in failure(monkeypatch, capsys, evaluate, "nobody", *store)
+    assert "models:/distill-student@nobody" in failure(
+        monkeypatch, capsys, predict, "models:/distill-student@nobody", str(tmp_path), *store
+    )
+    text = tmp_path / "text.safetensors"
+    text.write_text("not a model")
+    out = ("--out", str(tmp_path / "out"))
+    assert "not a readable safetensors" in failure(monkeypatch, capsys, export, str(text), *out)
+    assert "is a teacher" in failure(monkeypatch, capsys, export, tiny.teacher.run_id, *out, *store)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty").mkdir()
+    line = failure(monkeypatch, capsys, evaluate, str(tiny.teacher.model_file), "--data", str(tmp_path / "empty"))
+    assert "no labels" in line
+
+
+# ---------------------------------------------------------------------------------------------------- numbers
+
+
+def predicted(model: str, folder, out, *more: str) -> dict[str, np.ndarray]:
+    predict.main([model, str(folder), "--out", str(out), "--no-pictures", *more])
+    rows = json.loads((out / "landmarks.json").read_text())
+    assert all(0 <= c <= 1 for row in rows.values() for c in row["confidence"])
+    return {name: np.array(row["points"]) for name, row in rows.items()}
+
+
+def report(model: str, folder, out, *more: str) -> dict:
+    evaluate.main([model, "--data", str(folder), "--out", str(out), *more])
+    return json.loads((out / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def labels(tiny) -> dict[str, np.ndarray]:
+    names, points = pickle.loads((tiny.data / "synthetics_val" / "annot.pkl").read_bytes())
+    return dict(zip(names, np.array(points, np.float64), strict=True))
+
+
+def test_evaluate_agrees_with_predictions_measured_by_hand(tiny, labels, tmp_path, capsys):
+    val, store = tiny.data / "synthetics_val", ("--store", str(tiny.store))
+    found = predicted(tiny.distilled.run_id, val, tmp_path, *store)
+    assert found.keys() == labels.keys()
+    names = list(labels)
+    truth, points = np.stack([labels[n] for n in names]), np.stack([found[n] for n in names])
+    distance = np.linalg.norm(points - truth, axis=2)
+    box = truth.max(1) - truth.min(1)
+    norms = {"image": np.full(8, 64.0), "bbox": np.sqrt(box[:, 0] * box[:, 1]),
+             "interocular": np.linalg.norm(truth[:, 36] - truth[:, 45], axis=1)}  # fmt: skip
+    for kind, norm in norms.items():
+        said = report(tiny.distilled.run_id, val, tmp_path / kind, "--normalizer", kind, *store)
+        error = 100 * distance / norm[:, None]
+        each = error.mean(1)
+        order = [said["names"].index(n) for n in names]
+        near = {"abs": 5e-3}  # landmarks.json is rounded to 0.001 px
+        assert said["normalizer"] == kind and said["count"] == said["images"] == 8 and said["flip"] is False
+        assert said["nme"] == pytest.approx(each.mean(), **near)
+        assert np.array(said["per_image"])[order] == pytest.approx(each, **near)
+        assert said["per_point"] == pytest.approx(error.mean(0), **near)
+        assert said["median"] == pytest.approx(np.median(each), **near)
+        assert said["p95"] == pytest.approx(np.percentile(each, 95), **near)
+        assert said["failure_rate"] == (each > 8).mean()
+        assert said["auc"] == pytest.approx(np.clip(1 - each / 8, 0, None).mean(), **near)
+        assert said["by_region"]["jaw"] == pytest.approx(error[:, :17].mean(), **near)
+        assert said["by_region"]["mouth"] == pytest.approx(error[:, 48:].mean(), **near)
+        assert sum(cell["count"] for cell in said["by_yaw"].values() if cell) == 8
+    said = json.loads((tmp_path / "image" / "report.json").read_text())
+    assert said["nme"] == pytest.approx(tiny.distilled.report.nme, abs=1e-4)
+    assert f"NME {said['nme']:.3f}" in capsys.readouterr().out
+    assert {"ced", "worst", "overlays"} <= {path.stem for path in (tmp_path / "image" / "pictures").glob("*.png")}
+
+
+def test_flip_is_the_average_with_the_mirror_image_and_is_said(tiny, labels, tmp_path, capsys):
+    val, store = tiny.data / "synthetics_val", ("--store", str(tiny.store))
+    mirrored = tmp_path / "mirrored"
+    mirrored.mkdir()
+    for name in labels:
+        cv2.imwrite(str(mirrored / f"{name}.png"), cv2.imread(str(val / name))[:, ::-1])
+    model = str(tiny.control.model_file)
+    straight, turned = predicted(model, val, tmp_path / "a"), predicted(model, mirrored, tmp_path / "b")
+    errors = []
+    for name, truth in labels.items():
+        back = turned[f"{name}.png"][list(FLIP_PERMUTATION)]
+        back[:, 0] = 64 - back[:, 0]
+        errors.append(np.linalg.norm((straight[name] + back) / 2 - truth, axis=1).mean() / 64 * 100)
+    capsys.readouterr()
+    plain = report(model, val, tmp_path / "plain", *store)
+    said = report(model, val, tmp_path / "flip", "--flip", *store)
+    assert said["flip"] is True and "(flip)" in capsys.readouterr().out
+    assert said["nme"] == pytest.approx(np.mean(errors), abs=1e-3)
+    assert said["nme"] != pytest.approx(plain["nme"], abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["run id", "its beginning", "registry", "file"])
+def test_every_reference_is_the_same_model(tiny, tmp_path, kind):
+    result = tiny.distilled
+    reference = {
+        "run id": result.run_id,
+        "its beginning": result.run_id[:8],
+        "registry": "models:/distill-student@newest",
+        "file": str(result.model_file),
+    }[kind]
+    said = report(reference, tiny.data / "synthetics_val", tmp_path, "--store", str(tiny.store))
+    assert said["nme"] == pytest.approx(result.report.nme, abs=1e-6) and said["about"]["run_id"] == result.run_id
+
+
+def test_predict_draws(tiny, tmp_path):
+    predict.main([str(tiny.control.model_file), str(tiny.data / "synthetics_test"), "--out", str(tmp_path)])
+    drawn = sorted(path.stem for path in tmp_path.glob("*.png"))
+    assert drawn == sorted(path.stem for path in (tiny.data / "synthetics_test").glob("*.jpg"))
+
+
+def test_export_hands_out_the_trained_student(tiny, tmp_path, capsys):
+    import onnxruntime
+
+    images = tiny.data / "synthetics_test"
+    export.main([tiny.distilled.run_id, "--out", str(tmp_path), "--images", str(images), "--store", str(tiny.store)])
+    assert same_weights(tmp_path / "student.safetensors", tiny.distilled.model_file)
+    assert (tmp_path / "student.safetensors").stat().st_size < 15_000_000
+    found = predicted(str(tmp_path / "student.safetensors"), images, tmp_path / "landmarks")
+    with zipfile.ZipFile(tmp_path / "solution.zip") as archive:
+        rows = [row.split(" ") for row in archive.read("solution.txt").decode().splitlines()]
+    assert sorted(row[0] for row in rows) == sorted(found)
+    session = onnxruntime.InferenceSession(str(tmp_path / "student.onnx"), providers=["CPUExecutionProvider"])
+    for name, *numbers in rows:
+        assert np.array(numbers, float).reshape(68, 2) == pytest.approx(found[name], abs=2e-3)
+        pixels = cv2.imread(str(images / name))[None, ..., ::-1]
+        assert session.run(["points"], {"image": pixels})[0][0] == pytest.approx(found[name], abs=0.01)
+    said = capsys.readouterr().out
+    assert "float32" in said and "4 rows of 137 fields, read back and checked" in said
+
+
+@pytest.mark.skipif(not BUNDLED.is_file(), reason="no student is bundled yet")
+def test_the_bundled_student_works_from_a_clone(tmp_path):
+    from distill.data.sample import SAMPLE_ROOT
+
+    assert report("bundled", SAMPLE_ROOT / "synthetics_val", tmp_path / "e")["nme"] < 5
+    export.main(["bundled", "--out", str(tmp_path), "--images", str(SAMPLE_ROOT / "synthetics_test")])
+    assert (tmp_path / "solution.zip").is_file() and (tmp_path / "student.onnx").is_file()
+    assert predicted("bundled", SAMPLE_ROOT / "synthetics_test", tmp_path / "p")
