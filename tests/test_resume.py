@@ -28,6 +28,10 @@ from distill.losses import landmark as landmark_losses
 from distill.tracking import RunInfo
 from distill.training import checkpoint
 
+# a model that draws random numbers in every step (stochastic depth)
+CHANCE = ("model.backbone=convnext_atto", "model.backbone_args={drop_path_rate: 0.3}", "train.lr=0.001", "train.epochs=3",
+          "tracking.register=false")  # fmt: skip
+
 # ---------------------------------------------------------------------------------------------------- real processes
 
 
@@ -102,7 +106,8 @@ def history(tiny, tmp_path_factory):
         return run_id
 
     yaml, teacher = str(tiny.distilled_yaml), f"teacher={tiny.teacher.run_id}"
-    run_id = cut("kill", signal.SIGKILL, 1, None, "--config", yaml, teacher, often)
+    unregistered = "tracking.register=false"  # the session's own student stays the newest
+    run_id = cut("kill", signal.SIGKILL, 1, None, "--config", yaml, teacher, often, unregistered)
     cut("terminate", signal.SIGTERM, 3, run_id, f"resume={run_id}", store)
     command = re.search(r"Continue with: (python -m distill\.student .*)", cuts["terminate"].output)
     assert command, cuts["terminate"].output
@@ -130,7 +135,7 @@ def test_a_resumed_run_is_the_same_run_with_every_point_once(tiny, history):
     info = tracking.find_run(tiny.tracking, run_id)
     assert info.status == "FINISHED" and info.tags["teacher.run_id"] == tiny.teacher.run_id
     assert info.params == tiny.info(reference).params | {
-        key: info.params[key] for key in ("train.checkpoint_seconds", "data.workers")
+        key: info.params[key] for key in ("train.checkpoint_seconds", "data.workers", "tracking.register")
     }
     assert info.metrics.keys() == tiny.info(reference).metrics.keys()
     exact = ["train/loss", "train/lr", "train/grad_norm", "val/nme", *(f"train/raw/{name}" for name in TERMS)]
@@ -168,17 +173,16 @@ def test_a_signal_saves_the_very_batch(tiny, bare, uncut, monkeypatch, capsys, n
             os.kill(os.getpid(), number)
         return real(*args)
 
-    config = ("train.epochs=3", "tracking.register=false")
     with monkeypatch.context() as patch:
         patch.setitem(landmark_losses.LOSSES, "nme", interrupting)
         with pytest.raises(SystemExit) as stopped:
-            training.train_teacher(tiny.config(*config))
+            training.train_teacher(tiny.config(*CHANCE))
     assert stopped.value.code == 128 + number and len(calls) == 9
     (run_id,) = re.findall(r"Continue with: python -m distill.teacher resume=(\w+)", capsys.readouterr().out)
     progress = checkpoint.load(tiny.store / "work" / run_id / training.CHECKPOINT)["progress"]
     assert (progress["epoch"], progress["batch"], progress["step"]) == (1, 3, 9)
     assert tracking.find_run(tiny.tracking, run_id).status == "KILLED"
-    result = training.train_teacher(tiny.config(*config, "resume=last"))
+    result = training.train_teacher(tiny.config(*CHANCE, "resume=last"))
     assert result.run_id == run_id and same_weights(result.model_file, uncut.model_file)
 
 
@@ -201,7 +205,7 @@ MOMENTS = {
 
 @pytest.fixture(scope="module")
 def uncut(tiny):
-    return training.train_teacher(tiny.config("train.epochs=3", "tracking.register=false"))
+    return training.train_teacher(tiny.config(*CHANCE))
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -222,17 +226,16 @@ def test_resumes_from_any_moment(tiny, bare, uncut, monkeypatch, moment):
             raise Killed
         return result
 
-    config = ("train.epochs=3", "tracking.register=false")
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, fragile)
         with pytest.raises(Killed):
-            training.train_teacher(tiny.config(*config))
+            training.train_teacher(tiny.config(*CHANCE))
     run_id = tracking.list_runs(tiny.tracking)[0].id
     if moment == "before the first checkpoint":
         with pytest.raises(UserError, match="no unfinished run"):
-            training.train_teacher(tiny.config(*config, f"resume={run_id}"))
+            training.train_teacher(tiny.config(*CHANCE, f"resume={run_id}"))
         return
-    result = training.train_teacher(tiny.config(*config, f"resume={run_id}"))
+    result = training.train_teacher(tiny.config(*CHANCE, f"resume={run_id}"))
     assert result.run_id == run_id and same_weights(result.model_file, uncut.model_file)
     for key in ("train/loss", "val/nme"):
         assert tiny.curve(run_id, key) == tiny.curve(uncut.run_id, key)
