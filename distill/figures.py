@@ -491,10 +491,8 @@ def _curves(
 
 
 def _term(key: str) -> str:
-    """`loss/kl/raw`, `train/kl_weighted` -> `kl`; what is left of `train/loss` is `loss`."""
-    for word in ("train/", "/raw", "/weighted", "_raw", "_weighted"):
-        key = key.replace(word, "")
-    return key.removeprefix("loss/").removeprefix("loss_") or "loss"
+    """`train/raw/kl`, `train/weighted/kl` -> `kl`, so that a term has one colour in both panels; `train/loss` -> `loss`."""
+    return key.split("/")[-1]
 
 
 def _legend(where: Figure | Axes, handles: Sequence[Any], labels: Sequence[str], loc: str, ncols: int) -> None:

@@ -111,8 +111,8 @@ def test_teacher_against_student_has_a_row_an_image_and_a_column_a_model(tmp_pat
 def test_learning_curves_sorts_metrics_into_panels(tmp_path):
     history = {
         "val/nme": [(1, 9.0), (2, 3.0), (3, 4.0)],
-        "loss/kl/raw": [(1, 2.0), (2, 1.0), (3, 0.5)],
-        "loss/kl/weighted": [(1, 1.0), (2, 0.2), (3, 0.0)],
+        "train/raw/kl": [(1, 2.0), (2, 1.0), (3, 0.5)],
+        "train/weighted/kl": [(1, 1.0), (2, 0.2), (3, 0.0)],
         "lr": [(1, 1e-3), (2, 1e-4), (3, 1e-5)],
         "train/images_per_second": [(1, 100.0)],
     }
@@ -124,6 +124,11 @@ def test_learning_curves_sorts_metrics_into_panels(tmp_path):
     assert main.get_lines()[0].get_xydata().tolist() == [[1, 9], [2, 3], [3, 4]]
     assert any("3.00 %, epoch 2" in text.get_text() for text in figure.texts)
     assert panels["Loss terms, raw"].get_lines()[0].get_ydata().tolist() == [2, 1, 0.5]
+    both = [
+        next(line for line in panels[f"Loss terms, {kind}"].get_lines() if line.get_label() == "kl")
+        for kind in ("raw", "weighted")
+    ]
+    assert both[0].get_color() == both[1].get_color()
     written(figure, tmp_path / "curves.png")
     written(figures.learning_curves({"val/nme": [(1, 5.0)]}), tmp_path / "first_epoch.png")
 
