@@ -64,6 +64,10 @@ def read_train_config(parser: Parser, argv: list[str], default: str) -> tuple[Co
     if args.print_config:
         print(configs.to_yaml(config), end="")
         return None
+    if not config.resume:  # a resumed run may have its own root
+        from distill.data.annotations import resolve
+
+        resolve(config.data)  # a folder that is not there is told at once, before torch is imported
     only_local = args.config is None and all(item.startswith(LOCAL_KEYS) for item in args.overrides)
     keys = [item.partition("=")[0].strip() for item in args.overrides]
     return config, keys if config.resume and only_local else None

@@ -62,6 +62,7 @@ def test_help(door):
         ("student", ["--config", "absent.yaml"], ["absent.yaml", "cannot be read"]),
         ("student", ["resume"], ["resume", "key=value"]),
         ("teacher", ["data.train=aflw_val"], ["data.train", "aflw_val"]),
+        ("teacher", ["data.root=absent"], ["'absent' (from data.root)", "not a folder"]),
         ("teacher", ["--frobnicate"], ["--frobnicate", "--help"]),
         ("evaluate", [], ["MODEL", "--help"]),
         ("evaluate", ["absent.safetensors"], ["absent.safetensors", "does not exist"]),
