@@ -43,6 +43,19 @@ def add_model_arguments(parser: Parser) -> None:
     parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
 
 
+def train(job: str, default: str, summary: str, argv: list[str]) -> None:
+    """What both training doors do: read the arguments, train a `job` (teacher or student), tell what came of it."""
+    asked = read_train_config(train_parser(job, default, summary), argv, default)
+    if asked is None:
+        return
+    from distill.jobs import training
+
+    config, given = asked
+    if given is not None:
+        config = training.stored_config(config, given)
+    tell(training.train_teacher(config) if job == "teacher" else training.train_student(config))
+
+
 def train_parser(job: str, default: str, summary: str) -> Parser:
     parser = Parser(
         prog=f"python -m distill.{job}",

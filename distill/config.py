@@ -312,10 +312,11 @@ def _read(path: Path, seen: tuple[Path, ...]):
 
 def _check_sections(cls: type, values: Any, source: str, prefix: str = "") -> None:
     """Refuse a plain value where the config has keys of its own; OmegaConf's words for it do not name the place."""
+    plain = OmegaConf.to_container(values)
     for name, kind in typing.get_type_hints(cls).items():
-        if name not in values:
+        if name not in plain:
             continue
-        key, value = prefix + name, OmegaConf.to_container(values)[name]
+        key, value = prefix + name, plain[name]
         inner = typing.get_args(kind)[1] if typing.get_origin(kind) is dict else kind
         if (dataclasses.is_dataclass(inner) or inner is not kind) and not isinstance(value, dict):
             raise UserError(f"{source}: '{key}' is {value!r}; expected keys and values.")

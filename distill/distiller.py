@@ -71,9 +71,8 @@ class Supervision(nn.Module):
             terms["heatmap"] = Term(value, config.heatmap_weight)
         else:
             value = landmark_losses.expected_error(prediction.error, points, target, weight)
-            terms["expected_error"] = Term(
-                value, 0.01
-            )  # it steers only its own output, so its weight is a matter of scale
+            # it steers only its own output, so its weight is a matter of scale
+            terms["expected_error"] = Term(value, 0.01)
         return terms, 1.0 - inside.float().mean()
 
 

@@ -5,18 +5,11 @@ from __future__ import annotations
 from distill import cli
 
 DEFAULT = "experiments/teacher.yaml"
+SUMMARY = "Train a teacher on labelled faces and keep it in MLflow."
 
 
 def main(argv: list[str]) -> None:
-    parser = cli.train_parser("teacher", DEFAULT, "Train a teacher on labelled faces and keep it in MLflow.")
-    asked = cli.read_train_config(parser, argv, DEFAULT)
-    if asked is None:
-        return
-    from distill.jobs import training
-
-    config, given = asked
-    result = training.train_teacher(config if given is None else training.stored_config(config, given))
-    cli.tell(result)
+    cli.train("teacher", DEFAULT, SUMMARY, argv)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ def heatmap_channel(student: Tensor, teacher: Tensor, dims: tuple[int, ...], tem
     """Channel-wise distillation (CWD, https://arxiv.org/abs/2011.13256) of standardised maps.
 
     Each map is divided by temperature / 4 times the teacher map's own standard deviation before the softmax, so that one
-    temperature suits sharp and flat maps (4, the default, leaves a unit deviation; no T^2 factor, the scale being free): what is transferred is the shape of the whole map, tails included, where `heatmap_kl` sees mostly the
-    peak.
+    temperature suits sharp and flat maps (4, the default, leaves a unit deviation; no T^2 factor, the scale being free). What
+    is transferred is the shape of the whole map, tails included, where `heatmap_kl` sees mostly the peak.
     """
     s, t = _flat(student, dims), _flat(teacher.detach(), dims)
     scale = t.std(dim=-1, keepdim=True).clamp_min(1e-4) * temperature / 4.0
