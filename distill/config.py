@@ -229,9 +229,11 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def computing(config: Config) -> Config:
-    """The config less what says where and how it runs: two configs that compute the same are equal after this."""
+    """The config less its name and what says where and how it runs: two that compute the same are equal after this."""
     return dataclasses.replace(
         config,
+        name="",
+        teacher=config.teacher if config.distill.terms else "",
         resume="",
         data=dataclasses.replace(config.data, root="", cache="", workers=0),
         train=dataclasses.replace(config.train, device="auto", threads=0, checkpoint_seconds=0.0),
@@ -242,9 +244,21 @@ def computing(config: Config) -> Config:
 def digest(config: Config) -> str:
     """16 hex digits that identify what the config computes (not where it is stored or from where it resumes).
 
-    Keys stay in their order: that of the photometric steps matters.
+    Only what differs from the defaults counts, so a field that a later version adds leaves the digests of older runs as
+    they were. Keys stay in their order: that of the photometric steps matters.
     """
-    return hashlib.sha256(json.dumps(to_dict(computing(config))).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_set_values(computing(config))).encode()).hexdigest()[:16]
+
+
+def _set_values(value: Any) -> Any:
+    """A config section as plain values, without the fields that have their default."""
+    if dataclasses.is_dataclass(value):
+        default = type(value)()
+        names = [f.name for f in dataclasses.fields(value) if getattr(value, f.name) != getattr(default, f.name)]
+        return {name: _set_values(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {key: _set_values(inner) for key, inner in value.items()}
+    return value
 
 
 class _Loader(yaml.SafeLoader):

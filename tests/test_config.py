@@ -280,7 +280,7 @@ def test_the_digest_is_the_same_wherever_and_however_the_run_is_stored(read):
     assert len(digest) == 16 and int(digest, 16) >= 0
     elsewhere = read(
         configs.to_yaml(config),
-        "data.root=elsewhere", "data.cache=fast/disk", "data.workers=7", "resume=abc", "tracking.uri=http://there",
+        "name=other", "data.root=elsewhere", "data.cache=fast/disk", "data.workers=7", "resume=abc", "tracking.uri=http://there",
         "tracking.store=other", "tracking.experiment=x", "tracking.run_name=y", "tracking.tags.a=b",
         "train.device=cpu", "train.threads=3", "train.checkpoint_seconds=1",
     )  # fmt: skip
@@ -289,6 +289,15 @@ def test_the_digest_is_the_same_wherever_and_however_the_run_is_stored(read):
     path = ROOT / "experiments" / "distill.yaml"
     other = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True, cwd=ROOT)
     assert other.stdout.strip() == configs.digest(configs.load(path)), "another process, another hash seed"
+
+
+def test_the_digest_says_only_what_differs_from_the_defaults(read):
+    """So that a field of a later version leaves the digests of older runs as they were."""
+    assert configs.digest(read("", "train.lr=0.002", "model.head.kind=heatmap")) == configs.digest(Config())
+    assert configs.digest(read("", "teacher=abc")) == configs.digest(Config()), "a control has no teacher"
+    terms = "distill.terms.kl={loss: heatmap_kl"
+    assert configs.digest(read("", terms + ", weight: 1.0}")) == configs.digest(read("", terms + "}"))
+    assert configs.digest(read("", terms + "}", "teacher=abc")) != configs.digest(read("", terms + "}"))
 
 
 @pytest.mark.parametrize(
