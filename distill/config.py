@@ -107,12 +107,12 @@ class LossConfig:
 class TermConfig:
     """One distillation term: `weight(t) * loss(student, teacher)`, with t the fraction of training done."""
 
-    loss: str = ""  # a name in distill.losses.heatmap.LOSSES or distill.losses.feature.LOSSES
+    loss: str = ""  # a name in distill.methods.METHODS; sizes of their raw values: distill/losses/__init__.py
     weight: float = 1.0
     schedule: Literal["constant", "linear", "cosine", "warmup"] = "constant"  # to `final` x weight; warmup: from 0
     final: float = 0.0  # linear, cosine: the weight at the end, as a fraction of `weight`
     warmup: float = 0.1  # warmup: fraction of training over which the weight grows
-    student: str = ""  # feature terms: a tap, "level:2" (timm feature level) or a module path
+    student: str = ""  # feature terms: a tap, "level:2" (timm feature level) or a module path; for some several
     teacher: str = ""
     args: dict[str, Any] = field(default_factory=dict)  # the loss's own parameters, e.g. {temperature: 2}
 
@@ -120,6 +120,9 @@ class TermConfig:
 @dataclass(frozen=True)
 class DistillConfig:
     terms: dict[str, TermConfig] = field(default_factory=dict)  # none: the control, no teacher is loaded
+    # grad_norm: scale each term so that its gradient in the backbone is `weight` times that of the labels' terms
+    balance: Literal["none", "grad_norm"] = "none"
+    balance_every: int = 50  # measure those gradients every N steps
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,12 @@ class TrainConfig:
     warmup_epochs: float = 1.0
     clip: float = 1.0  # largest gradient norm; 0: no clipping
     ema: float = 0.999  # decay of the weight average that is evaluated and kept; 0: none
+    freeze: list[str] = field(default_factory=list)  # module paths of the model that do not train, e.g. [backbone]
+    snapshots: int = 0  # keep the validated weights of the last N epochs, for weight averaging
     patience: int = 0  # stop after this many epochs without a better val/nme; 0: never
     amp: Literal["auto", "off", "bf16"] = "auto"  # auto: bf16 where the device has it natively
     channels_last: bool = True
+    compile: bool = False  # torch.compile: slower to start, faster per step; needs a C++ compiler
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0  # CPU threads; 0: torch's choice
     checkpoint_seconds: float = 300.0  # also save inside an epoch, this often; 0: only at its end
@@ -151,6 +157,7 @@ class TrackingConfig:
     run_name: str = ""  # empty: made from name, backbone and seed
     tags: dict[str, str] = field(default_factory=dict)
     register: bool = True  # enter the finished model in the model registry
+    outputs: Literal["full", "light"] = "full"  # light: metrics, model and report; no pictures, ONNX or submission
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,7 @@ class Config:
     name: str = "student"  # short name of the recipe; part of the run's name
     seed: int = 0
     teacher: str = ""  # run id, models:/NAME@ALIAS, or file; empty: the newest teacher of this data
+    init: str = ""  # start from the weights of this run id, models:/NAME@ALIAS, or file (of the same architecture)
     resume: str = ""  # run id to continue, or "last"
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -235,7 +243,7 @@ def computing(config: Config) -> Config:
         name="",
         teacher=config.teacher if config.distill.terms else "",
         resume="",
-        data=dataclasses.replace(config.data, root="", cache="", workers=0),
+        data=dataclasses.replace(config.data, root="", test="auto", cache="", workers=0),
         train=dataclasses.replace(config.train, device="auto", threads=0, checkpoint_seconds=0.0),
         tracking=TrackingConfig(),
     )
@@ -296,8 +304,8 @@ def _create(values: dict, source: str):
         raise UserError(f"{source}: '{key}' holds a broken ${{...}} reference.") from None
 
 
-def _read(path: Path, seen: tuple[Path, ...]):
-    """The file's contents merged over those of the file that its `base:` names (relative to it)."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file's keys and values as they stand there. Raises UserError for a missing, malformed or ambiguous file."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -314,6 +322,12 @@ def _read(path: Path, seen: tuple[Path, ...]):
         values = {}
     if not isinstance(values, dict):
         raise UserError(f"Config file '{path}' holds a {type(values).__name__}; expected keys and values.")
+    return values
+
+
+def _read(path: Path, seen: tuple[Path, ...]):
+    """The file's contents merged over those of the file that its `base:` names (relative to it)."""
+    values = read_yaml(path)
     base = values.pop("base", None)
     own = _create(values, str(path))
     if base is None:
@@ -423,6 +437,8 @@ def check(config: Config, source: str = "config") -> None:
     need(0 < t.lr <= 10, "train.lr", t.lr, "above 0 and up to 10")
     need(0 <= t.min_lr <= t.lr, "train.min_lr", t.min_lr, "between 0 and train.lr")
     need(0 <= t.ema < 1, "train.ema", t.ema, "a decay from 0 to below 1")
-    for key in ("weight_decay", "warmup_epochs", "clip", "patience", "threads", "checkpoint_seconds"):
+    need(config.distill.balance_every >= 1, "distill.balance_every", config.distill.balance_every, "1 or more")
+    need(t.snapshots <= t.epochs, "train.snapshots", t.snapshots, f"at most train.epochs, {t.epochs}")
+    for key in ("weight_decay", "warmup_epochs", "clip", "snapshots", "patience", "threads", "checkpoint_seconds"):
         need(getattr(t, key) >= 0, f"train.{key}", getattr(t, key), "0 or more")
     need(bool(config.tracking.experiment), "tracking.experiment", config.tracking.experiment, "a name")

@@ -1,29 +1,31 @@
-"""What the student learns from: labels, and a teacher through named terms. Taps, adapters, schedules, nothing else."""
+"""What the student learns from: labels, and a teacher through named terms."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill import methods, taps
+from distill.balance import GradientBalance
 from distill.config import LossConfig, TermConfig
 from distill.errors import UserError
 from distill.landmarks import NUM_POINTS, REGIONS
-from distill.losses import feature as feature_losses
 from distill.losses import heatmap as heatmap_losses
 from distill.losses import landmark as landmark_losses
+from distill.losses import relation
+from distill.methods import METHODS, Method
 from distill.models.codec import resample
 from distill.models.landmarker import Landmarker, Prediction, to_input
 from distill.models.teacher import FrozenTeacher
+from distill.taps import recording
 
 DIMS = {"heatmap": (-2, -1), "simcc": (-1,)}  # axes of one distribution
+SIDES = ("student", "teacher")
 
 
 class Term(NamedTuple):
@@ -60,8 +62,8 @@ class Supervision(nn.Module):
         """target: (B, P, 2) fractions of the side -> named terms, and the share of points beyond the codec's grid (0-d)."""
         codec, config = student.codec, self.config
         pixels = target * student.size
-        inside = codec.representable(pixels) if codec else torch.ones_like(target[..., 0], dtype=torch.bool)
-        weight = inside.float() * self.point_weights
+        inside = _representable(student, target)
+        weight = inside * self.point_weights
         points = prediction.points / student.size
         coordinate = landmark_losses.LOSSES[config.coordinate](points, target, weight)
         terms = {"coordinate": Term(coordinate, config.coordinate_weight)}
@@ -73,33 +75,17 @@ class Supervision(nn.Module):
             value = landmark_losses.expected_error(prediction.error, points, target, weight)
             # it steers only its own output, so its weight is a matter of scale
             terms["expected_error"] = Term(value, 0.01)
-        return terms, 1.0 - inside.float().mean()
+        return terms, 1.0 - inside.mean()
+
+
+def _representable(student: Landmarker, points: Tensor) -> Tensor:
+    """(B, P, 2) fractions of the side -> (B, P): 1 where the student's head can place the point, else 0."""
+    if student.codec is None:
+        return torch.ones_like(points[..., 0])
+    return student.codec.representable(points * student.size).float()
 
 
 # ------------------------------------------------------------------------------------------------- teacher's terms
-
-
-@contextmanager
-def recording(model: nn.Module, paths: set[str]) -> Iterator[dict[str, Tensor]]:
-    """The outputs of the named modules during the forward passes inside the block."""
-    seen: dict[str, Tensor] = {}
-    handles = [
-        model.get_submodule(path).register_forward_hook(lambda _m, _i, out, path=path: seen.__setitem__(path, out))
-        for path in paths
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _is_level(tap: str) -> bool:
-    return tap.startswith("level:")
-
-
-def _pick(tap: str, prediction: Prediction, seen: dict[str, Tensor]) -> Tensor:
-    return prediction.features[int(tap[6:])] if _is_level(tap) else seen[tap]
 
 
 class Distiller(nn.Module):
@@ -114,8 +100,10 @@ class Distiller(nn.Module):
         super().__init__()
         self.terms = terms
         self._teacher = [teacher]
-        self.student_paths = self._paths("student", student)
-        self.teacher_paths = self._paths("teacher", teacher.model)
+        found = {name: methods.find(f"distill.terms.{name}", term.loss) for name, term in terms.items()}
+        self.taps = {name: _taps(f"distill.terms.{name}", term, found[name]) for name, term in terms.items()}
+        self.student_paths = self._paths(0, student)
+        self.teacher_paths = self._paths(1, teacher.model)
         self.adapters = nn.ModuleDict()
         with torch.no_grad():
             device = next(teacher.parameters()).device
@@ -127,17 +115,19 @@ class Distiller(nn.Module):
             with recording(teacher.model, self.teacher_paths) as seen_t:
                 pred_t = teacher(blank.to(device))
         for name, term in terms.items():
-            field = f"distill.terms.{name}"
-            if term.loss in heatmap_losses.LOSSES:
-                self._check_heatmap(field, term, student, teacher.model)
-            elif term.loss in feature_losses.LOSSES:
-                s, t = self._probe(field, term, pred_s, seen_s, pred_t, seen_t)
-                if term.loss in feature_losses.NEEDS_ADAPTER:
-                    self.adapters[name] = nn.Conv2d(s.shape[1], t.shape[1], 1)
-            else:
-                known = sorted({*heatmap_losses.LOSSES, *feature_losses.LOSSES})
-                raise UserError(f"{field}.loss '{term.loss}' is unknown; expected one of {', '.join(known)}.")
-            self._check_args(field, term)
+            field, method = f"distill.terms.{name}", found[name]
+            if method.sees == "heatmaps":
+                _check_heads(field, student, teacher.model)
+            methods.check_args(field, term.loss, term.args)
+            mine, theirs = (
+                taps.probe(f"{field}.{side}", tapped, side, prediction, seen)
+                for side, tapped, prediction, seen in zip(
+                    SIDES, self.taps[name], (pred_s, pred_t), (seen_s, seen_t), strict=True
+                )
+            )
+            if method.adapter is not None:
+                channels = (mine, theirs) if method.sees == "levels" else (mine[0], theirs[0])
+                self.adapters[name] = method.adapter(*channels, **method.own(method.adapter, term.args))
 
     @property
     def teacher(self) -> FrozenTeacher:
@@ -161,91 +151,79 @@ class Distiller(nn.Module):
         """Named terms of one batch. All losses are computed in float32."""
         terms = {}
         for name, term in self.terms.items():
-            if term.loss in heatmap_losses.LOSSES:
+            method = METHODS[term.loss]
+            loss = partial(method.loss, **method.own(method.loss, term.args))
+            if method.sees == "points":
+                target = teacher_prediction.points.float() / self.teacher.model.size
+                weight = teacher_prediction.confidence.float() * _representable(student, target)
+                raw = loss(prediction.points / student.size, target, weight)
+            elif method.sees == "heatmaps":
                 dims = DIMS[student.codec.kind]
                 target = resample(
                     teacher_prediction.logits.float(), self.teacher.model.codec.grid, student.codec.grid, dims
                 )
-                raw = heatmap_losses.LOSSES[term.loss](prediction.logits.float(), target, dims, **term.args)
+                raw = loss(prediction.logits.float(), target, dims)
             else:
-                s = _pick(term.student, prediction, seen)
-                t = _pick(term.teacher, teacher_prediction, teacher_seen).float()
-                if name in self.adapters:
-                    s = self.adapters[name](s)
-                s = s.float()
-                if s.shape[-2:] != t.shape[-2:]:
-                    shrink = t.shape[-1] > s.shape[-1]
-                    t = (
-                        F.adaptive_avg_pool2d(t, s.shape[-2:])
-                        if shrink
-                        else F.interpolate(t, s.shape[-2:], mode="bilinear")
-                    )
-                raw = feature_losses.LOSSES[term.loss](s, t, **term.args)
+                mine = [m.float() for m in taps.pick(self.taps[name][0], prediction, seen)]
+                theirs = [m.float() for m in taps.pick(self.taps[name][1], teacher_prediction, teacher_seen)]
+                raw = loss(*self._compared(name, term, method, mine, theirs))
             terms[name] = Term(raw, weight_at(term, progress))
         return terms
 
-    def _paths(self, side: str, model: nn.Module) -> set[str]:
+    def _compared(self, name: str, term: TermConfig, method: Method, mine: list[Tensor], theirs: list[Tensor]):
+        """The tapped maps of both sides -> what the method's loss takes of each."""
+        if method.sees == "vectors":
+            vectors = partial(relation.vectors, **method.own(relation.vectors, term.args))
+            return relation.gathered(vectors(mine[0])), relation.gathered(vectors(theirs[0]))
+        theirs = [_as_large(t, m) for m, t in zip(mine, theirs, strict=True)]
+        adapter = self.adapters[name] if name in self.adapters else nn.Identity()
+        return (adapter(mine), theirs) if method.sees == "levels" else (adapter(mine[0]), theirs[0])
+
+    def _paths(self, side: int, model: nn.Module) -> set[str]:
         """Module paths tapped on one side, checked to exist."""
-        modules = dict(model.named_modules())
-        paths = set()
-        for name, term in self.terms.items():
-            tap = getattr(term, side)
-            if not tap or _is_level(tap):
-                continue
-            if tap not in modules:
-                close = difflib.get_close_matches(tap, modules, n=3, cutoff=0.3)
-                raise UserError(
-                    f"distill.terms.{name}.{side} '{tap}' is no module of the {side} ({model.config.backbone}); expected "
-                    f"level:N or a module path such as {', '.join(close) or 'backbone'}."
-                )
-            paths.add(tap)
-        return paths
+        for name, both in self.taps.items():
+            for tap in both[side]:
+                taps.check_module(f"distill.terms.{name}.{SIDES[side]}", tap, SIDES[side], model)
+        return set().union(*(taps.module_paths(both[side]) for both in self.taps.values()))
 
-    @staticmethod
-    def _probe(field, term: TermConfig, pred_s, seen_s, pred_t, seen_t) -> tuple[Tensor, Tensor]:
-        found = []
-        for side, prediction, seen in (("student", pred_s, seen_s), ("teacher", pred_t, seen_t)):
-            tap = getattr(term, side)
-            if not tap:
-                raise UserError(f"{field}.{side} is empty; a feature term needs a tap: level:N or a module path.")
-            levels = len(prediction.features)
-            if _is_level(tap) and not (tap[6:].isdigit() and int(tap[6:]) < levels):
-                raise UserError(f"{field}.{side} is '{tap}'; the {side}'s levels are level:0 to level:{levels - 1}.")
-            if not _is_level(tap) and tap not in seen:
-                raise UserError(
-                    f"{field}.{side} '{tap}' takes no part in a forward pass; expected a module that is called."
-                )
-            value = _pick(tap, prediction, seen)
-            # inputs are square, so a map that is not is a channels-last one, (B, h, w, C)
-            if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[2] != value.shape[3]:
-                shape = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
-                raise UserError(f"{field}.{side} '{tap}' gives {shape}; expected a square feature map (B, C, h, w).")
-            found.append(value)
-        return found[0], found[1]
 
-    @staticmethod
-    def _check_heatmap(field: str, term: TermConfig, student: Landmarker, teacher: Landmarker) -> None:
-        for side in ("student", "teacher"):
-            if tap := getattr(term, side):
-                raise UserError(
-                    f"{field}.{side} is '{tap}', but {term.loss} compares the heads' heatmaps; expected no tap."
-                )
-        kinds = [m.codec.kind if m.codec else "regression" for m in (student, teacher)]
-        if kinds[0] != kinds[1] or kinds[0] == "regression":
+def _taps(field: str, term: TermConfig, method: Method) -> tuple[list[str], list[str]]:
+    """The term's taps on both sides: as many as its method compares, and as many of the teacher as of the student."""
+    mine, theirs = taps.split(term.student), taps.split(term.teacher)
+    for side, found in zip(SIDES, (mine, theirs), strict=True):
+        text = getattr(term, side)
+        if found and not method.taps:
             raise UserError(
-                f"{field} compares heatmaps, but the student's head is {kinds[0]} and the teacher's {kinds[1]}; expected "
-                f"both to be heatmap, or both simcc."
+                f"{field}.{side} is '{text}', but {term.loss} compares the heads' outputs; expected no tap."
             )
+        if method.taps and not all(found or [""]):
+            raise UserError(
+                f"{field}.{side} {f'{text!r} has an empty tap' if text else 'is empty'}; a feature term needs a tap: level:N "
+                f"or a module path."
+            )
+        if len(found) > 1 and method.sees != "levels":
+            raise UserError(f"{field}.{side} names {len(found)} taps, '{text}'; {term.loss} compares one.")
+    if len(mine) != len(theirs):
+        raise UserError(f"{field}.teacher names {len(theirs)} taps, {field}.student {len(mine)}; expected as many.")
+    return mine, theirs
 
-    @staticmethod
-    def _check_args(field: str, term: TermConfig) -> None:
-        loss = {**heatmap_losses.LOSSES, **feature_losses.LOSSES}[term.loss]
-        own = [p.name for p in inspect.signature(loss).parameters.values() if p.default is not inspect.Parameter.empty]
-        for key, value in term.args.items():
-            if key not in own:
-                raise UserError(f"{field}.args.{key} is unknown; {term.loss} takes {', '.join(own) or 'no arguments'}.")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise UserError(f"{field}.args.{key} is {value!r}; expected a number above 0.")
+
+def _check_heads(field: str, student: Landmarker, teacher: Landmarker) -> None:
+    kinds = [m.codec.kind if m.codec else "regression" for m in (student, teacher)]
+    if kinds[0] != kinds[1] or kinds[0] == "regression":
+        raise UserError(
+            f"{field} compares heatmaps, but the student's head is {kinds[0]} and the teacher's {kinds[1]}; expected "
+            f"both to be heatmap, or both simcc."
+        )
+
+
+def _as_large(maps: Tensor, other: Tensor) -> Tensor:
+    """The teacher's map at the h and w of the student's: averaged where it shrinks, else interpolated."""
+    if maps.shape[-2:] == other.shape[-2:]:
+        return maps
+    if maps.shape[-1] > other.shape[-1]:
+        return F.adaptive_avg_pool2d(maps, other.shape[-2:])
+    return F.interpolate(maps, other.shape[-2:], mode="bilinear")
 
 
 # ------------------------------------------------------------------------------------------------- all of it
@@ -254,14 +232,27 @@ class Distiller(nn.Module):
 class Objective(nn.Module):
     """Student + everything it is trained against, as one module: what DDP wraps and the optimiser sees."""
 
-    def __init__(self, student: Landmarker, supervision: Supervision, distiller: Distiller | None = None):
+    def __init__(
+        self,
+        student: Landmarker,
+        supervision: Supervision,
+        distiller: Distiller | None = None,
+        balance: GradientBalance | None = None,
+    ):
         super().__init__()
-        self.student, self.supervision, self.distiller = student, supervision, distiller
+        self.student, self.supervision, self.distiller, self.balance = student, supervision, distiller, balance
+
+    def scales(self) -> dict[str, float]:
+        """What the balance multiplies each distillation term's weight by; nothing without a balance."""
+        return dict(self.balance.scales) if self.balance else {}
 
     def forward(
         self, images: Tensor, landmarks: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, float], Tensor]:
-        """images (B, s, s, 3) uint8, landmarks (B, P, 2) in their pixels -> total, raw terms, weights, share outside."""
+        """images (B, s, s, 3) uint8, landmarks (B, P, 2) in their pixels -> total, raw terms, weights, share outside.
+
+        The weights are those of this moment, with their scales: total = sum of raw * weight.
+        """
         device_type = images.device.type
         target = landmarks / images.shape[1]
         paths = self.distiller.student_paths if self.distiller else set()
@@ -274,7 +265,18 @@ class Objective(nn.Module):
             if taught is not None:
                 seen = {path: tensor.float() for path, tensor in seen.items()}
                 prediction = prediction._replace(features=tuple(f.float() for f in prediction.features))
-                terms |= self.distiller(self.student, prediction, seen, *taught, progress)
-            total = sum(term.raw * term.weight for term in terms.values())
+                taught_terms = self.distiller(self.student, prediction, seen, *taught, progress)
+                terms |= self._balanced(terms, taught_terms)
+            total = _total(terms)
         raw = {name: term.raw for name, term in terms.items()}
         return total, raw, {name: float(term.weight) for name, term in terms.items()}, outside
+
+    def _balanced(self, supervised: dict[str, Term], taught: dict[str, Term]) -> dict[str, Term]:
+        if self.balance is None:
+            return taught
+        scales = self.balance(self.student, _total(supervised), {name: term.raw for name, term in taught.items()})
+        return {name: term._replace(weight=term.weight * scales[name]) for name, term in taught.items()}
+
+
+def _total(terms: dict[str, Term]) -> Tensor:
+    return sum(term.raw * term.weight for term in terms.values())

@@ -12,12 +12,17 @@ from distill.config import HeadConfig, LossConfig, ModelConfig, TermConfig
 from distill.distiller import Distiller, Objective, Supervision, recording, weight_at
 from distill.errors import UserError
 from distill.landmarks import REGIONS
-from distill.losses import feature, heatmap
+from distill.methods import METHODS
 from distill.models.files import save_model
 from distill.models.landmarker import Landmarker, Prediction, to_input
 from distill.models.teacher import FrozenTeacher
 
 TAPS = {"student": "level:3", "teacher": "level:2"}
+HEATMAP = [name for name, method in METHODS.items() if method.sees == "heatmaps"]
+ONE_TAP = [name for name, method in METHODS.items() if method.sees in ("maps", "vectors")]
+ALONE = [
+    name for name in ONE_TAP if METHODS[name].sees == "maps" and name != "mgd"
+]  # a sum over images, without chance
 
 
 def model(backbone: str, size: int, kind: str = "heatmap", seed: int = 0, **head) -> Landmarker:
@@ -62,7 +67,7 @@ def pair() -> tuple[Landmarker, FrozenTeacher]:
 
 
 @pytest.mark.parametrize("kind", ["heatmap", "simcc"])
-@pytest.mark.parametrize("loss", heatmap.LOSSES)
+@pytest.mark.parametrize("loss", HEATMAP)
 def test_every_heatmap_term_teaches_the_student(loss, kind):
     whole = objective(student(kind), teacher(kind), kd=TermConfig(loss=loss))
     _, raw, weights, _ = whole(*batch(), 0.0)
@@ -73,7 +78,7 @@ def test_every_heatmap_term_teaches_the_student(loss, kind):
     assert all(p.grad is None for p in whole.distiller.teacher.parameters())
 
 
-@pytest.mark.parametrize("loss", feature.LOSSES)
+@pytest.mark.parametrize("loss", ONE_TAP)
 @pytest.mark.parametrize(
     "taps",
     [
@@ -92,14 +97,56 @@ def test_every_feature_term_teaches_the_student_at_levels_and_modules(pair, loss
     assert torch.isfinite(raw["kd"]) and raw["kd"] > 0
     raw["kd"].backward()
     assert gradients(pupil.backbone) > 0
-    assert (gradients(whole.distiller) > 0) == (loss in feature.NEEDS_ADAPTER), "adapters train too"
+    assert (gradients(whole.distiller) > 0) == (METHODS[loss].adapter is not None), "adapters train too"
+    assert all(p.grad is None for p in master.parameters())
+
+
+@pytest.mark.parametrize("kinds", [("heatmap", "simcc"), ("simcc", "regression"), ("regression", "heatmap")])
+def test_coordinates_are_taught_between_heads_of_any_kind_and_size(kinds):
+    pupil, master = student(kinds[0]), teacher(kinds[1])
+    whole = objective(pupil, master, kd=TermConfig(loss="coordinate"))
+    images, landmarks = batch()
+    _, raw, _, _ = whole(images, landmarks, 0.0)
+    raw["kd"].backward()
+    assert raw["kd"] > 0 and gradients(pupil.backbone) > 0 and gradients(pupil.head) > 0
+    assert all(p.grad is None for p in master.parameters())
+    with torch.no_grad():  # fractions of the side, whatever the two sizes; a mean weighed by confidence, face by face
+        pupil.train()
+        mine, theirs = pupil(to_input(images, 64)).points / 64, master(images)
+        distance = (mine - theirs.points / 96).norm(dim=-1)
+        weight = theirs.confidence / theirs.confidence.sum(1, keepdim=True)
+    torch.testing.assert_close(raw["kd"].detach(), (distance * weight).sum(1).mean(), rtol=1e-3, atol=1e-5)
+
+
+def test_points_that_the_student_cannot_represent_are_not_taught(monkeypatch):
+    pupil, master = student().eval(), teacher("regression")
+    whole = objective(pupil, master, kd=TermConfig(loss="coordinate"))
+    values = []
+    for far in (20.0, 50.0):  # sides away
+        with torch.no_grad():
+            master.model.head.out.bias[0] = far
+        values.append(whole(*batch(), 0.0)[1]["kd"])
+    torch.testing.assert_close(*values)
+
+
+def test_several_levels_are_reviewed_together(pair):
+    pupil, master = pair
+    pupil.zero_grad()
+    term = TermConfig(loss="reviewkd", student="head.mix, level:2,level:3", teacher="head.mix,level:2 , level:3")
+    whole = objective(pupil, master, kd=term)
+    _, raw, _, _ = whole(*batch(), 0.0)
+    raw["kd"].backward()
+    assert torch.isfinite(raw["kd"]) and gradients(pupil.backbone) > 0
+    assert all(p.grad is not None for p in whole.distiller.parameters())
     assert all(p.grad is None for p in master.parameters())
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     pupil = student()
     master = FrozenTeacher(copy.deepcopy(pupil))
-    terms = {name: TermConfig(loss=name) for name in heatmap.LOSSES}
+    terms = {name: TermConfig(loss=name) for name in HEATMAP}
+    terms |= {name: TermConfig(loss=name, student="level:3", teacher="level:3") for name in ("pkt", "sp", "rkd")}
+    terms["points"] = TermConfig(loss="coordinate")
     terms["attention"] = TermConfig(loss="attention", student="level:3", teacher="level:3")
     whole = objective(pupil.eval(), master, **terms)
     _, raw, _, _ = whole(*batch(), 0.0)
@@ -250,8 +297,10 @@ def test_points_beyond_the_grid_are_counted_and_not_asked_for():
 
 def test_losses_are_means_over_the_batch_so_that_processes_add_up():
     pupil, master = student(norm="group").eval(), teacher()
-    terms = {name: TermConfig(loss=name) for name in heatmap.LOSSES}
-    terms |= {name: TermConfig(loss=name, **TAPS) for name in feature.LOSSES}
+    terms = {name: TermConfig(loss=name) for name in HEATMAP}
+    terms |= {name: TermConfig(loss=name, **TAPS) for name in ALONE}
+    terms["points"] = TermConfig(loss="coordinate")
+    terms["review"] = TermConfig(loss="reviewkd", student="level:2,level:3", teacher="level:1,level:2")
     whole = objective(pupil, master, LossConfig(region_weights={"jaw": 2.0}), **terms)
     images, landmarks = batch(6)
     landmarks[0, :5] = -1000.0  # unequal counts of learnable points
@@ -312,7 +361,28 @@ def test_a_cosine_is_no_straight_line():
 @pytest.mark.parametrize(
     ("term", "field", "says"),
     [
-        (TermConfig(loss="heatmap_klx"), "loss", ["heatmap_klx", "heatmap_kl", "fitnet"]),
+        (TermConfig(loss="heatmap_klx"), "loss", ["heatmap_klx", "mean heatmap_kl", "fitnet"]),
+        (TermConfig(loss="coordinate", student="level:0"), "student", ["level:0", "no tap"]),
+        (TermConfig(loss="heatmap_kl", teacher="level:0"), "teacher", ["level:0", "no tap"]),
+        (
+            TermConfig(loss="fitnet", student="level:0,level:1", teacher="level:0"),
+            "student",
+            ["2 taps", "compares one"],
+        ),
+        (
+            TermConfig(loss="reviewkd", student="level:0,level:1", teacher="level:0"),
+            "teacher",
+            ["1 taps", "2", "as many"],
+        ),
+        (
+            TermConfig(loss="reviewkd", student="level:2,level:1", teacher="level:0,level:1"),
+            "student",
+            ["fine to coarse"],
+        ),
+        (TermConfig(loss="reviewkd", student="level:0,", teacher="level:0"), "student", ["level:0,", "empty tap"]),
+        (TermConfig(loss="reviewkd", student="level:0,level:9", teacher="level:0,level:1"), "student", ["level:9"]),
+        (TermConfig(loss="rkd", args={"cells": 1.5}, **TAPS), "args.cells", ["1.5", "whole number"]),
+        (TermConfig(loss="mgd", args={"mask": 2}, **TAPS), "args.mask", ["share between 0 and 1"]),
         (TermConfig(loss="fitnet", teacher="level:1"), "student", ["empty", "level:N"]),
         (TermConfig(loss="fitnet", student="level:1"), "teacher", ["empty", "level:N"]),
         (TermConfig(loss="fitnet", student="level:5", teacher="level:0"), "student", ["level:0 to level:4"]),

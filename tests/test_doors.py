@@ -30,7 +30,7 @@ try:
 finally:
     print("loaded:", *sorted({"torch", "timm", "mlflow", "albumentations", "matplotlib"} & set(sys.modules)))
 """
-DOORS = ("teacher", "student", "evaluate", "export", "predict", "demo")
+DOORS = ("teacher", "student", "evaluate", "export", "predict", "demo", "ablation", "average", "recipe")
 
 
 def answer(door: str, *args: str) -> subprocess.CompletedProcess:

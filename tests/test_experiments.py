@@ -13,7 +13,8 @@ from distill import tracking
 from distill.config import HeadConfig, ModelConfig
 
 FOLDER = REPO / "experiments"
-FILES = sorted(FOLDER.rglob("*.yaml"))
+OTHERS = ("recipes", "ablations")  # files of other kinds, with tests of their own
+FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name not in OTHERS)
 NAMES = [str(path.relative_to(FOLDER)) for path in FILES]
 LARGE = {"teacher.yaml"}  # 88 million parameters: some GB of memory, a minute
 

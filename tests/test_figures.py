@@ -172,8 +172,8 @@ def test_bars_have_the_reports_heights_and_leave_empty_bins_out(tmp_path):
 
 
 def test_a_model_keeps_its_colour():
-    assert figures._colours({"student": 0, "teacher": 0}) == figures._colours({"teacher": 0, "student": 0})
-    many = figures._colours({name: 0 for name in ["distilled", "student b", "teacher", "x", "y", "control"]})
+    assert figures.colours({"student": 0, "teacher": 0}) == figures.colours({"teacher": 0, "student": 0})
+    many = figures.colours({name: 0 for name in ["distilled", "student b", "teacher", "x", "y", "control"]})
     assert len(set(many.values())) == 6
 
 

@@ -13,12 +13,23 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("distill", "distill.errors", "distill.landmarks"),
     ("distill.config", "distill.metrics", "distill.headpose", "distill.submission", "distill.losses"),
-    ("distill.data", "distill.models", "distill.figures", "distill.tracking"),
-    ("distill.distiller", "distill.profiling"),
+    ("distill.data", "distill.models", "distill.figures", "distill.tracking", "distill.grid", "distill.stages"),
+    ("distill.methods", "distill.taps", "distill.balance", "distill.profiling", "distill.reporting"),
+    ("distill.distiller",),
     ("distill.training",),
     ("distill.jobs",),
     ("distill.cli",),
-    ("distill.teacher", "distill.student", "distill.evaluate", "distill.export", "distill.predict"),
+    (
+        "distill.teacher",
+        "distill.student",
+        "distill.evaluate",
+        "distill.export",
+        "distill.predict",
+        "distill.ablation",
+        "distill.average",
+        "distill.recipe",
+        "distill.report",
+    ),  # fmt: skip
     ("distill.demo",),
 )
 
@@ -31,9 +42,25 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "optuna": (),
     "onnxruntime": ("distill.jobs.exporting",),
     "omegaconf": ("distill.config",),
+    "jinja2": ("distill.reporting.html",),
+    "reportlab": ("distill.reporting",),
 }
 
-DOORS = ("teacher", "student", "evaluate", "export", "predict", "cli", "config", "demo", "__init__")
+DOORS = (
+    "teacher",
+    "student",
+    "evaluate",
+    "export",
+    "predict",
+    "cli",
+    "config",
+    "demo",
+    "ablation",
+    "average",
+    "recipe",
+    "report",
+    "__init__",
+)
 HEAVY = {
     "torch",
     "torchvision",
@@ -45,6 +72,8 @@ HEAVY = {
     "scipy",
     "pandas",
     "onnxruntime",
+    "reportlab",
+    "jinja2",
 }
 
 

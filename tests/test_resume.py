@@ -246,6 +246,39 @@ def test_resumes_from_any_moment(tiny, bare, uncut, monkeypatch, moment):
     assert tiny.info(result).status == "FINISHED"
 
 
+def test_resumes_without_what_it_started_from_to_the_same_snapshots(tiny, bare, monkeypatch, tmp_path):
+    """Killed after the third of four epochs was written and before it was saved; frozen parts stay frozen."""
+    source = tmp_path / "source.safetensors"
+    shutil.copyfile(tiny.control.model_file, source)
+    often = [f"init={source}", "train.freeze=[backbone.blocks.1, head.mix]", "train.epochs=4", "train.snapshots=3"]
+    whole = training.train_student(tiny.short(*often))
+    real, saves = checkpoint.save, []
+
+    def fragile(path, state):
+        saves.append(1)
+        if len(saves) == 3:
+            raise Killed
+        real(path, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", fragile)
+        with pytest.raises(Killed):
+            training.train_student(tiny.short(*often))
+    run_id = tracking.list_runs(tiny.tracking)[0].id
+    early = {path.name: path.read_bytes() for path in (tiny.store / "work" / run_id / "snapshots").iterdir()}
+    assert set(early) == {"epoch_002.safetensors", "epoch_003.safetensors"}
+    source.unlink()
+    result = training.train_student(tiny.short(*often, f"resume={run_id}"))
+    assert same_weights(result.model_file, whole.model_file)
+    ours, theirs = (tracking.artifact_path(tiny.tracking, run.run_id, "snapshots") for run in (result, whole))
+    names = [f"epoch_{epoch:03d}.safetensors" for epoch in (2, 3, 4)]
+    assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir()) == names
+    for name in names:
+        mine, other = (ours / name).read_bytes(), (theirs / name).read_bytes()
+        assert mine == early.get(name, mine) == other.replace(whole.run_id.encode(), run_id.encode())
+    assert tiny.info(result).tags["init.run_id"] == tiny.control.run_id
+
+
 # ---------------------------------------------------------------------------------------------------- refusals
 
 

@@ -78,6 +78,25 @@ def test_the_run_holds_all_that_was_asked_for(tiny):
     assert len(rows) == 4 and {len(row.split(" ")) for row in rows} == {137}
 
 
+def test_light_outputs_are_the_model_and_its_numbers_alone(tiny, monkeypatch, capsys):
+    """For many short cells: what takes long after training is left out, and what is measured is not."""
+    monkeypatch.setattr(evaluation, "pictures", None)
+    config = tiny.short("tracking.outputs=light", "train.epochs=1", f"teacher={tiny.teacher.run_id}", distilled=True)
+    result = training.train_student(config)
+    folder = tracking.artifact_path(tiny.tracking, result.run_id, "model").parent
+    kept = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert kept == {
+        "config.yaml", "environment.json", "model/student.safetensors", "evaluation/report.json",
+        "evaluation/val_predictions.npz", "evaluation/agreement.json",
+    }  # fmt: skip
+    assert tiny.info(result).metrics.keys() == tiny.info(tiny.distilled).metrics.keys()
+    assert (result.pictures, result.submission) == ([], None) and configs.digest(config) == configs.digest(
+        dataclasses.replace(config, tracking=tiny.tracking)
+    )
+    cli.tell(result)
+    assert "submission" not in capsys.readouterr().out
+
+
 def test_the_finished_student_is_in_the_registry(tiny, bare, tmp_path):
     store = f"tracking.store={tmp_path}"  # its own, since any student of the shared one becomes the newest
     first = training.train_student(tiny.config("train.epochs=3", store))
@@ -191,11 +210,6 @@ def test_default_teacher_is_the_newest_of_the_same_data(tiny, bare, tmp_path):
     training.train_teacher(tiny.short(*half))
     config = tiny.short(store)
     assert tracking.find_run(config.tracking, student(store, one).run_id).tags["teacher.run_id"] == newer.run_id
-
-
-def test_a_teacher_takes_no_terms(tiny):
-    with pytest.raises(UserError, match="distill.terms.*labels alone"):
-        training.train_teacher(tiny.short(distilled=True))
 
 
 # ---------------------------------------------------------------------------------------------------- numbers

@@ -68,6 +68,17 @@ def as_metrics(report: metrics.Report, split: str) -> dict[str, float]:
     return values
 
 
+def agreement(student: Predictions, teacher: Predictions, images: LandmarkSet) -> metrics.Report:
+    """How far a student's points lie from its teacher's, in percent of the image's side: the labels play no part."""
+    return metrics.evaluate(student.points, teacher.points, images.sizes)
+
+
+def agreement_metrics(report: metrics.Report, split: str) -> dict[str, float]:
+    """`val/agreement/nme` and `val/agreement/region/NAME`: lower is closer."""
+    regions = {f"{split}/agreement/region/{name}": value for name, value in report.by_region.items()}
+    return {f"{split}/agreement/nme": report.nme} | regions
+
+
 def pictures(
     folder: Path,
     labelled: LandmarkSet,

@@ -53,7 +53,8 @@ def resolve_teacher(reference: str, tracking: TrackingConfig, train_fingerprint:
         return resolve_model(reference, tracking)
     from distill.tracking import newest_run
 
-    run = newest_run(tracking, "teacher", {"data.train": train_fingerprint})
+    # of the same job are assistants, which have a teacher themselves, and means of several teachers
+    run = newest_run(tracking, "teacher", {"data.train": train_fingerprint, "distill.role": "teacher"})
     if run is None:
         raise UserError(
             f"No teacher of this training data ({train_fingerprint}) is in the store; train one with `python -m distill.teacher`"

@@ -6,15 +6,14 @@ import shlex
 import shutil
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
+from distill import balance
 from distill import config as configs
-from distill import metrics as metric
 from distill import tracking as track
 from distill.config import Config, TrackingConfig
 from distill.data import cache
@@ -23,36 +22,28 @@ from distill.data.loading import EpochSampler, TrainDataset, train_loader
 from distill.data.transforms import Augmenter
 from distill.distiller import Distiller, Objective, Supervision
 from distill.errors import UserError
-from distill.jobs import evaluation, exporting
-from distill.jobs.references import MODEL_FOLDER, resolve_teacher
+from distill.jobs import evaluation
+from distill.jobs.finishing import Made, Taught, TrainResult, finish
+from distill.jobs.references import resolve_model, resolve_teacher
+from distill.jobs.starting import start_from
 from distill.models.files import check_budget, load_model, save_model
-from distill.models.landmarker import Landmarker
+from distill.models.landmarker import Landmarker, skeleton
 from distill.models.teacher import FrozenTeacher
-from distill.profiling import Cost, cost
+from distill.profiling import cost
 from distill.training import checkpoint, distributed, engine
+from distill.training.compiling import check_compiler
+from distill.training.freezing import freeze
+from distill.training.snapshots import FOLDER as SNAPSHOTS
+from distill.training.snapshots import Snapshots
 
 CHECKPOINT = "checkpoint.pt"
 TEACHER_COPY = "teacher.safetensors"
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    run_id: str
-    run_name: str
-    model_file: Path  # the best weights by val/nme, as exported
-    report: metric.Report  # on the validation set
-    cost: Cost
-    pictures: list[Path]
-    submission: Path | None  # solution.zip, where there is a test set
-    minutes: float  # spent training, over all sessions
-
-
 def train_teacher(config: Config) -> TrainResult:
-    """Train a teacher. Raises UserError for anything the user can mend, before training starts where that is possible."""
-    if config.distill.terms:
-        raise UserError(
-            "distill.terms: a teacher learns from labels alone; use distill.student to train against a teacher."
-        )
+    """Train a teacher; where the config has distillation terms, an assistant: a teacher that has one itself, of whatever size
+    (https://arxiv.org/abs/1902.03393). Raises UserError for anything the user can mend, before training starts where that
+    is possible."""
     return _train(config, "teacher")
 
 
@@ -134,7 +125,7 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
 
     # data: read and checked whole before anything else
     paths = resolve(config.data)
-    train_set, val_set = _read(config, paths)
+    train_set, val_set = read_sets(config, paths)
     fingerprints = {"train": train_set.fingerprint, "val": val_set.fingerprint}
     if state is not None:
         _check_same(config, state, fingerprints)
@@ -145,9 +136,16 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
         )
 
     # models: everything that can be refused is refused before a run exists
-    model = Landmarker(config.model)
+    elsewhere = config.init or state is not None  # where its weights come from
+    model = skeleton(config.model) if elsewhere else Landmarker(config.model)
     if job == "student":
         check_budget(model)
+    freeze(model, config.train.freeze)
+    if config.train.compile:
+        check_compiler(processes.device)
+    init_run = ""
+    if config.init and state is None:
+        init_run = start_from(model, processes.from_main(lambda: resolve_model(config.init, config.tracking)))
     teacher, teacher_file, teacher_run = None, None, ""
     if config.distill.terms:
         if state is not None:
@@ -159,7 +157,7 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
             teacher_file, teacher_run = reference.path, reference.run_id
         teacher = FrozenTeacher(load_model(teacher_file)[0]).to(processes.device)
     distiller = Distiller(config.distill.terms, model, teacher) if teacher else None
-    objective = Objective(model, Supervision(config.loss), distiller)
+    objective = Objective(model, Supervision(config.loss), distiller, balance.make(config))
     size = config.data.size or max(model.size, teacher.model.size if teacher else 0)
     sampler = EpochSampler(len(train_set), config.train.batch_size, config.seed, processes.rank, processes.world)
     if sampler.batch_size // processes.world % config.train.accumulate:
@@ -170,7 +168,7 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
     dataset = TrainDataset(train_set, Augmenter(config.augment, size, config.seed), images)
     loader = train_loader(dataset, sampler, config.data.workers, pin=processes.device.type == "cuda")
 
-    role = "distilled" if config.distill.terms else ("control" if job == "student" else "teacher")
+    role = role_of(config, job)
     tags = {
         "distill.role": role,
         "distill.digest": configs.digest(config),
@@ -179,12 +177,15 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
         "data.is_sample": str(paths.is_sample).lower(),
         "data.skipped_images": str(len(train_set.skipped)),
         "teacher.run_id": teacher_run,
+        "init.run_id": init_run,
         "mlflow.note.content": _description(config, role, paths, train_set, val_set, teacher_run),
         **config.tracking.tags,
     }
     run_name = config.tracking.run_name or f"{config.name}-{config.model.backbone}-s{config.seed}"
     with ExitStack() as stack:
         if processes.is_main:
+            if checkpoint_path:  # two processes that train one run would ruin it
+                stack.enter_context(track.hold(checkpoint_path.parent))
             run = stack.enter_context(track.Run.start(
                 config.tracking,
                 job=job,
@@ -194,6 +195,8 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
                 tags=tags,
                 resume_id=checkpoint_path.parent.name if checkpoint_path else None,
             ))  # fmt: skip
+            if not checkpoint_path:
+                stack.enter_context(track.hold(run.work))
         run_id, work = processes.from_main(lambda: (run.id, run.work))
         if not processes.is_main:
             run = track.NullRun(work, run_id)
@@ -216,8 +219,25 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
             "teacher_run_id": teacher_run,
         }  # fmt: skip
 
+        taught = None
+        if teacher is not None and processes.is_main:  # it does not change, so it predicts once
+            taught = Taught(evaluation.predict_set(teacher.model, val_set), teacher_run)
+
         def validate(candidate: nn.Module) -> dict[str, float]:
-            return evaluation.as_metrics(evaluation.measure(evaluation.predict_set(candidate, val_set), val_set), "val")
+            found = evaluation.predict_set(candidate, val_set)
+            values = evaluation.as_metrics(evaluation.measure(found, val_set), "val")
+            if taught:
+                agreement = evaluation.agreement(found, taught.predictions, val_set)
+                values |= evaluation.agreement_metrics(agreement, "val")
+            return values
+
+        def on_epoch(epoch: int, values: dict[str, float]) -> None:
+            run.log_metrics(values, step=epoch)
+
+        snapshots = Snapshots(work / SNAPSHOTS, config.train)
+
+        def on_validated(candidate: nn.Module, epoch: int, value: float) -> None:
+            snapshots.keep(candidate, epoch, about | {"epoch": epoch, "val/nme": round(value, 4)})
 
         def on_best(candidate: nn.Module, epoch: int, value: float) -> None:
             save_model(candidate, best_file, about | {"epoch": epoch, "val/nme": round(value, 4)})
@@ -227,7 +247,7 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
                 objective,
                 loader,
                 sampler,
-                engine.Hooks(validate, lambda epoch, values: run.log_metrics(values, step=epoch), on_best),
+                engine.Hooks(validate, on_epoch, on_best, on_validated),
                 config.train,
                 processes,
                 seed=config.seed,
@@ -238,9 +258,24 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
                 resume=state,
                 label=run_name,
             )  # fmt: skip
-            result = processes.from_main(
-                lambda: _finish(config, job, run, run_name, best_file, paths, val_set, expenses, progress, teacher)
-            )
+            result = processes.from_main(lambda: finish(
+                config,
+                run,
+                run_name,
+                Made(
+                    job,
+                    role,
+                    best_file,
+                    expenses,
+                    step=progress.best_epoch + 1,
+                    minutes=progress.seconds / 60,
+                    history=progress.history,
+                    snapshots=snapshots.files(),
+                ),
+                val_set,
+                paths.test,
+                taught,
+            ))  # fmt: skip
         except (SystemExit, KeyboardInterrupt):
             if processes.is_main and (work / CHECKPOINT).is_file():
                 print(f"\nStopped and saved. Continue with: {resume_command(config, job, run_id)}", flush=True)
@@ -251,7 +286,8 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
     return result
 
 
-def _read(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet]:
+def read_sets(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet]:
+    """Training and validation set, checked. Raises UserError where they are broken, share anything, or may not be used."""
     data = config.data
     real = paths.train.resolve().name
     if real.lower().startswith("aflw"):  # under whatever name or link the config reaches it
@@ -263,71 +299,19 @@ def _read(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet]:
     return train_set, val_set
 
 
+def role_of(config: Config, job: str) -> str:
+    """What a training is to the others: teacher, assistant, control, distilled; tuned: goes on from weights, without a teacher."""
+    if job == "teacher":
+        return "assistant" if config.distill.terms else "teacher"
+    if config.distill.terms:
+        return "distilled"
+    return "tuned" if config.init else "control"
+
+
 def _description(config, role, paths, train_set, val_set, teacher_run) -> str:
-    taught = f", taught by run {teacher_run or config.teacher}" if role == "distilled" else ""
+    taught = f", taught by run {teacher_run or config.teacher}" if config.distill.terms else ""
+    taught += f", from the weights of {config.init}" if config.init else ""
     return (
         f"{role.capitalize()} `{config.name}`: {config.model.backbone} with a {config.model.head.kind} head{taught}. "
         f"Trained on {len(train_set)} images of {paths.train.name}, selected on {len(val_set)} of {paths.val.name}."
     )
-
-
-def _finish(config, job, run, run_name, best_file, paths, val_set, expenses, progress, teacher) -> TrainResult:
-    """Everything after the loop, in the main process: measure the best weights, show, export, register."""
-    best, _ = load_model(best_file)
-    predictions = {"teacher": evaluation.predict_set(teacher.model, val_set)} if teacher else {}
-    predictions[job] = evaluation.predict_set(best, val_set)
-    reports = {name: evaluation.measure(p, val_set) for name, p in predictions.items()}
-    report = reports[job]
-    best_metrics = {f"best/{key}": value for key, value in evaluation.as_metrics(report, "val").items()}
-    if teacher:
-        # student-teacher agreement: the NME between their predictions
-        norm = metric.normalizer("image", val_set.landmarks, val_set.sizes)
-        best_metrics["best/val/agreement_nme"] = metric.nme(
-            predictions[job].points, predictions["teacher"].points, norm
-        )
-    run.log_metrics(best_metrics, step=progress.best_epoch + 1)
-    out = run.work / "artifacts"
-    history: dict[str, list[tuple[int, float]]] = {}
-    for record in progress.history:
-        for key, value in record.items():
-            history.setdefault(key, []).append((int(record["epoch"]), value))
-    shown = evaluation.pictures(out / "pictures", val_set, predictions, reports, history)
-    for path in shown:
-        run.log_artifact(path, "pictures")
-    run.log_artifact(evaluation.write_json(out / "report.json", report.to_dict()), "evaluation")
-    np.savez_compressed(out / "val_predictions.npz", names=val_set.names, **vars(predictions[job]))
-    run.log_artifact(out / "val_predictions.npz", "evaluation")
-    model_file = out / MODEL_FOLDER / best_file.name
-    model_file.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(best_file, model_file)
-    run.log_artifact(model_file, MODEL_FOLDER)
-    submission = None
-    if job == "student":
-        test_set = read_set(paths.test, need_labels=False) if paths.test else None
-        exported = exporting.export(best_file, out / "export", test_set)
-        submission = exported.submission
-        run.log_artifact(exported.onnx, "onnx")
-        if submission:
-            run.log_artifact(submission, "submission")
-            run.set_tags({"submission.images": len(test_set), "submission.set": paths.test.name})
-    if config.tracking.register:
-        _register(config, job, run, report, val_set.fingerprint)
-    return TrainResult(run.id, run_name, model_file, report, expenses, shown, submission, minutes=progress.seconds / 60)
-
-
-def _register(config: Config, job: str, run, report: metric.Report, val_fingerprint: str) -> None:
-    """`newest` is the newest version; `champion` moves when val/nme is better, or the validation set is another one."""
-    name = f"distill-{job}"
-    aliases = ["newest"]
-    try:
-        holder = track.alias_holder(config.tracking, name, "champion")
-        champion = track.find_run(config.tracking, holder[1]) if holder else None
-    except UserError:  # a store that is away, or a champion whose run was deleted: neither may stop a finished run
-        champion = None
-    better = champion is None or champion.tags.get("data.val") != val_fingerprint
-    if better or report.nme < champion.metrics.get("best/val/nme", float("inf")):
-        aliases.append("champion")
-    run.register(
-        name, MODEL_FOLDER, aliases, f"val/nme {report.nme:.3f} % on validation data {val_fingerprint}",
-        {"val/nme": f"{report.nme:.4f}", "data.val": val_fingerprint},
-    )  # fmt: skip

@@ -51,13 +51,18 @@ LABEL_LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy
 
 
 def heatmap_mse(student: Tensor, teacher: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Squared difference of the two distributions, relative to the teacher's own power."""
+    """Squared difference of the two distributions, relative to the teacher's own power; on one-dimensional heads summed over
+    the two axes, each relative to its own."""
     ones = torch.ones(student.shape[:2], dtype=student.dtype, device=student.device)
-    return mse(student, torch.softmax(_flat(teacher.detach(), dims), dim=-1).view_as(teacher), ones, dims)
+    return mse(student, torch.softmax(_flat(teacher.detach(), dims), dim=-1).reshape(teacher.shape), ones, dims)
 
 
 def heatmap_kl(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperature: float = 1.0) -> Tensor:
-    """T^2 KL(teacher || student) of the spatial softmax of logits / T (Hinton et al., https://arxiv.org/abs/1503.02531)."""
+    """T^2 KL(teacher || student) of the softmax of logits / T (Hinton et al., https://arxiv.org/abs/1503.02531).
+
+    On one-dimensional heads (SimCC, https://arxiv.org/abs/2107.03332) it is the logit loss of DWPose
+    (https://arxiv.org/abs/2307.15880): summed over the two axes, every point counts, its beta being 1 / T; only T^2 is ours.
+    """
     log_s = torch.log_softmax(_flat(student, dims) / temperature, dim=-1)
     log_t = torch.log_softmax(_flat(teacher.detach(), dims) / temperature, dim=-1)
     divergence = (log_t.exp() * (log_t - log_s)).sum(-1)
@@ -75,10 +80,3 @@ def heatmap_channel(student: Tensor, teacher: Tensor, dims: tuple[int, ...], tem
     scale = t.std(dim=-1, keepdim=True).clamp_min(1e-4) * temperature / 4.0
     log_s, log_t = torch.log_softmax(s / scale, dim=-1), torch.log_softmax(t / scale, dim=-1)
     return _per_point((log_t.exp() * (log_t - log_s)).sum(-1)).mean()
-
-
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "heatmap_mse": heatmap_mse,
-    "heatmap_kl": heatmap_kl,
-    "heatmap_channel": heatmap_channel,
-}

@@ -1,7 +1,8 @@
-"""Supervised losses on coordinates. Pure functions, mean-reduced.
+"""Losses on coordinates, against labels and against a teacher. Pure functions, mean-reduced.
 
 All take pred and target (B, P, 2) as fractions of the input side and a weight (B, P) that is 0 where a point is not to be
-learned from; they divide by B * P, not by the sum of the weights, so that the mean over processes is the global mean.
+learned from. Those against labels divide by B * P, not by the sum of the weights, so that the mean over processes is the
+global mean.
 """
 
 from __future__ import annotations
@@ -48,3 +49,18 @@ def expected_error(error: Tensor, pred: Tensor, target: Tensor, weight: Tensor) 
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"l1": l1, "smooth_l1": smooth_l1, "wing": wing, "nme": nme}
+
+
+# ---------------------------------------------------------------------------- against a teacher
+
+
+def teacher_distance(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean distance to the teacher's points, each weighing as much as the teacher is sure of it.
+
+    target: the teacher's points; weight: its confidence (B, P) in 0..1. Weights are divided by their sum per image: they tell
+    which points of a face to trust, not which faces, and a teacher that is unsure throughout still teaches at full strength.
+    No gradient flows to either.
+    """
+    target, weight = target.detach(), weight.detach()
+    distance = ((pred - target).square().sum(-1) + 1e-12).sqrt()
+    return ((distance * weight).sum(-1) / weight.sum(-1).clamp_min(1e-6)).mean()

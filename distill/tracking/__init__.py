@@ -10,11 +10,15 @@ UserError with one sentence when there is no answer.
     spool.py        the local queue of such events, and its upload
     run.py          Run, NullRun
     lookup.py       finding runs, artifacts, registered models
+    after.py        what is said about a run from outside
+    locks.py        which process is at work on what
     environment.py  code revision, package versions, hardware
 """
 
 from __future__ import annotations
 
+from distill.tracking.after import add_artifacts, end_run
+from distill.tracking.locks import Held, exclusive, hold, is_held
 from distill.tracking.lookup import (
     RunInfo,
     alias_holder,
@@ -25,23 +29,32 @@ from distill.tracking.lookup import (
     metric_history,
     newest_run,
     resolve_registry,
+    runs_tagged,
 )
 from distill.tracking.run import NullRun, Run
-from distill.tracking.spool import upload
+from distill.tracking.spool import send_spooled, upload
 from distill.tracking.store import store_root, tracking_uri, work_dir
 
 __all__ = [
+    "Held",
     "NullRun",
     "Run",
     "RunInfo",
+    "add_artifacts",
     "alias_holder",
     "artifact_path",
     "best_run",
+    "end_run",
+    "exclusive",
     "find_run",
+    "hold",
+    "is_held",
     "list_runs",
     "metric_history",
     "newest_run",
     "resolve_registry",
+    "runs_tagged",
+    "send_spooled",
     "store_root",
     "tracking_uri",
     "upload",

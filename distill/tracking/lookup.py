@@ -49,7 +49,7 @@ def find_run(tracking: TrackingConfig, ref: str) -> RunInfo:
         spool = Spool.find(store_root(tracking), ref)
         if spool is not None and spool.run_id is None:
             return _spooled(spool)
-    found = _reach(tracking, lambda client: _candidates(client, ref))
+    found = reach(tracking, lambda client: _candidates(client, ref))
     if not found:
         raise UserError(
             f"There is no run '{ref}' in {_place(tracking)}; expected a run id, the first 6 or more characters of one, "
@@ -64,15 +64,21 @@ def find_run(tracking: TrackingConfig, ref: str) -> RunInfo:
 def newest_run(tracking: TrackingConfig, job: str, tags: dict[str, str]) -> RunInfo | None:
     """The FINISHED run of this job and with these tags that ended last, in any experiment."""
     where = _where(job, tags)
-    found = _reach(tracking, lambda client: _search(client, where, "attributes.end_time DESC", limit=1))
+    found = reach(tracking, lambda client: _search(client, where, "attributes.end_time DESC", limit=1))
     return _info(found[0]) if found else None
+
+
+def runs_tagged(tracking: TrackingConfig, job: str, tags: dict[str, str]) -> list[RunInfo]:
+    """All runs of this job with these tags, in whatever state and experiment, newest first."""
+    where = _wanted(job, tags)
+    return [_info(run) for run in reach(tracking, lambda client: _search(client, where))]
 
 
 def best_run(
     tracking: TrackingConfig, job: str, metric: str, tags: dict[str, str], mode: str = "min"
 ) -> RunInfo | None:
     """The FINISHED run whose last value of `metric` is the smallest (`mode="max"`: largest); runs without it do not count."""
-    runs = [_info(run) for run in _reach(tracking, lambda client: _search(client, _where(job, tags)))]
+    runs = [_info(run) for run in reach(tracking, lambda client: _search(client, _where(job, tags)))]
     runs = [run for run in runs if math.isfinite(run.metrics.get(metric, math.nan))]
     sign = -1 if mode == "max" else 1
     return min(runs, key=lambda run: sign * run.metrics[metric], default=None)
@@ -86,12 +92,12 @@ def list_runs(tracking: TrackingConfig, job: str | None = None) -> list[RunInfo]
         experiment = client.get_experiment_by_name(tracking.experiment)
         return _search(client, where, experiments=[experiment.experiment_id]) if experiment else []
 
-    return [_info(run) for run in _reach(tracking, search)]
+    return [_info(run) for run in reach(tracking, search)]
 
 
 def metric_history(tracking: TrackingConfig, run_id: str, key: str) -> list[tuple[int, float]]:
     """(step, value) of every logged point, by step. Raises UserError if the run has no such metric."""
-    points = _reach(tracking, lambda client: client.get_metric_history(run_id, key), f"There is no run '{run_id}'")
+    points = reach(tracking, lambda client: client.get_metric_history(run_id, key), f"There is no run '{run_id}'")
     if not points:
         raise UserError(f"Run {run_id} has no metric '{key}' in {_place(tracking)}.")
     return [(point.step, point.value) for point in sorted(points, key=lambda point: (point.step, point.timestamp))]
@@ -99,7 +105,7 @@ def metric_history(tracking: TrackingConfig, run_id: str, key: str) -> list[tupl
 
 def artifact_path(tracking: TrackingConfig, run_id: str, path: str) -> Path:
     """Local path of a run's artifact, file or folder; fetched into `<store>/downloads/` if the server keeps it."""
-    run = _reach(tracking, lambda client: client.get_run(run_id), f"There is no run '{run_id}'")
+    run = reach(tracking, lambda client: client.get_run(run_id), f"There is no run '{run_id}'")
     nothing = f"Run {run_id} has no artifact '{path}' in {_place(tracking)}."
     place = urlsplit(run.info.artifact_uri)
     if place.scheme in ("", "file"):
@@ -118,7 +124,7 @@ def artifact_path(tracking: TrackingConfig, run_id: str, path: str) -> Path:
             return None
         return Path(client.download_artifacts(run_id, path, str(target)))
 
-    found = _reach(tracking, fetch)
+    found = reach(tracking, fetch)
     if found is None:
         raise UserError(nothing)
     return found
@@ -136,7 +142,7 @@ def resolve_registry(tracking: TrackingConfig, ref: str) -> tuple[str, Path]:
             return client.get_model_version_by_alias(name, alias)
         return client.get_model_version(name, version)
 
-    found = _reach(tracking, get, f"There is no registered model '{ref}'")
+    found = reach(tracking, get, f"There is no registered model '{ref}'")
     source = re.fullmatch(r"runs:/([^/]+)/?(.*)", found.source)
     if not source:
         raise UserError(f"'{ref}' was not registered by this package (its source is '{found.source}').")
@@ -153,7 +159,7 @@ def alias_holder(tracking: TrackingConfig, name: str, alias: str) -> tuple[str, 
             return None
         return str(found.version), found.run_id
 
-    return _reach(tracking, get)
+    return reach(tracking, get)
 
 
 def by_key(client: MlflowClient, key: str) -> str | None:
@@ -165,7 +171,8 @@ def by_key(client: MlflowClient, key: str) -> str | None:
 # ---------------------------------------------------------------------------------------------------- inside
 
 
-def _reach(tracking: TrackingConfig, question: Any, nothing: str = "There is no such entry") -> Any:
+def reach(tracking: TrackingConfig, question: Any, nothing: str = "There is no such entry") -> Any:
+    """`question(client)`. Raises UserError where the store is away, or has nothing of the kind (`nothing` says what)."""
     try:
         return patiently(lambda: question(connect(tracking)))
     except ServerAway as away:
@@ -183,9 +190,12 @@ def _quote(value: str) -> str:
 
 
 def _where(job: str, tags: dict[str, str]) -> str:
+    return f"{_wanted(job, tags)} and attributes.status = 'FINISHED'"
+
+
+def _wanted(job: str, tags: dict[str, str]) -> str:
     wanted = {"distill.job": job, **tags}
-    parts = [f"tags.`{key}` = {_quote(str(value))}" for key, value in wanted.items()]
-    return " and ".join([*parts, "attributes.status = 'FINISHED'"])
+    return " and ".join(f"tags.`{key}` = {_quote(str(value))}" for key, value in wanted.items())
 
 
 def _candidates(client: MlflowClient, ref: str) -> list[MlflowRun]:

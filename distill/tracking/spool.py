@@ -218,6 +218,13 @@ def upload(folders: list[Path], uri: str = "") -> bool:
     return done
 
 
+def send_spooled(root: Path, uri: str) -> None:
+    """Upload what earlier runs of the store at `root` could not send; what cannot be sent now stays where it is."""
+    for file in sorted(root.glob("offline/*/events.jsonl")):
+        with contextlib.suppress(ServerAway, UserError):
+            Spool(file.parent).replay(uri)
+
+
 def _write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value), encoding="utf-8")

@@ -27,7 +27,9 @@ from distill.data.loading import EpochSampler
 from distill.distiller import Objective
 from distill.errors import UserError
 from distill.training import checkpoint
+from distill.training.compiling import compile_objective
 from distill.training.distributed import Processes
+from distill.training.freezing import train_mode
 from distill.training.interrupt import Interrupted, StopRequest
 from distill.training.optimisation import WeightAverage, lr_at, make_optimizer
 
@@ -59,6 +61,7 @@ class Hooks:
     validate: Callable[[nn.Module], dict[str, float]]  # model in eval mode -> metrics, `val/nme` among them
     on_epoch: Callable[[int, dict[str, float]], None]  # after each epoch: number from 1, metrics
     on_best: Callable[[nn.Module, int, float], None]  # new best weights: model, epoch from 1, val/nme
+    on_validated: Callable[[nn.Module, int, float], None] = lambda *_: None  # likewise, after every validation
 
 
 def seed_everything(seed: int) -> None:
@@ -98,7 +101,8 @@ def fit(
     """
     device = processes.device
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
-    objective.to(device).train()
+    objective.to(device)
+    train_mode(objective, config.freeze)
     objective.student.to(memory_format=memory)
     student = objective.student
     average = WeightAverage(student, config.ema)
@@ -112,6 +116,8 @@ def fit(
     module = processes.wrap(objective)
     if module is not objective:
         student = module.module.student  # synchronised batch norms replace the original ones
+    if config.compile:
+        compile_objective(objective)  # after the average was copied from it, which stays eager
     dtype = autocast_dtype(config, device)
     per_epoch = len(sampler)
     steps = config.epochs * per_epoch
@@ -157,6 +163,7 @@ def fit(
             names = ["train/loss", "train/points_outside", *(f"train/raw/{name}" for name in raw)]
             named = dict(zip(names, told, strict=True))
             named |= {f"train/weighted/{n}": v * weights[n] for n, v in zip(raw, told[2:], strict=True)}
+            named |= {f"train/scale/{n}": scale for n, scale in objective.scales().items()}
             for name, value in named.items():
                 values[name] = values.get(name, 0.0) + value / parts
         limit = config.clip or math.inf
@@ -182,7 +189,7 @@ def fit(
             bar.set_description(f"{label} {progress.epoch + 1}/{config.epochs}")
             epoch_start, first_batch, saved_at = time.monotonic(), progress.batch, time.monotonic()
             sampler.set_position(progress.epoch, progress.batch)
-            objective.train()
+            train_mode(objective, config.freeze)
             for batch in loader:
                 for name, value in one_step(batch).items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
@@ -204,8 +211,10 @@ def fit(
             number = progress.epoch + 1
             if number % config.val_every == 0 or number == config.epochs:
                 measured = processes.from_main(lambda: hooks.validate(average.model))
-                objective.train()  # without a weight average the model itself was put into eval mode
+                train_mode(objective, config.freeze)  # without an average the model itself was put into eval mode
                 metrics |= measured
+                if processes.is_main:
+                    hooks.on_validated(average.model, number, measured[SELECT])
                 if measured[SELECT] < progress.best:
                     progress.best, progress.best_epoch = measured[SELECT], progress.epoch
                     if processes.is_main:

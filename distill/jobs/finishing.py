@@ -1,0 +1,132 @@
+"""What every model goes through once its weights are made: measured, shown, exported, registered, in its own run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distill import metrics as metric
+from distill import tracking as track
+from distill.config import Config
+from distill.data.annotations import LandmarkSet, read_set
+from distill.errors import UserError
+from distill.jobs import evaluation, exporting
+from distill.jobs.references import MODEL_FOLDER
+from distill.models.files import load_model
+from distill.profiling import Cost
+from distill.training.snapshots import FOLDER as SNAPSHOTS
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    run_id: str
+    run_name: str
+    model_file: Path  # the best weights by val/nme, as exported
+    report: metric.Report  # on the validation set
+    cost: Cost
+    pictures: list[Path]  # none where tracking.outputs is light
+    submission: Path | None  # solution.zip, where there is a test set (and outputs are full)
+    minutes: float  # spent training, over all sessions
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model that is ready, and what is known of it."""
+
+    job: str  # teacher or student: what it is, and the name of its file
+    role: str  # teacher, assistant, control, distilled, tuned, averaged
+    file: Path  # the weights
+    cost: Cost
+    step: int  # at which `best/...` is logged: the epoch of the weights, from 1
+    minutes: float  # spent training, over all sessions
+    history: Sequence[dict[str, float]] = ()  # one dict of metrics an epoch, `epoch` among them
+    snapshots: Sequence[Path] = ()  # weights of late epochs
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A model's teacher as the validation set shows it."""
+
+    predictions: evaluation.Predictions
+    run_id: str  # empty for a file that no run of this store made
+
+
+def finish(
+    config: Config, run, run_name: str, made: Made, val_set: LandmarkSet, test: Path | None, taught: Taught | None
+) -> TrainResult:
+    """Measure `made` on the validation set and keep all of it in `run`. test: folder of unlabelled images, for students.
+
+    With tracking.outputs light: metrics, report, predictions and the model file, and nothing that takes long.
+    """
+    out = run.work / "artifacts"
+    label = "assistant" if made.role == "assistant" else made.job
+    predictions = {"teacher": taught.predictions} if taught else {}
+    predictions[label] = evaluation.predict_set(load_model(made.file)[0], val_set)
+    reports = {name: evaluation.measure(found, val_set) for name, found in predictions.items()}
+    report = reports[label]
+    values = evaluation.as_metrics(report, "val")
+    if taught:
+        agreement = evaluation.agreement(predictions[label], taught.predictions, val_set)
+        values |= evaluation.agreement_metrics(agreement, "val")
+        details = {"nme": agreement.nme, "by_region": agreement.by_region, "per_point": agreement.per_point.tolist()}
+        file = evaluation.write_json(out / "agreement.json", details | {"teacher_run_id": taught.run_id})
+        run.log_artifact(file, "evaluation")
+    best = {f"best/{key}": value for key, value in values.items()}
+    run.log_metrics(best | {"train/minutes": made.minutes}, step=made.step)
+    run.log_artifact(evaluation.write_json(out / "report.json", report.to_dict()), "evaluation")
+    np.savez_compressed(out / "val_predictions.npz", names=val_set.names, **vars(predictions[label]))
+    run.log_artifact(out / "val_predictions.npz", "evaluation")
+    model_file = out / MODEL_FOLDER / made.file.name
+    model_file.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(made.file, model_file)
+    run.log_artifact(model_file, MODEL_FOLDER)
+    for file in made.snapshots:
+        run.log_artifact(file, SNAPSHOTS)
+    shown, submission = [], None
+    if config.tracking.outputs == "full":
+        history: dict[str, list[tuple[int, float]]] = {}
+        for record in made.history:
+            for key, value in record.items():
+                history.setdefault(key, []).append((int(record["epoch"]), value))
+        shown = evaluation.pictures(out / "pictures", val_set, predictions, reports, history)
+        for path in shown:
+            run.log_artifact(path, "pictures")
+        if made.job == "student":
+            submission = _export(run, made.file, out / "export", test)
+    if config.tracking.register:
+        _register(config, made, run, report, val_set.fingerprint)
+    return TrainResult(run.id, run_name, model_file, report, made.cost, shown, submission, made.minutes)
+
+
+def _export(run, model_file: Path, out: Path, test: Path | None) -> Path | None:
+    """ONNX and, where there are images to predict, the submission."""
+    test_set = read_set(test, need_labels=False) if test else None
+    exported = exporting.export(model_file, out, test_set)
+    run.log_artifact(exported.onnx, "onnx")
+    if exported.submission:
+        run.log_artifact(exported.submission, "submission")
+        run.set_tags({"submission.images": len(test_set), "submission.set": test.name})
+    return exported.submission
+
+
+def _register(config: Config, made: Made, run, report: metric.Report, val_fingerprint: str) -> None:
+    """`newest` is the newest version; `champion` moves when val/nme is better, or the validation set is another one."""
+    # an assistant is of the teachers' job, but no student means it by "the newest teacher"
+    name = f"distill-{made.role if made.role == 'assistant' else made.job}"
+    aliases = ["newest"]
+    try:
+        holder = track.alias_holder(config.tracking, name, "champion")
+        champion = track.find_run(config.tracking, holder[1]) if holder else None
+    except UserError:  # a store that is away, or a champion whose run was deleted: neither may stop a finished run
+        champion = None
+    better = champion is None or champion.tags.get("data.val") != val_fingerprint
+    if better or report.nme < champion.metrics.get("best/val/nme", float("inf")):
+        aliases.append("champion")
+    run.register(
+        name, MODEL_FOLDER, aliases, f"val/nme {report.nme:.3f} % on validation data {val_fingerprint}",
+        {"val/nme": f"{report.nme:.4f}", "data.val": val_fingerprint},
+    )  # fmt: skip

@@ -1,0 +1,217 @@
+"""Trainings in processes of their own, several at a time, each with its part of the machine.
+
+A worker is `python -m distill.ablation cell SPEC`. It sits in a session of its own, so that Ctrl-C reaches the runner
+alone, which then asks every worker once to save and stop; and it watches its runner, so that it does the same when that is
+killed outright.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill.jobs.plan import Cell, Identity, Outcome
+
+BUSY = 75  # exit code of a worker that found another process at its training
+PATIENCE = 5.0  # seconds before a training that another process is at is looked at again
+GLANCE = 0.2  # seconds between looks at the workers
+
+
+@dataclass(frozen=True)
+class Task:
+    cell: Cell
+    identity: Identity
+    tags: dict[str, str]
+    log: Path  # what workers say, one after the other
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several workers at a time has of the machine."""
+
+    threads: int
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Worker:
+    task: Task
+    process: subprocess.Popen
+    log_start: int  # where in the log its own words begin
+
+
+@dataclass(frozen=True)
+class Ended:
+    task: Task
+    outcome: Outcome | None  # None: it failed
+    error: str = ""
+
+
+def shares(workers: int, device: str, gpus: int) -> list[Share]:
+    """The machine in equal parts: its cores, and its GPUs in turn. device: auto, cpu or cuda."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, (int(said) if said.isdigit() and int(said) else cores) // workers)
+    common = {"OMP_NUM_THREADS": str(threads)}
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = names or [str(index) for index in range(gpus)]
+    if device == "cpu" or gpus < 2:
+        return [Share(threads, common)] * workers
+    return [Share(threads, {**common, "CUDA_VISIBLE_DEVICES": names[i % len(names)]}) for i in range(workers)]
+
+
+def work_off(
+    tasks: Sequence[Task],
+    parts: Sequence[Share],
+    is_busy: Callable[[Task], bool],
+    on_end: Callable[[Ended], None],
+) -> None:
+    """Have every task done, in this order, as many at a time as there are parts; `on_end` hears of each.
+
+    A task that another process is at waits until that one is through. However this call ends, its workers are asked to save
+    and waited for.
+    """
+    waiting = [(task, 0.0) for task in tasks]  # with the moment from which on it may be tried
+    live: dict[int, Worker] = {}  # by part
+    try:
+        while waiting or live:
+            for part in [i for i in range(len(parts)) if i not in live]:
+                ready = next((i for i, (_, after) in enumerate(waiting) if after <= time.monotonic()), None)
+                if ready is None:
+                    break
+                task, _ = waiting.pop(ready)
+                if is_busy(task):
+                    waiting.append((task, time.monotonic() + PATIENCE))
+                else:
+                    live[part] = _start(task, parts[part])
+            time.sleep(GLANCE)
+            for part, worker in list(live.items()):
+                code = worker.process.poll()
+                if code is None:
+                    continue
+                del live[part]
+                if code == BUSY:
+                    waiting.append((worker.task, time.monotonic() + PATIENCE))
+                else:
+                    on_end(_ended(worker, code))
+    finally:
+        _stop(live.values())
+
+
+def work(spec_file: Path) -> None:
+    """A worker's whole life. Exit code BUSY: another process is at this training."""
+    spec = json.loads(spec_file.read_text(encoding="utf-8"))
+    _follow(spec["runner"])
+
+    from distill import config as configs
+    from distill.jobs import plan
+    from distill.tracking import Held
+
+    cell = plan.Cell(spec["name"], spec["job"], configs.from_dict(spec["config"]))
+    try:
+        outcome = plan.settle(cell, spec["tags"], wait=False)
+    except Held:
+        sys.exit(BUSY)
+    _write(Path(spec["result"]), dataclasses.asdict(outcome))
+
+
+def last_words(log: Path, start: int = 0) -> str:
+    """The line of a worker's log, from byte `start` on, that says why it failed."""
+    try:
+        text = log.read_bytes()[start:].decode(errors="replace")
+    except OSError:
+        return "it left no log"
+    said = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    errors = [line for line in said if line.startswith("error: ")]
+    return (errors or said or ["it said nothing"])[-1].removeprefix("error: ")
+
+
+# ---------------------------------------------------------------------------------------------------- inside
+
+
+def _start(task: Task, share: Share) -> Worker:
+    from distill import config as configs
+
+    config = task.cell.config
+    train = dataclasses.replace(config.train, threads=config.train.threads or share.threads)
+    spec: dict[str, Any] = {
+        "runner": os.getpid(),
+        "name": task.cell.name,
+        "job": task.cell.job,
+        "config": configs.to_dict(dataclasses.replace(config, train=train)),
+        "tags": task.tags,
+        "result": str(_beside(task.log, "result")),
+    }
+    _write(_beside(task.log, "spec"), spec)
+    with open(task.log, "ab") as log:
+        start = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distill.ablation", "cell", str(_beside(task.log, "spec"))],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share.environment},
+            start_new_session=True,
+        )  # fmt: skip
+    return Worker(task, process, start)
+
+
+def _ended(worker: Worker, code: int) -> Ended:
+    from distill.jobs.plan import Outcome
+
+    task, outcome = worker.task, None
+    file = _beside(task.log, "result")
+    if code == 0 and file.is_file():
+        outcome = Outcome(**json.loads(file.read_text(encoding="utf-8")))
+    _forget(task)
+    why = last_words(task.log, worker.log_start)
+    if code < 0:
+        why = f"ended by {signal.Signals(-code).name} after: {why}"
+    return Ended(task, outcome, "" if outcome else why)
+
+
+def _beside(log: Path, kind: str) -> Path:
+    """What this runner and its worker tell each other; another runner of the same file has files of its own."""
+    return log.with_name(f"{log.name}.{os.getpid()}.{kind}.json")
+
+
+def _write(file: Path, value: dict[str, Any]) -> None:
+    """Keys stay in their order: that of terms and photometric steps is part of what a config computes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def _forget(task: Task) -> None:
+    for kind in ("spec", "result"):
+        _beside(task.log, kind).unlink(missing_ok=True)
+
+
+def _stop(workers: Collection[Worker]) -> None:
+    """Ask each once: a second signal would not let it save."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.wait()
+        _forget(worker.task)
+
+
+def _follow(runner: int) -> None:
+    """Stop, as on a signal, once the runner is gone: nobody would look after this process then."""
+
+    def watch() -> None:
+        while os.getppid() == runner:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
