@@ -96,10 +96,14 @@ def test_both_files_are_among_the_artifacts_of_the_students_run(written, tiny, r
 def test_an_experiment_gives_its_best_student_and_lists_the_rest(tiny, runs):
     store = tiny.tracking
     found = reporting.of_experiment(store.experiment, store)
-    roles = {run.role: run.id for run in found.runs}
-    assert roles == {"teacher": runs[0].id, "control": runs[1].id, "distilled": runs[2].id}
-    listed = {run.id for run in tracking.list_runs(store) if run.status == "FINISHED"} - set(roles.values())
-    assert {run.id for run in found.others} <= listed
+    finished = [run for run in tracking.list_runs(store) if run.status == "FINISHED" and "best/val/nme" in run.metrics]
+    taught = [run.metrics["best/val/nme"] for run in finished if run.tags["distill.role"] == "distilled"]
+    student = min((run for run in found.runs if run.role == "distilled"), key=lambda run: run.nme)
+    assert student.nme == min(taught)
+    assert {run.role for run in found.runs} == {"teacher", "control", "distilled"}
+    assert student.teacher_id in {run.id for run in found.runs}
+    shown, rest = {run.id for run in found.runs}, {run.id for run in found.others}
+    assert not shown & rest and shown | rest == {run.id for run in finished}
 
 
 def test_a_set_that_moved_leaves_the_logged_pictures_and_says_so(tiny, runs, tmp_path):

@@ -44,9 +44,12 @@ def compile_objective(objective: Objective) -> None:
     for module in parts:
         # not module.compile(): that would take the module's own hooks inside
         module.forward = torch.compile(module.forward)
+    torch.compiler.reset()  # graphs of an earlier training in this process, under its settings
     if objective.balance is not None:
-        # it asks for gradients of single terms first, and buffers that a compiled backward frees would be missed then
+        # It asks for gradients of single terms first, and a compiled backward may use up what the whole one needs then. The
+        # cache on disk does not tell graphs that do so from those that do not: without a tag the gradients would be wrong.
         functorch.donated_buffer = False
+        torch.compiler.config.cache_key_tag = "distill: one graph, several backwards"
 
 
 def compilable(model: nn.Module, taps: Iterable[str]) -> list[str]:
