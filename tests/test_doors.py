@@ -72,6 +72,11 @@ def test_help(door):
         ("export", ["bundled", "--out", "x", "--images", "absent"], ["--images 'absent'"]),
         ("predict", ["bundled", "absent"], ["absent", "not a folder"]),
         ("demo", ["train.lr=-1"], ["train.lr"]),
+        ("average", [], ["RUN|FILE", "--help"]),
+        ("average", ["bundled", "--data", "absent"], ["--data 'absent'"]),
+        ("recipe", ["train.lr=1"], ["--config"]),
+        ("recipe", ["--config", "experiments/recipes/dwpose.yaml", "train.lr=-1"], ["stage 'distill'", "train.lr"]),
+        ("recipe", ["--config", "experiments/recipes/dwpose.yaml", "data.root=absent"], ["'absent' (from data.root)"]),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -253,7 +253,8 @@ def store(tmp_path_factory, given) -> tuple[TrackingConfig, dict[str, str]]:
         ("old", "teacher", "aaa"), ("new", "teacher", "aaa"), ("other", "teacher", "bbb"), ("pupil", "student", "aaa"),
         ("two", "student", "aaa"), ("broken", "teacher", "aaa"),
     ):  # fmt: skip
-        run = Run.start(tracking, job=job, run_name=name, params={}, config_yaml="", tags={"data.train": data})
+        tags = {"data.train": data, "distill.role": job}
+        run = Run.start(tracking, job=job, run_name=name, params={}, config_yaml="", tags=tags)
         ids[name] = run.id
         try:
             with run:

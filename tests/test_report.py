@@ -14,7 +14,7 @@ from distill import metrics
 from distill.config import AugmentConfig, Config, StepConfig, TermConfig, TrainConfig
 from distill.errors import UserError
 from distill.figures import report as drawing
-from distill.reporting import approach, comparing, html, pdf
+from distill.reporting import approach, comparing, html, pdf, wording
 from distill.reporting.composing import compose
 from distill.reporting.document import PAGE, Passage, Table
 from distill.reporting.facts import Findings
@@ -171,6 +171,24 @@ def test_an_ablation_says_plainly_what_helps(document):
         t for _, s in document.parts for x in s for b in x.blocks if isinstance(b, Passage) for t in b.text
     )
     assert "Better than 'control': variant 3" in words
+
+
+def test_the_ablation_that_holds_the_student_comes_first():
+    others = (made.ablation(2, "A question"), dataclasses.replace(made.ablation(2, "B question"), rows=()))
+    about = dataclasses.replace(made.ablation(2, "Z question"), seeds=1)
+    rows = (about.rows[0], dataclasses.replace(about.rows[1], run_ids=(made.run_id("distilled", 0),)))
+    about = dataclasses.replace(about, rows=rows)
+    document = compose(Findings(made.trio(), ablations=(*others, about)), "", "")
+    titles = [section.title for _, sections in document.parts for section in sections if "question" in section.title]
+    assert titles == ["Ablation: Z question", "Ablation: A question", "Ablation: B question"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b and c"), (["a, b", "c", "d"], "a, b; c; and d")],
+)
+def test_lists_are_told_so_that_commas_are_clear(words, told):
+    assert wording.listed(words) == told
 
 
 # ---------------------------------------------------------------------------------------------------- the page

@@ -40,7 +40,7 @@ def runs(tiny):
 def written(tiny, runs, tmp_path_factory):
     """A report of control and student, named in two ways; the teacher is found by the student's tag."""
     return reporting.report(
-        [runs[1].name, runs[2].id[:10]], tiny.tracking, tmp_path_factory.mktemp("out") / "new" / "folder"
+        [runs[1].id, runs[2].id[:10]], tiny.tracking, tmp_path_factory.mktemp("out") / "new" / "folder"
     )
 
 
@@ -103,7 +103,8 @@ def test_an_experiment_gives_its_best_student_and_lists_the_rest(tiny, runs):
     assert {run.role for run in found.runs} == {"teacher", "control", "distilled"}
     assert student.teacher_id in {run.id for run in found.runs}
     shown, rest = {run.id for run in found.runs}, {run.id for run in found.others}
-    assert not shown & rest and shown | rest == {run.id for run in finished}
+    compared = {run_id for table in found.ablations for row in table.rows for run_id in row.run_ids}
+    assert not (shown | compared) & rest and shown | compared | rest >= {run.id for run in finished}
 
 
 def test_a_set_that_moved_leaves_the_logged_pictures_and_says_so(tiny, runs, tmp_path):
@@ -183,6 +184,22 @@ def test_a_run_that_is_not_finished_is_refused(tiny):
         reporting.of_runs([run.id], tiny.tracking)
     with pytest.raises(UserError, match="1 run, none of them finished"):
         reporting.of_experiment("halves", tiny.tracking)
+
+
+def test_one_broken_run_does_not_stop_the_report_of_an_experiment(tiny, runs, monkeypatch):
+    broken = runs[0].id
+
+    def read(info, store):
+        if info.id == broken:
+            raise UserError("made by another version")
+        return original(info, store)
+
+    original = reporting._light
+    monkeypatch.setattr(reporting, "_light", read)
+    monkeypatch.setattr(reporting, "_with_teachers", lambda runs, _: list(runs))
+    found = reporting.of_experiment(tiny.tracking.experiment, tiny.tracking)
+    assert any(remark.startswith("1 run could not be read") for remark in found.remarks)
+    assert broken not in {run.id for run in (*found.runs, *found.others)}
 
 
 def test_runs_of_other_jobs_and_empty_experiments_are_refused(tiny):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 4.6  # inches
+LABEL = 30  # characters beside a row of a forest plot
 BUDGET = 15  # MB, challenge rule 3
 PAGE_ROLES = {"teacher": "#3b6fb6", "control": "#8d96a3", "distilled": "#f07f13"}
 RULE = "#c9ced6"
@@ -239,7 +240,7 @@ def differences(rows: Sequence[Difference], unit: str = "difference from the con
     longest = max(len(row.label) for row in rows)
     height = 0.29 * len(rows) + 0.6
     figure = new_figure(WIDTH, height)
-    left = min(0.5, 0.05 + 0.0165 * min(longest, 26))
+    left = 0.05 + 0.0155 * min(longest, LABEL)
     axes = figure.add_axes((left, 0.46 / height, 0.965 - left, 1 - 0.56 / height))
     style_axes(axes, "", unit, grid="x")
     axes.axvline(0, color=MUTED, linewidth=1)
@@ -249,7 +250,9 @@ def differences(rows: Sequence[Difference], unit: str = "difference from the con
         axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round", zorder=3)
         axes.plot([row.mean], [y], "o", color=colour if row.clear else "white", markeredgecolor=colour, markersize=6.5,
                   markeredgewidth=1.6, zorder=4)  # fmt: skip
-    axes.set_yticks(range(len(rows)), [row.label if len(row.label) <= 26 else row.label[:25] + "…" for row in rows])
+    axes.set_yticks(
+        range(len(rows)), [row.label if len(row.label) <= LABEL else f"{row.label[: LABEL - 1]}…" for row in rows]
+    )
     axes.tick_params(axis="y", labelsize=9, colors=INK)
     axes.tick_params(axis="x", labelsize=8.5)
     axes.xaxis.label.set_size(8.5)

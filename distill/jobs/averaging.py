@@ -168,8 +168,10 @@ def average(
     """Average models into one (method: uniform or greedy), in a run of its own that is finished as a trained model's is.
 
     config: what the members were trained by; its data and tracking say where to measure and where to keep. data: another
-    labelled set to measure and select on. resume_id: a run of this very average that was cut. Raises UserError where the members are not of one architecture, and where the
-    validation set is one that a member was trained on, or not the one that it was selected on and not asked for.
+    labelled set to measure and select on. resume_id: a run of this very average that was cut.
+
+    Raises UserError where the members are not of one architecture, and where the validation set is one that a member was
+    trained on, or not the one that they were selected on and not asked for.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)

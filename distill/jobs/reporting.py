@@ -22,7 +22,7 @@ from distill.jobs import picturing
 from distill.jobs.ablation import TABLE_FILE
 from distill.jobs.table import Table
 from distill.reporting import comparing, html, pdf
-from distill.reporting.composing import compose
+from distill.reporting.composing import cast_of, compose
 from distill.reporting.facts import ROLES, Ablation, AblationRow, Dataset, Effect, Findings, RunFacts
 from distill.reporting.wording import counted, listed, sentence
 from distill.tracking import RunInfo
@@ -74,11 +74,6 @@ def report(
     return Written(page, paper.path, paper.pages, document.statement, paper.left_out, run_id)
 
 
-def cast_of(findings: Findings) -> comparing.Cast:
-    """The runs as models, and which of them plays which part."""
-    return comparing.Cast(tuple(comparing.models(findings.runs)))
-
-
 # ---------------------------------------------------------------------------------------------------- choosing
 
 
@@ -111,7 +106,13 @@ def of_experiment(name: str, tracking: TrackingConfig) -> Findings:
             f"Experiment '{name}' has {there} in {_place(tracking)}; expected a finished teacher or student."
         )
     parents = _newest_each(info for info in infos if info.job == "ablation")
-    light = [_light(info, tracking) for info in finished if info.job in ("teacher", "student")]
+    light, broken = [], 0
+    for info in finished:
+        if info.job in ("teacher", "student"):
+            try:
+                light.append(_light(info, tracking))
+            except UserError:  # an old run among many need not stop the report of the others
+                broken += 1
     chosen = _with_teachers(comparing.choose(light), tracking)
     if not chosen:
         raise UserError(
@@ -120,6 +121,8 @@ def of_experiment(name: str, tracking: TrackingConfig) -> Findings:
     shown = {run.id for run in chosen} | {run_id for table in parents for run_id in _cells(table, tracking)}
     others = [run for run in light if run.id not in shown and math.isfinite(run.nme)]
     remarks = []
+    if broken:
+        remarks.append(f"{counted(broken, 'run')} could not be read: made by another version, or without files.")
     if unfinished := len(infos) - len(finished):
         remarks.append(
             f"{counted(unfinished, 'run of the experiment has', 'runs of the experiment have')} not finished."

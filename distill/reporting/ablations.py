@@ -29,16 +29,19 @@ def _section(found: Ablation, index: int) -> Section:
     key = f"ablation-{index + 1}"
     compared = [row for row in found.rows if row.effect]
     missing = f" Missing so far: {listed(found.missing)}." if found.missing else ""
-    seeds = (
-        "errors averaged over seeds first; ± is the standard deviation over seeds."
-        if any(len(row.nme) > 1 for row in found.rows)
-        else "one seed a variant: how much a seed moves these numbers is not known."
+    several = any(len(row.nme) > 1 for row in found.rows)
+    how = (
+        "means over seeds ± standard deviation"
+        if several
+        else "one seed a variant, so the luck of training is not known"
     )
+    if index == 0:
+        how += "; intervals and p by paired bootstrap over images, errors averaged over seeds first"
     table = Table(
         key, f"{found.title} (table)", columns, tuple(_row(row, found.control) for row in found.rows), wide=True,
         rank=MUST if index == 0 else SHOULD, pdf_rows=16, headed=False,
-        caption=f"Paired with '{found.control}' by image over {counted(found.images, 'image')} (validation data {found.data}), "
-        f"{seeds} Ablation run {found.run_id}.{missing}",
+        caption=f"Against '{found.control}' on {counted(found.images, 'image')} ({found.data}): {how}. Ablation run "
+        f"{found.run_id}.{missing}",
     )  # fmt: skip
     blocks: list = [Passage((words(found),), wide=True)]
     if compared:

@@ -14,9 +14,7 @@ from distill.reporting.wording import counted, listed, number, percent, sentence
 
 def compose(findings: Findings, title: str, made: str) -> Document:
     """Everything the report says. Raises UserError where no run has a validation error to report."""
-    cast = Cast(tuple(models([run for run in findings.runs if math.isfinite(run.nme)])))
-    if not cast.models:
-        raise UserError("None of the runs has the metric best/val/nme; expected runs of the teacher or student job.")
+    cast = cast_of(findings)
     main = cast.main.lead
     val = next((d.name for d in main.datasets if d.use == "validation"), main.config.data.val)
     subtitle = f"{counted(sum(len(m.runs) for m in cast.models), 'run')}"
@@ -31,6 +29,14 @@ def compose(findings: Findings, title: str, made: str) -> Document:
         title or _title(cast), f"{subtitle}. {findings.source}".strip(), statement(cast), numbers(cast),
         cautions(findings, cast), parts, made, tuple(run_id for m in cast.models for run_id in m.ids),
     )  # fmt: skip
+
+
+def cast_of(findings: Findings) -> Cast:
+    """The runs as models, and which of them plays which part. Raises UserError as `compose` does."""
+    measured = [run for run in findings.runs if math.isfinite(run.nme)]
+    if not measured:
+        raise UserError("None of the runs has the metric best/val/nme; expected runs of the teacher or student job.")
+    return Cast(tuple(models(measured)))
 
 
 def _title(cast: Cast) -> str:

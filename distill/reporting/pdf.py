@@ -70,7 +70,7 @@ def blocks_of(document: Document) -> Iterator[Block]:
 
 
 def _name(block: Block) -> str:
-    return block.title or block.text[0][:60]  # only passages go without a title
+    return block.title or f"{block.text[0][:50]}…"  # only passages go without a title
 
 
 def _remark(left_out: list[Block]) -> str:

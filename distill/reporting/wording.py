@@ -59,9 +59,12 @@ def _is_range(value: Sequence[Any]) -> bool:
 
 
 def listed(words: Sequence[str], last: str = "and") -> str:
-    """a, b and c."""
+    """a, b and c; or a; b; and c where a word holds a comma itself."""
     words = list(words)
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
+    if len(words) < 2:
+        return "".join(words)
+    comma, end = ("; ", ";") if any("," in word for word in words) else (", ", "")
+    return f"{comma.join(words[:-1])}{end} {last} {words[-1]}"
 
 
 def counted(count: int, one: str, many: str = "") -> str:
