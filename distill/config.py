@@ -269,6 +269,22 @@ def _set_values(value: Any) -> Any:
     return value
 
 
+def to_recipe(config: Config) -> str:
+    """A short experiment file that computes the same wherever it is put: what differs from the defaults, and nothing of
+    where and how it runs (places, store, threads, the run that it resumes). A teacher is not named either: give `teacher=`."""
+    bare = computing(config)
+    train = dataclasses.replace(bare.train, checkpoint_seconds=TrainConfig().checkpoint_seconds)
+    data = dataclasses.replace(bare.data, workers=DataConfig().workers)
+    values = _set_values(dataclasses.replace(bare, teacher="", data=data, train=train))
+    return yaml.safe_dump(values | {"name": config.name}, sort_keys=False)
+
+
+def flow(value: Any) -> str:
+    """A value as one line of YAML, such as an override takes."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
+    return text.removesuffix("...\n").strip()
+
+
 class _Loader(yaml.SafeLoader):
     """YAML that does not guess: `off`, `no`, `on` and `yes` are words, 0123456 is a run id and not octal, and a key that
     stands twice is an error."""

@@ -134,7 +134,7 @@ def result(tracking: TrackingConfig, cell: str, seed: int, run: RunInfo) -> Resu
         seed=seed,
         run_id=run.id,
         per_image=np.asarray(report["per_image"], dtype=np.float64),
-        agreement=get("best/val/agreement/nme", get("best/val/agreement_nme")),
+        agreement=get("best/val/agreement/nme"),
         minutes=_minutes(tracking, run),
         megabytes=None if size is None else size / 1e6,
         latency_ms=get("model/latency_ms"),

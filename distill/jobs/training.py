@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ from distill.profiling import cost
 from distill.training import checkpoint, distributed, engine
 from distill.training.compiling import check_compiler
 from distill.training.freezing import freeze
+from distill.training.interrupt import Abandoned
 from distill.training.snapshots import FOLDER as SNAPSHOTS
 from distill.training.snapshots import Snapshots
 
@@ -40,16 +41,25 @@ CHECKPOINT = "checkpoint.pt"
 TEACHER_COPY = "teacher.safetensors"
 
 
-def train_teacher(config: Config) -> TrainResult:
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on while a model is trained, in its process (of several: the first)."""
+
+    on_start: Callable[[str], None] = lambda _run_id: None  # as soon as the run exists, or is continued
+    # after each epoch: its number from 1, its metrics. May raise Abandoned: the run ends as KILLED, for good.
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda _epoch, _metrics: None
+
+
+def train_teacher(config: Config, watch: Watch = Watch()) -> TrainResult:
     """Train a teacher; where the config has distillation terms, an assistant: a teacher that has one itself, of whatever size
     (https://arxiv.org/abs/1902.03393). Raises UserError for anything the user can mend, before training starts where that
     is possible."""
-    return _train(config, "teacher")
+    return _train(config, "teacher", watch)
 
 
-def train_student(config: Config) -> TrainResult:
+def train_student(config: Config, watch: Watch = Watch()) -> TrainResult:
     """Train a student: against a teacher where the config has distillation terms, else the control. Errors as above."""
-    return _train(config, "student")
+    return _train(config, "student", watch)
 
 
 # ------------------------------------------------------------------------------------------------- resume
@@ -106,17 +116,17 @@ def _check_same(config: Config, state: dict, fingerprints: dict[str, str]) -> No
 # ------------------------------------------------------------------------------------------------- the job
 
 
-def _train(config: Config, job: str) -> TrainResult:
+def _train(config: Config, job: str, watch: Watch) -> TrainResult:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     processes = distributed.start(config.train.device)
     try:
-        return _train_in(config, job, processes)
+        return _train_in(config, job, processes, watch)
     finally:
         distributed.stop()
 
 
-def _train_in(config: Config, job: str, processes: distributed.Processes) -> TrainResult:
+def _train_in(config: Config, job: str, processes: distributed.Processes, watch: Watch) -> TrainResult:
     engine.seed_everything(config.seed)
     checkpoint_path = processes.from_main(lambda: find_checkpoint(config)) if config.resume else None
     state = checkpoint.load(checkpoint_path) if checkpoint_path else None
@@ -233,6 +243,7 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
 
         def on_epoch(epoch: int, values: dict[str, float]) -> None:
             run.log_metrics(values, step=epoch)
+            watch.on_epoch(epoch, values)
 
         snapshots = Snapshots(work / SNAPSHOTS, config.train)
 
@@ -242,6 +253,8 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
         def on_best(candidate: nn.Module, epoch: int, value: float) -> None:
             save_model(candidate, best_file, about | {"epoch": epoch, "val/nme": round(value, 4)})
 
+        if processes.is_main:
+            watch.on_start(run_id)
         try:
             progress = engine.fit(
                 objective,
@@ -276,14 +289,24 @@ def _train_in(config: Config, job: str, processes: distributed.Processes) -> Tra
                 paths.test,
                 taught,
             ))  # fmt: skip
+        except Abandoned as reason:
+            run.set_tags({"distill.abandoned": str(reason)})
+            run.finish("KILLED")
+            _tidy(work, processes)
+            raise
         except (SystemExit, KeyboardInterrupt):
             if processes.is_main and (work / CHECKPOINT).is_file():
                 print(f"\nStopped and saved. Continue with: {resume_command(config, job, run_id)}", flush=True)
             raise
-        if processes.is_main:  # a finished run has nothing to resume
-            (work / CHECKPOINT).unlink(missing_ok=True)
-            (work / TEACHER_COPY).unlink(missing_ok=True)
+        _tidy(work, processes)
     return result
+
+
+def _tidy(work: Path, processes: distributed.Processes) -> None:
+    """A run that has ended has nothing to resume."""
+    if processes.is_main:
+        (work / CHECKPOINT).unlink(missing_ok=True)
+        (work / TEACHER_COPY).unlink(missing_ok=True)
 
 
 def read_sets(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet]:

@@ -302,9 +302,7 @@ def agreement(cast: Cast) -> Section | None:
 
 
 def agreement_nme(run: RunFacts) -> float | None:
-    return run.metrics.get(
-        "best/val/agreement/nme", run.metrics.get("best/val/agreement_nme")
-    )  # the second: older runs
+    return run.metrics.get("best/val/agreement/nme")
 
 
 def headline_words(comparison: Comparison) -> str:

@@ -191,6 +191,8 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._finished:  # whoever ended it has said how
+            return
         if error is None:
             self.finish("FINISHED")
         elif isinstance(error, Exception):

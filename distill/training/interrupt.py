@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: the loop saves first and leaves then."""
+"""Ends before the end: Ctrl-C and SIGTERM as a request (the loop saves first and leaves then), and giving up."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class Interrupted(SystemExit):
     def __init__(self, number: int):
         super().__init__(128 + number)
         self.signal = signal.Signals(number)
+
+
+class Abandoned(Exception):
+    """Whoever watches a training found it not worth going on, and says why."""
 
 
 class StopRequest:
