@@ -7,39 +7,69 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from distill import config as configs
-from distill.config import Config
 from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from distill.config import Config
 
 # overrides that may be given beside resume= without naming the run's config again
 LOCAL_KEYS = ("resume", "data.root", "data.cache", "data.workers", "train.threads", "train.device", "tracking.")
 
+# what to install for a package that is imported; the parts of pyproject.toml
+EXTRAS = {
+    "distill": ("numpy", "cv2", "onnxruntime", "yaml", "omegaconf", "tqdm"),
+    "distill[train]": (
+        "torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "onnxscript", "matplotlib",
+        "jinja2", "reportlab", "psutil", "filelock",
+    ),
+    "distill[search]": ("optuna", "rich", "sqlalchemy", "psycopg"),
+}  # fmt: skip
+
 
 class Parser(argparse.ArgumentParser):
-    """argparse that tells its errors as ours are told."""
+    """argparse that tells its errors as ours are told, and takes `key=value` overrides before, between and after options."""
+
+    def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):  # type: ignore[override]
+        found, rest = self.parse_known_args(args, namespace)
+        late = [item for item in rest if "=" in item and not item.startswith("-")]
+        if rest and (late != rest or not hasattr(found, "overrides")):
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        if late:
+            found.overrides = [*found.overrides, *late]
+        return found
 
     def error(self, message: str) -> None:
         raise UserError(f"{message[0].upper()}{message[1:]}. See --help.")
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call `main` with the command line's arguments. A UserError becomes one line on stderr and exit code 2."""
+    """Call `main` with the command line's arguments. A UserError, or a package that is not installed, becomes one line on
+    stderr and exit code 2."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # unwind: a run is told how it ended
     try:
         main(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        bringing = [name for name, packages in EXTRAS.items() if package in packages]
+        if not bringing:  # not the user's to mend
+            raise
+        needed = f"This needs the package '{package}', which is not installed"
+        print(f"error: {needed}: pip install '{bringing[0]}'.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def add_model_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "model", metavar="MODEL", help="run id or name, models:/NAME@ALIAS, a .safetensors file, or 'bundled'"
-    )
+def add_model_arguments(parser: Parser, onnx: bool = False) -> None:
+    """MODEL and --store. onnx: the door takes an exported ONNX file too."""
+    files = "an .onnx or .safetensors file" if onnx else "a .safetensors file"
+    parser.add_argument("model", metavar="MODEL", help=f"run id or name, models:/NAME@ALIAS, {files}, or 'bundled'")
     parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
 
 
@@ -73,6 +103,8 @@ def read_train_config(parser: Parser, argv: list[str], default: str) -> tuple[Co
     """The config that the arguments mean, and None; or, where a resumed run's own config is meant, the keys given beside
     resume=. None: the config was printed, and that is all."""
     args = parser.parse_args(argv)
+    from distill import config as configs
+
     config = configs.load(args.config or default, args.overrides)
     if args.print_config:
         print(configs.to_yaml(config), end="")

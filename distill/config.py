@@ -9,6 +9,7 @@ line, in MLflow's parameters, in ablation grids and in search spaces.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -372,10 +373,15 @@ def _check_sections(cls: type, values: Any, source: str, prefix: str = "") -> No
                     raise UserError(f"{source}: '{key}.{part}' is {item!r}; expected keys and values.")
 
 
+@functools.cache
+def _schema():
+    return OmegaConf.structured(Config)  # some 10 ms; merging leaves it as it is
+
+
 def _structure(raw, source: str) -> Config:
     _check_sections(Config, raw, source)
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), raw))
+        config = OmegaConf.to_object(OmegaConf.merge(_schema(), raw))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a section"
         message = str(getattr(error, "msg", None) or error).split("\n")[0].rstrip(".")

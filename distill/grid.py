@@ -29,18 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
+from distill.experiment_files import DEFAULTS, configured, known, section
 
 TEACHER_MARK = "@"  # `teacher: "@small"` is the teacher that this file trains under the name `small`
 FILE_KEYS = ("base", "ablation")
 KEYS = ("title", "seeds", "control", "set", "teachers", "cells", "grid", "pareto")
 TEACHER_KEYS = ("base", "set")
-# Many short runs: what a single one would keep for looking at is not worth its time, and none is the next champion.
-DEFAULTS = {"tracking.outputs": "light", "tracking.register": False}
 # Overrides that say where and how something is trained; these reach the file's teachers as well.
 FOR_TEACHERS = ("data.", "tracking.", "train.device", "train.threads", "train.amp", "train.compile", "train.checkpoint")
 
@@ -99,21 +96,21 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
     """
     path = Path(path)
     raw = configs.read_yaml(path)
-    _known(raw, FILE_KEYS, path, "")
+    known(raw, FILE_KEYS, f"{path}: ")
     if not isinstance(raw.get("base"), str):
         raise UserError(f"{path}: 'base' is {raw.get('base')!r}; expected the experiment file that all cells share.")
-    about = _section(raw, "ablation", path)
-    _known(about, KEYS, path, "ablation.")
+    about = section(raw, "ablation", path)
+    known(about, KEYS, f"{path}: ", "ablation.")
     seeds = _seeds(about.get("seeds", [0]), path)
     overrides, for_teachers = _split(overrides, about.get("teachers") or {}, path)
-    shared = {**DEFAULTS, **_section(about, "set", path, "ablation.set")}
+    shared = {**DEFAULTS, **section(about, "set", path, "ablation.set")}
     teachers = {
         name: _teacher(path, raw["base"], name, part, for_teachers[name])
-        for name, part in _section(about, "teachers", path, "ablation.teachers").items()
+        for name, part in section(about, "teachers", path, "ablation.teachers").items()
     }
     axes = _axes(about, path)
     control = str(about.get("control", ""))
-    variants, points = _variants(_section(about, "cells", path, "ablation.cells"), axes, control, path)
+    variants, points = _variants(section(about, "cells", path, "ablation.cells"), axes, control, path)
     if control not in variants:
         raise UserError(
             f"{path}: 'ablation.control' is '{control}'; expected the cell that the others are compared with, one of "
@@ -149,19 +146,6 @@ def short_names(keys: list[str]) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------------------------------------- the parts
-
-
-def _known(section: dict, keys: tuple[str, ...], path: Path, prefix: str) -> None:
-    for key in section:
-        if key not in keys:
-            raise UserError(f"{path}: '{prefix}{key}' is unknown; expected one of {', '.join(keys)}.")
-
-
-def _section(parent: dict, key: str, path: Path, full: str = "") -> dict[str, Any]:
-    value = parent.get(key) or {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: '{full or key}' is {value!r}; expected keys and values.")
-    return {str(name): inner for name, inner in value.items()}
 
 
 def _seeds(value: Any, path: Path) -> tuple[int, ...]:
@@ -203,9 +187,9 @@ def _teacher(path: Path, shared_base: str, name: str, part: Any, overrides: list
     where = f"ablation.teachers.{name}"
     if not isinstance(part, dict):
         raise UserError(f"{path}: '{where}' is {part!r}; expected 'base' and 'set'.")
-    _known(part, TEACHER_KEYS, path, f"{where}.")
+    known(part, TEACHER_KEYS, f"{path}: ", f"{where}.")
     base = path.parent / str(part.get("base", shared_base))
-    own = _section(part, "set", path, f"{where}.set")
+    own = section(part, "set", path, f"{where}.set")
     config = _config(base, {**DEFAULTS, **own}, overrides, f"{path}, teacher '{name}'", may_seed=True)
     if config.distill.terms:
         raise UserError(
@@ -215,7 +199,7 @@ def _teacher(path: Path, shared_base: str, name: str, part: Any, overrides: list
 
 
 def _axes(about: dict, path: Path) -> dict[str, list[Any]]:
-    axes = _section(about, "grid", path, "ablation.grid")
+    axes = section(about, "grid", path, "ablation.grid")
     if "grid" in about and not axes:
         raise UserError(f"{path}: 'ablation.grid' is empty; expected dotted keys, each with a list of values.")
     for key, values in axes.items():
@@ -256,23 +240,14 @@ def _variants(
 
 
 def _word(value: Any) -> str:
-    return str(value) if isinstance(value, str | int | float) else _flow(value)
-
-
-def _flow(value: Any) -> str:
-    """A value as one line of YAML, such as an override takes."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
-    return text.removesuffix("...\n").strip()
+    return str(value) if isinstance(value, str | int | float) else configs.flow(value)
 
 
 def _config(base: Path, settings: dict, overrides: list[str], where: str, may_seed: bool = False) -> Config:
     for key in settings:
         if not may_seed:
             _refuse_seed(str(key), where)
-    try:
-        return configs.load(base, [*(f"{key}={_flow(value)}" for key, value in settings.items()), *overrides])
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    return configured(base, settings, overrides, f"{where}: ")
 
 
 def _check_teachers(cells: dict[str, Config], teachers: dict[str, Config], path: Path) -> None:

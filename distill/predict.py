@@ -1,37 +1,84 @@
-"""Door: landmarks for a folder of images, as JSON and drawn pictures."""
+"""Door: landmarks for pictures, folders, video and camera, as JSON or CSV and drawn."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from distill import cli
-from distill.config import TrackingConfig
 from distill.errors import UserError
-from distill.jobs.references import resolve_model
 
 
 def main(argv: list[str]) -> None:
     parser = cli.Parser(
         prog="python -m distill.predict",
-        description="Predict 68 landmarks and confidences for a folder of face crops; the whole picture is the crop.",
+        description="Predict 68 landmarks and their confidences. An .onnx file, as `python -m distill.export` writes it, "
+        "needs no torch. Without face boxes the whole picture is the face's crop.",
     )
-    cli.add_model_arguments(parser)
-    parser.add_argument("images", metavar="FOLDER", help="folder of JPEG or PNG images")
+    cli.add_model_arguments(parser, onnx=True)
+    parser.add_argument(
+        "sources",
+        metavar="IMAGES",
+        nargs="+",
+        help="pictures, folders of pictures, one video, or camera:N (Ctrl-C stops)",
+    )
+    parser.add_argument(
+        "--boxes", metavar="FILE", help="face boxes, CSV or JSON: image,x,y,w,h; for a video, frame numbers"
+    )
+    parser.add_argument(
+        "--box-scale", type=float, metavar="K", help="side of the crop over that of the box (default: 1.75)"
+    )
+    parser.add_argument(
+        "--format", choices=("json", "csv"), default="json", help="of the landmarks (default: %(default)s)"
+    )
     parser.add_argument("--out", metavar="DIR", default="outputs/predictions", help="default: %(default)s")
-    parser.add_argument("--no-pictures", action="store_true", help="write landmarks.json only")
+    parser.add_argument("--no-pictures", action="store_true", help="write the landmarks only")
+    parser.add_argument("--smooth", action="store_true", help="video: calm the points by a One-Euro filter")
+    parser.add_argument("--puppet", action="store_true", help="video: a drawn face that does what the face does")
     args = parser.parse_args(argv)
-    if not Path(args.images).is_dir():
-        raise UserError(f"'{args.images}' is not a folder; expected one that holds JPEG or PNG images.")
-    reference = resolve_model(args.model, TrackingConfig(store=args.store))
-    from distill.data.annotations import read_set
-    from distill.jobs import evaluation
-    from distill.models.files import load_model
+    from distill.inference import boxes
+    from distill.jobs import predicting
 
-    images = read_set(Path(args.images), need_labels=False)
-    found = evaluation.predict_set(load_model(reference.path)[0], images)
-    out = Path(args.out)
-    evaluation.write_predictions(out, images, found, pictures=not args.no_pictures)
-    print(f"{len(images)} images -> {out / 'landmarks.json'}" + ("" if args.no_pictures else f", pictures in {out}"))
+    predicting.check_sources(args.sources)
+    moving = predicting.kind_of(args.sources[0]) in ("video", "camera")
+    for name, given in (("--smooth", args.smooth), ("--puppet", args.puppet)):
+        if given and not moving:
+            raise UserError(f"{name} is for video; '{args.sources[0]}' is a {predicting.kind_of(args.sources[0])}.")
+    wanted = predicting.Wanted(
+        out=Path(args.out),
+        format=args.format,
+        draw=not args.no_pictures,
+        smooth=args.smooth,
+        puppet=args.puppet,
+        boxes=boxes.read(Path(args.boxes)) if args.boxes else None,
+        **({} if args.box_scale is None else {"box_scale": args.box_scale}),
+    )
+    from distill.jobs.students import load_student
+
+    student = load_student(args.model, args.store)
+    if moving:
+        tell_video(predicting.predict_video(student, args.sources[0], wanted), args.smooth)
+    else:
+        tell_pictures(predicting.predict_pictures(student, predicting.list_pictures(args.sources), wanted))
+
+
+def tell_pictures(made) -> None:
+    """Print what came of pictures (a jobs.predicting.Made)."""
+    counted = f"{made.pictures} images" + (f", {made.faces} faces" if made.faces != made.pictures else "")
+    drawn = f", pictures in {made.drawn}" if made.drawn else ""
+    print(f"{counted} -> {made.landmarks}{drawn}")
+    if made.unboxed:
+        print(f"  {made.unboxed} images have no box; of those the whole picture was the crop")
+    print(f"  mean confidence {made.confidence:.2f}, {1000 * made.seconds / made.pictures:.0f} ms an image")
+
+
+def tell_video(made, smoothed: bool) -> None:
+    """Print what came of a video (a jobs.predicting.Made)."""
+    print(f"{made.pictures} frames -> {made.landmarks}" + ("  (smoothed)" if smoothed else ""))
+    for what, path in (("landmarks drawn", made.drawn), ("puppet", made.puppet)):
+        if path:
+            print(f"  {what:15} {path}")
+    print(f"  {made.calm.sentence(made.fps)}")
+    print(f"  mean confidence {made.confidence:.2f}, {made.pictures / made.seconds:.1f} frames a second")
 
 
 if __name__ == "__main__":

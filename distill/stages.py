@@ -29,11 +29,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distill import config as configs
 from distill.config import Config, TermConfig
 from distill.errors import UserError
+from distill.experiment_files import configured, known
 
 JOBS = ("student", "teacher", "average")
 AVERAGES = ("uniform", "greedy")
@@ -87,7 +86,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     raw = configs.read_yaml(path)
-    _known(raw, FILE_KEYS, f"{path}: ")
+    known(raw, FILE_KEYS, f"{path}: ")
     if not isinstance(raw.get("base"), str):
         raise UserError(f"{path}: 'base' is {raw.get('base')!r}; expected the experiment file that all stages share.")
     name = raw.get("name", path.stem)
@@ -131,7 +130,7 @@ def describe(recipe: Recipe) -> str:
         if stage.job != "average":
             own = _told(replace(stage.config, name=recipe.base.name))
             changed = [key for key in {**own, **base} if own.get(key) != base.get(key)]
-            lines += [f"   {key}: {_flow(own.get(key, {}))}" for key in changed]
+            lines += [f"   {key}: {configs.flow(own.get(key, {}))}" for key in changed]
     return "\n".join(lines)
 
 
@@ -176,12 +175,8 @@ def _base(part: dict, shared: str, where: str) -> str:
 
 
 def _training(part, job, base, shared, overrides, where, earlier, every) -> Stage:
-    _known(part, TRAIN_KEYS, where)
-    settings = [f"{key}={_flow(value)}" for key, value in {**shared, **_settings(part, where)}.items()]
-    try:
-        config = configs.load(base, [*settings, *overrides])
-    except UserError as error:
-        raise UserError(f"{where}{error}") from None
+    known(part, TRAIN_KEYS, where)
+    config = configured(base, {**shared, **_settings(part, where)}, overrides, where)
     init, teacher = (_reference(part, key, where, earlier, every) for key in ("init", "teacher"))
     if teacher and not config.distill.terms:
         raise UserError(
@@ -196,7 +191,7 @@ def _training(part, job, base, shared, overrides, where, earlier, every) -> Stag
 
 
 def _average(part, where, earlier, every) -> Stage:
-    _known(part, AVERAGE_KEYS, where)
+    known(part, AVERAGE_KEYS, where)
     names = part.get("of")
     names = names if isinstance(names, list) else [names]
     for name in names:
@@ -261,15 +256,3 @@ def _settings(part: dict, where: str) -> dict[str, Any]:
 def _refuse_ours(key: str, where: str) -> None:
     if key in OURS:
         raise UserError(f"{where}: a recipe gives its stages their '{key}' itself.")
-
-
-def _known(section: dict, keys: tuple[str, ...], where: str) -> None:
-    for key in section:
-        if key not in keys:
-            raise UserError(f"{where}'{key}' is unknown; expected one of {', '.join(keys)}.")
-
-
-def _flow(value: Any) -> str:
-    """A value as one line of YAML, such as an override takes."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
-    return text.removesuffix("...\n").strip()

@@ -84,3 +84,4 @@ def shared_data() -> Path:
 
 
 from running import bare, tiny  # noqa: E402, F401
+from students import exported  # noqa: E402, F401

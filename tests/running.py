@@ -119,7 +119,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture
 def bare(monkeypatch):
     """Whole runs without pictures and ONNX export, for tests that look at neither."""
-    from distill.jobs import evaluation, exporting
+    from distill.jobs import evaluation, exporting, finishing
 
     def no_onnx(_model, path, _described):
         path.write_bytes(b"")
@@ -127,6 +127,7 @@ def bare(monkeypatch):
 
     monkeypatch.setattr(evaluation, "pictures", lambda *_, **__: [])
     monkeypatch.setattr(exporting, "to_onnx", no_onnx)
+    monkeypatch.setattr(finishing, "pack", lambda *_: [])
 
 
 def same_weights(a: Path, b: Path) -> bool:

@@ -372,7 +372,7 @@ def test_a_worker_leaves_what_another_process_is_at(tiny, tmp_path, monkeypatch)
         raise Held("busy")
 
     monkeypatch.setattr(plan, "settle", held)
-    monkeypatch.setattr(pool, "_follow", lambda _runner: None)  # this process is no worker
+    monkeypatch.setattr(pool, "follow", lambda _runner: None)  # this process is no worker
     with pytest.raises(SystemExit) as ended:
         door.main(["cell", str(spec)])
     assert ended.value.code == pool.BUSY

@@ -16,7 +16,7 @@ from distill.config import Config, TrainConfig
 from distill.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = ("recipes", "ablations")  # files of other kinds, with tests of their own
+OTHERS = ("recipes", "ablations", "search")  # files of other kinds, with tests of their own
 EXPERIMENTS = sorted(path for path in (ROOT / "experiments").rglob("*.yaml") if path.parent.name not in OTHERS)
 
 

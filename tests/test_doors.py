@@ -16,6 +16,7 @@ from running import REPO, same_weights
 
 from distill import cli, evaluate, export, predict
 from distill.config import load
+from distill.errors import UserError
 from distill.jobs.references import BUNDLED
 from distill.landmarks import FLIP_PERMUTATION
 
@@ -84,6 +85,18 @@ def test_a_wrong_call_is_one_line(door, args, words):
     done = answer(door, *args)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith("error: ") and all(word in line for word in words), line
+
+
+def test_overrides_stand_anywhere_among_the_options_and_nothing_else_is_taken_for_one():
+    parser = cli.Parser()
+    parser.add_argument("study")
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("overrides", nargs="*")
+    found = parser.parse_args(["terms", "seed=1", "--seeds", "3", "data.root=DIR", "teacher=x=y"])
+    assert (found.study, found.seeds, found.overrides) == ("terms", 3, ["seed=1", "data.root=DIR", "teacher=x=y"])
+    for wrong in (["terms", "--seeds", "3", "word"], ["terms", "--sedes=3"]):
+        with pytest.raises(UserError, match=wrong[-1]):
+            parser.parse_args(wrong)
 
 
 def test_print_config_is_the_config(tmp_path):

@@ -8,11 +8,13 @@ rounding error.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from distill.config import AugmentConfig
+if TYPE_CHECKING:  # prediction from an ONNX file warps with this module where no config can be read
+    from distill.config import AugmentConfig
 
 _CORNERS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])  # of the frame, in sides, from its centre
 _FLATTEST = 0.4  # least projective denominator within one and a half frames; below, points come near the horizon
@@ -94,6 +96,15 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     if abs(matrix[2, 0]) + abs(matrix[2, 1]) < 1e-12:
         return cv2.warpAffine(image, matrix[:2] / matrix[2, 2], (size, size), flags=cv2.INTER_LINEAR)
     return cv2.warpPerspective(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, 3) uint8 -> (size, size, 3) uint8, stretched where it is not square: by areas where it shrinks, else bilinear."""
+    height, width = image.shape[:2]
+    if (width, height) == (size, size):
+        return image
+    shrinks = width > size or height > size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def _magnification(matrix: np.ndarray, x: float, y: float) -> float:

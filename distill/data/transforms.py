@@ -10,7 +10,6 @@ import os
 import random
 import warnings
 
-import cv2
 import numpy as np
 
 from distill.config import AugmentConfig, StepConfig
@@ -60,10 +59,7 @@ def plain(image: np.ndarray, landmarks: np.ndarray | None, size: int) -> tuple[n
     height, width = image.shape[:2]
     if landmarks is not None:
         landmarks = (landmarks * np.array([size / width, size / height])).astype(np.float32)
-    if (width, height) == (size, size):
-        return image, landmarks
-    shrinks = width > size or height > size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), landmarks
+    return geometry.resize(image, size), landmarks
 
 
 def _compose(photometric: dict[str, StepConfig]):

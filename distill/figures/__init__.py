@@ -8,6 +8,8 @@ just cv2. Images are (H, W, 3) uint8 RGB; landmarks are (68, 2) continuous pixel
     faces.py     landmarks and heatmaps on images
     curves.py    learning curves, cumulative errors, errors by point, region and yaw
     ablation.py  differences with intervals, accuracy against cost, grids of two keys
+    search.py    the course of a search: values by trial, learning curves and what pruning spared, the front
+    parameters.py  its parameters: importance, slices, parallel coordinates
 """
 
 from __future__ import annotations

@@ -123,25 +123,6 @@ def write_json(path: Path, value: Any) -> Path:
     return path
 
 
-def write_predictions(out: Path, images: LandmarkSet, found: Predictions, pictures: bool) -> None:
-    """landmarks.json (name -> points in pixels of the image, confidence) and, if asked for, the drawn images."""
-    import cv2
-
-    from distill import figures
-
-    rows = {
-        name: {"points": np.round(points, 3).tolist(), "confidence": np.round(confidence, 4).tolist()}
-        for name, points, confidence in zip(
-            images.names, found.points.astype(float), found.confidence.astype(float), strict=True
-        )
-    }
-    write_json(out / "landmarks.json", rows)
-    if pictures:
-        for i, name in enumerate(images.names):
-            drawn = figures.draw(images.image(i), found.points[i], found.confidence[i])
-            cv2.imwrite(str(out / f"{Path(name).stem}.png"), drawn[..., ::-1])
-
-
 class _Images:
     """A LandmarkSet as a sequence of images, read one at a time."""
 

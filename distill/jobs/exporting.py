@@ -52,11 +52,28 @@ def export(model_file: Path, out: Path, images: LandmarkSet | None) -> Export:
         _, parity = to_onnx(model, fresh / "student.onnx", described)
         if images is not None:
             # reads back and checks what it wrote
-            submission.write(fresh / "solution.zip", images.names, predict_set(model, images).points)
+            submission.write(fresh / "solution.zip", images.names, solve(model, images))
         for path in fresh.iterdir():
             os.replace(path, out / path.name)
     solution = out / "solution.zip" if images is not None else None
     return Export(out / "student.safetensors", out / "student.onnx", parity, solution)
+
+
+def sample_faces(count: int, size: int) -> Tensor:
+    """(count, size, size, 3) uint8 RGB: rendered faces that come with the package."""
+    return next(
+        eval_batches(read_set(SAMPLE_ROOT / "synthetics_test", need_labels=False, limit=count), size, count)
+    ).images
+
+
+def solve(model: Landmarker, images: LandmarkSet) -> np.ndarray:
+    """The points of a submission, (N, 68, 2) in pixels, by one thread: with more, the last digits depend on how many."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return predict_set(model, images).points
+    finally:
+        torch.set_num_threads(threads)
 
 
 def check_rules(model_file: Path) -> None:
@@ -121,11 +138,8 @@ def to_onnx(model: Landmarker, path: Path, described: dict) -> tuple[Path, float
     temporary = path.with_name(path.name + ".tmp")
     program.save(str(temporary), external_data=False)
     session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-    faces = next(
-        eval_batches(read_set(SAMPLE_ROOT / "synthetics_test", need_labels=False, limit=6), model.size, 6)
-    ).images
     differences = []
-    for images in faces.split([1, 2, 3]):
+    for images in sample_faces(6, model.size).split([1, 2, 3]):
         with torch.no_grad():
             expected = wrapped(images)[0].numpy()
         differences.append(np.abs(session.run(["points"], {"image": images.numpy()})[0] - expected).max())

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from distill import metrics as metric
-from distill import tracking as track
 from distill.config import Config
 from distill.data.annotations import LandmarkSet, read_set
-from distill.errors import UserError
-from distill.jobs import evaluation, exporting
+from distill.jobs import evaluation, exporting, registering
+from distill.jobs.card import about_of, model_card
+from distill.jobs.packing import pack
 from distill.jobs.references import MODEL_FOLDER
 from distill.models.files import load_model
 from distill.profiling import Cost
+from distill.submission import sha256
 from distill.training.snapshots import FOLDER as SNAPSHOTS
 
 
@@ -96,37 +97,27 @@ def finish(
         for path in shown:
             run.log_artifact(path, "pictures")
         if made.job == "student":
-            submission = _export(run, made.file, out / "export", test)
+            exported = _export(run, made.file, out / "export", test)
+            submission = exported.submission
+            card = model_card(config, made.cost, report, about_of(config, made.role, model_file))
+            for path in pack(
+                exported.onnx, model_file.parent, card, {"run_id": run.id, "val/nme": round(report.nme, 4)}
+            ):
+                run.log_artifact(path, MODEL_FOLDER)
     if config.tracking.register:
-        _register(config, made, run, report, val_set.fingerprint)
+        name = registering.model_name(made.job, made.role)
+        marks = registering.aliases(config.tracking, name, report.nme, val_set.fingerprint)
+        run.register(name, MODEL_FOLDER, marks, *registering.entry(report.nme, val_set.fingerprint))
     return TrainResult(run.id, run_name, model_file, report, made.cost, shown, submission, made.minutes)
 
 
-def _export(run, model_file: Path, out: Path, test: Path | None) -> Path | None:
+def _export(run, model_file: Path, out: Path, test: Path | None) -> exporting.Export:
     """ONNX and, where there are images to predict, the submission."""
     test_set = read_set(test, need_labels=False) if test else None
     exported = exporting.export(model_file, out, test_set)
     run.log_artifact(exported.onnx, "onnx")
     if exported.submission:
         run.log_artifact(exported.submission, "submission")
-        run.set_tags({"submission.images": len(test_set), "submission.set": test.name})
-    return exported.submission
-
-
-def _register(config: Config, made: Made, run, report: metric.Report, val_fingerprint: str) -> None:
-    """`newest` is the newest version; `champion` moves when val/nme is better, or the validation set is another one."""
-    # an assistant is of the teachers' job, but no student means it by "the newest teacher"
-    name = f"distill-{made.role if made.role == 'assistant' else made.job}"
-    aliases = ["newest"]
-    try:
-        holder = track.alias_holder(config.tracking, name, "champion")
-        champion = track.find_run(config.tracking, holder[1]) if holder else None
-    except UserError:  # a store that is away, or a champion whose run was deleted: neither may stop a finished run
-        champion = None
-    better = champion is None or champion.tags.get("data.val") != val_fingerprint
-    if better or report.nme < champion.metrics.get("best/val/nme", float("inf")):
-        aliases.append("champion")
-    run.register(
-        name, MODEL_FOLDER, aliases, f"val/nme {report.nme:.3f} % on validation data {val_fingerprint}",
-        {"val/nme": f"{report.nme:.4f}", "data.val": val_fingerprint},
-    )  # fmt: skip
+        facts = {"images": len(test_set), "set": test.name, "sha256": sha256(exported.submission)}
+        run.set_tags({f"submission.{key}": value for key, value in facts.items()})
+    return exported

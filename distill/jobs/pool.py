@@ -1,8 +1,8 @@
 """Trainings in processes of their own, several at a time, each with its part of the machine.
 
-A worker is `python -m distill.ablation cell SPEC`. It sits in a session of its own, so that Ctrl-C reaches the runner
-alone, which then asks every worker once to save and stop; and it watches its runner, so that it does the same when that is
-killed outright.
+A worker sits in a session of its own, so that Ctrl-C reaches the runner alone, which then asks every worker once to save
+and stop; and it watches its runner, so that it does the same when that is killed outright. The workers here are
+`python -m distill.ablation cell SPEC`, one a training; `launch`, `follow`, `why` and `stop` serve others too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,11 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Worker:
-    task: Task
-    process: subprocess.Popen
+class Process:
+    """A worker as its runner sees it."""
+
+    popen: subprocess.Popen
+    log: Path
     log_start: int  # where in the log its own words begin
 
 
@@ -84,7 +86,7 @@ def work_off(
     and waited for.
     """
     waiting = [(task, 0.0) for task in tasks]  # with the moment from which on it may be tried
-    live: dict[int, Worker] = {}  # by part
+    live: dict[int, tuple[Task, Process]] = {}  # by part
     try:
         while waiting or live:
             for part in [i for i in range(len(parts)) if i not in live]:
@@ -95,25 +97,27 @@ def work_off(
                 if is_busy(task):
                     waiting.append((task, time.monotonic() + PATIENCE))
                 else:
-                    live[part] = _start(task, parts[part])
+                    live[part] = task, _start(task, parts[part])
             time.sleep(GLANCE)
-            for part, worker in list(live.items()):
-                code = worker.process.poll()
+            for part, (task, process) in list(live.items()):
+                code = process.popen.poll()
                 if code is None:
                     continue
                 del live[part]
                 if code == BUSY:
-                    waiting.append((worker.task, time.monotonic() + PATIENCE))
+                    waiting.append((task, time.monotonic() + PATIENCE))
                 else:
-                    on_end(_ended(worker, code))
+                    on_end(_ended(task, process))
     finally:
-        _stop(live.values())
+        stop(process for _, process in live.values())
+        for task, _ in live.values():
+            _forget(task)
 
 
 def work(spec_file: Path) -> None:
     """A worker's whole life. Exit code BUSY: another process is at this training."""
     spec = json.loads(spec_file.read_text(encoding="utf-8"))
-    _follow(spec["runner"])
+    follow(spec["runner"])
 
     from distill import config as configs
     from distill.jobs import plan
@@ -124,7 +128,58 @@ def work(spec_file: Path) -> None:
         outcome = plan.settle(cell, spec["tags"], wait=False)
     except Held:
         sys.exit(BUSY)
-    _write(Path(spec["result"]), dataclasses.asdict(outcome))
+    write(Path(spec["result"]), dataclasses.asdict(outcome))
+
+
+# ---------------------------------------------------------------------------------------------------- any worker
+
+
+def launch(command: Sequence[str], share: Share, log: Path, secrets: dict[str, str] | None = None) -> Process:
+    """Start `python -m COMMAND` with its share of the machine. secrets: environment that no other user can read."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        start = file.tell()
+        popen = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **share.environment, **(secrets or {})},
+        )  # fmt: skip
+    return Process(popen, log, start)
+
+
+def follow(runner: int) -> None:
+    """In a worker: stop, as on a signal, once the runner is gone; nobody would look after this process then."""
+
+    def watch() -> None:
+        while os.getppid() == runner:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def stop(processes: Iterable[Process]) -> None:
+    """Ask each once, for a second signal would not let it save; and wait for all."""
+    processes = list(processes)
+    for process in processes:
+        process.popen.terminate()
+    for process in processes:
+        process.popen.wait()
+
+
+def why(process: Process) -> str:
+    """What a worker that has ended says of its end."""
+    said = last_words(process.log, process.log_start)
+    code = process.popen.returncode
+    return f"ended by {signal.Signals(-code).name} after: {said}" if code < 0 else said
+
+
+def write(file: Path, value: dict[str, Any]) -> None:
+    """Keys stay in their order: that of terms and photometric steps is part of what a config computes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(temporary, file)
 
 
 def last_words(log: Path, start: int = 0) -> str:
@@ -141,7 +196,7 @@ def last_words(log: Path, start: int = 0) -> str:
 # ---------------------------------------------------------------------------------------------------- inside
 
 
-def _start(task: Task, share: Share) -> Worker:
+def _start(task: Task, share: Share) -> Process:
     from distill import config as configs
 
     config = task.cell.config
@@ -154,29 +209,18 @@ def _start(task: Task, share: Share) -> Worker:
         "tags": task.tags,
         "result": str(_beside(task.log, "result")),
     }
-    _write(_beside(task.log, "spec"), spec)
-    with open(task.log, "ab") as log:
-        start = log.tell()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "distill.ablation", "cell", str(_beside(task.log, "spec"))],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **share.environment},
-            start_new_session=True,
-        )  # fmt: skip
-    return Worker(task, process, start)
+    write(_beside(task.log, "spec"), spec)
+    return launch(["distill.ablation", "cell", str(_beside(task.log, "spec"))], share, task.log)
 
 
-def _ended(worker: Worker, code: int) -> Ended:
+def _ended(task: Task, process: Process) -> Ended:
     from distill.jobs.plan import Outcome
 
-    task, outcome = worker.task, None
-    file = _beside(task.log, "result")
-    if code == 0 and file.is_file():
+    outcome, file = None, _beside(task.log, "result")
+    if process.popen.returncode == 0 and file.is_file():
         outcome = Outcome(**json.loads(file.read_text(encoding="utf-8")))
     _forget(task)
-    why = last_words(task.log, worker.log_start)
-    if code < 0:
-        why = f"ended by {signal.Signals(-code).name} after: {why}"
-    return Ended(task, outcome, "" if outcome else why)
+    return Ended(task, outcome, "" if outcome else why(process))
 
 
 def _beside(log: Path, kind: str) -> Path:
@@ -184,34 +228,6 @@ def _beside(log: Path, kind: str) -> Path:
     return log.with_name(f"{log.name}.{os.getpid()}.{kind}.json")
 
 
-def _write(file: Path, value: dict[str, Any]) -> None:
-    """Keys stay in their order: that of terms and photometric steps is part of what a config computes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(temporary, file)
-
-
 def _forget(task: Task) -> None:
     for kind in ("spec", "result"):
         _beside(task.log, kind).unlink(missing_ok=True)
-
-
-def _stop(workers: Collection[Worker]) -> None:
-    """Ask each once: a second signal would not let it save."""
-    for worker in workers:
-        worker.process.terminate()
-    for worker in workers:
-        worker.process.wait()
-        _forget(worker.task)
-
-
-def _follow(runner: int) -> None:
-    """Stop, as on a signal, once the runner is gone: nobody would look after this process then."""
-
-    def watch() -> None:
-        while os.getppid() == runner:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -17,7 +17,7 @@ UserError with one sentence when there is no answer.
 
 from __future__ import annotations
 
-from distill.tracking.after import add_artifacts, end_run
+from distill.tracking.after import add_artifacts, end_run, register_run, tag_run
 from distill.tracking.locks import Held, exclusive, hold, is_held
 from distill.tracking.lookup import (
     RunInfo,
@@ -52,10 +52,12 @@ __all__ = [
     "list_runs",
     "metric_history",
     "newest_run",
+    "register_run",
     "resolve_registry",
     "runs_tagged",
     "send_spooled",
     "store_root",
+    "tag_run",
     "tracking_uri",
     "upload",
     "work_dir",

@@ -125,6 +125,18 @@ def _log_dataset(client: MlflowClient, run_id: str, event: Event) -> None:
     client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", event["context"])])])
 
 
+def _keep_previous(client: MlflowClient, name: str, version: str) -> None:
+    """The champion that another version is about to follow stays at hand as `previous`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        holder = str(client.get_model_version_by_alias(name, "champion").version)
+    except MlflowException:  # there is none yet
+        return
+    if holder != version:
+        client.set_registered_model_alias(name, "previous", holder)
+
+
 def _register(client: MlflowClient, run_id: str, event: Event) -> str:
     from mlflow.exceptions import MlflowException
 
@@ -142,5 +154,7 @@ def _register(client: MlflowClient, run_id: str, event: Event) -> str:
     for key, value in event["tags"].items():
         client.set_model_version_tag(name, version, key, value)
     for alias in event["aliases"]:
+        if alias == "champion":
+            _keep_previous(client, name, version)
         client.set_registered_model_alias(name, alias, version)
     return version

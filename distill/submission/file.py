@@ -7,10 +7,12 @@ as submitted (the challenge's crops are 384 x 384), rows in any order.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -83,6 +85,29 @@ def check(path_zip: str | os.PathLike, expected_names: Iterable[str] | None = No
     if expected_names is not None and names:
         problems += _check_names(names, expected_names)
     return problems
+
+
+def read_names(file: Path) -> list[str]:
+    """Image names, one a line. Raises UserError for a file that is unreadable or empty, and for a name that stands twice."""
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"--names '{file}' cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--names '{file}' is not UTF-8 text.") from None
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice or not names:
+        found = f"names the image '{twice[0]}' more than once" if twice else "is empty"
+        raise UserError(f"--names '{file}' {found}; expected image names, one a line.")
+    return names
+
+
+def sha256(path_zip: str | os.PathLike) -> str:
+    """64 hex digits of the file's bytes, by which the ledger and the runs know it. Raises UserError where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path_zip).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"'{path_zip}' cannot be read: {error.strerror or error}.") from None
 
 
 # ---------------------------------------------------------------------------------------------------- parts

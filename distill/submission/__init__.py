@@ -1,0 +1,7 @@
+"""The challenge's submission: the file itself here, the door to making, checking, scoring and logging one in `__main__`."""
+
+from __future__ import annotations
+
+from distill.submission.file import DECIMALS, FIELDS, LARGEST, MEMBER, check, read, read_names, sha256, write
+
+__all__ = ["DECIMALS", "FIELDS", "LARGEST", "MEMBER", "check", "read", "read_names", "sha256", "write"]

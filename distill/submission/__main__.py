@@ -1,0 +1,200 @@
+"""Door: make, check, score and log the challenge's submissions."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import sys
+from pathlib import Path
+
+from distill import cli, submission
+from distill.config import TrackingConfig
+from distill.errors import UserError
+
+SHOWN = 20  # problems of an invalid file
+
+
+def main(argv: list[str]) -> None:
+    args = _parser().parse_args(argv)
+    args.run_command(args)
+
+
+def make(args) -> None:
+    from distill.jobs.references import resolve_model
+
+    _folder("--images", args.images)
+    reference = resolve_model(args.model, TrackingConfig(store=args.store))
+    from distill.data.annotations import read_set
+    from distill.jobs import submitting
+
+    images = read_set(args.images, need_labels=False)
+    path = submitting.make(reference.path, images, Path(args.out))
+    print(f"{path}: {len(images)} rows of {submission.FIELDS} fields by {reference.label}, read back and checked")
+    print(f"  sha256 {submission.sha256(path)}")
+
+
+def check(args) -> None:
+    """Prints what is wrong, or what the file holds; exit code 1 for an invalid file."""
+    file = _file(args.file)
+    names = None
+    if args.images:
+        _folder("--images", args.images)
+        from distill.data.annotations import read_set
+
+        names = read_set(args.images, need_labels=False).names
+    elif args.names:
+        names = submission.read_names(Path(args.names))
+    alone = "the form alone was checked: --images DIR or --names FILE tell which images must be in it"
+    problems = submission.check(file, names)
+    if problems:
+        for problem in problems[:SHOWN]:
+            print(problem)
+        if len(problems) > SHOWN:
+            print(f"... and {len(problems) - SHOWN} more")
+        print(
+            f"{file}: invalid, {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+            + ("" if names else f" ({alone})")
+        )
+        sys.exit(1)
+    found, points = submission.read(file)
+    print(
+        f"{file}: valid, {len(found)} row{'s' if len(found) > 1 else ''} of {submission.FIELDS} fields in one file '{submission.MEMBER}'"
+    )
+    (x0, y0), (x1, y1) = points.min(axis=(0, 1)), points.max(axis=(0, 1))
+    print(f"  x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f}; sha256 {submission.sha256(file)}")
+    print(f"  each of the {len(names)} images is there once, and no other" if names else f"  {alone}")
+
+
+def score(args) -> None:
+    file = _file(args.file)
+    _folder("--data", args.data)
+    from distill.data.annotations import read_set
+    from distill.jobs import submitting
+
+    labelled = read_set(args.data)
+    found = submitting.score(file, labelled, seed=args.seed)
+    report, split = found.report, found.split
+    print(f"{file} on {labelled.folder.name}: {report.count} images, errors in percent of sqrt(W * H)")
+    print(f"  NME {report.nme:.4f}   median {report.median:.4f}   95th percentile {report.p95:.4f}")
+    print("  " + "   ".join(f"{name} {value:.3f}" for name, value in report.by_region.items()))
+    if split is None:
+        print("  one image cannot be split into public and private ones")
+        return
+    print(
+        f"  public {split.public}, private {split.private} images, {submitting.SPLITS} random splits: the public score has a "
+        f"standard deviation of {split.deviation:.4f}"
+    )
+    print(
+        f"  public minus private: {split.low:+.4f} to {split.high:+.4f} in 95 % of the splits; on average {split.gap:.4f} apart, "
+        f"at most {split.widest:.4f}"
+    )
+
+
+def log(args) -> None:
+    file = _file(args.file)
+    from distill.jobs import submitting
+
+    logged = submitting.log(
+        file, args.public, TrackingConfig(store=args.store), run=args.run, date=args.date, note=args.note
+    )
+    entry = logged.entry
+    what = f"logged, public score {entry.public:g} %"
+    if logged.before is not None:
+        what = f"was logged before; its public score is now {entry.public:g} % (it was {logged.before:g} %)"
+    print(f"{file}: {what}, {entry.date.isoformat()}")
+    made = f"made by run {entry.run_id} ({entry.run_name})"
+    print(f"  {made if entry.run_id else 'no run of this store is known to have made it; name one with --run'}")
+    for warning in logged.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def show_ledger(args) -> None:
+    from distill.jobs import submitting
+
+    known = submitting.entries(TrackingConfig(store=args.store))
+    if not known:
+        print("Nothing was submitted yet: log a file with `python -m distill.submission log FILE --public NME`.")
+        return
+    best = min(entry.public for entry in known)
+    print(f"{'date':10}  {'public %':>8}   {'val %':>6}  {'file':16}  {'sha256':8}  run")
+    for entry in known:
+        val = "-" if math.isnan(entry.val) else f"{entry.val:.3f}"
+        run = f"{entry.run_id[:8]} {entry.run_name}" if entry.run_id else "-"
+        mark = "*" if entry.public == best else " "
+        line = (
+            f"{entry.date.isoformat()}  {entry.public:>8g} {mark} {val:>6}  {entry.file:16}  {entry.sha256[:8]}  {run}"
+        )
+        print(line + (f"  {entry.note}" if entry.note else ""))
+    today = datetime.date.today()
+    count = sum(entry.date == today for entry in known)
+    print(
+        f"{len(known)} of {submitting.IN_ALL} in all, {count} of {submitting.A_DAY} today ({today.isoformat()}); * best"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- arguments
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(prog="python -m distill.submission", description="Make, check, score and log solution.zip.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run, summary: str) -> cli.Parser:
+        added = commands.add_parser(name, help=summary, description=summary)
+        added.set_defaults(run_command=run)
+        return added
+
+    added = command("make", make, "predict a folder of images into a submission")
+    cli.add_model_arguments(added)
+    added.add_argument("--images", metavar="DIR", required=True, help="the images to predict")
+    added.add_argument("--out", metavar="FILE", default="solution.zip", help="default: %(default)s")
+
+    added = command("check", check, "all that is wrong with a submission, and where; exit code 1 for an invalid one")
+    added.add_argument("file", metavar="FILE", help="a zip with solution.txt in it")
+    group = added.add_mutually_exclusive_group()
+    group.add_argument("--images", metavar="DIR", help="it must hold the images of this folder, each once")
+    group.add_argument("--names", metavar="FILE", help="it must hold the images that this file names, one a line")
+
+    added = command("score", score, "NME where there are labels, and how far public and private score may lie apart")
+    added.add_argument("file", metavar="FILE", help="a zip with solution.txt in it")
+    added.add_argument("--data", metavar="DIR", required=True, help="folder of one labelled set")
+    added.add_argument("--seed", type=int, default=0, help="of the random splits (default: %(default)s)")
+
+    added = command("log", log, "enter what was submitted, and its public score, in the ledger")
+    added.add_argument("file", metavar="FILE", help="the zip as it was submitted")
+    added.add_argument("--public", metavar="NME", type=float, required=True, help="public score in percent, as 2.31")
+    added.add_argument("--run", default="", help="the run that made it (default: the one that exported these bytes)")
+    added.add_argument("--date", type=_date, help="when, as 2026-11-22 (default: today)")
+    added.add_argument("--note", metavar="TEXT", help="anything worth remembering")
+    _store(added)
+
+    _store(command("ledger", show_ledger, "what was submitted, when, with which run"))
+    return parser
+
+
+def _store(parser: cli.Parser) -> None:
+    parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        if len(text) == len("2026-11-22"):
+            return datetime.date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise UserError(f"--date '{text}' is not a date; expected one as 2026-11-22.")
+
+
+def _file(path: str) -> Path:
+    if not Path(path).is_file():
+        raise UserError(f"Submission '{path}' is not a file; expected a zip.")
+    return Path(path)
+
+
+def _folder(option: str, path: str) -> None:
+    if not Path(path).is_dir():
+        raise UserError(f"{option} '{path}' is not a folder.")
+
+
+if __name__ == "__main__":
+    cli.run(main)
