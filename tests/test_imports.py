@@ -41,6 +41,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "distill.handin",
     ),  # fmt: skip
     ("distill.demo",),
+    ("search", "search.parameters"),
+    ("search.changes", "search.settings", "search.tree"),
+    ("search.space",),
+    ("search.sampling", "search.summary"),
+    ("search.storage", "search.watching", "search.finishing"),
+    ("search.queue",),
+    ("search.trial",),
+    ("search.worker",),
+    ("search.running", "search.retraining"),
+    ("search.handout",),
+    ("search.study", "search.best"),
 )
 
 # Outside packages and the one place that may know each. Nothing here: nobody.
@@ -49,7 +60,9 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "albumentations": ("distill.data.transforms",),
     "mlflow": ("distill.tracking",),
     "matplotlib": ("distill.figures",),
-    "optuna": (),
+    "optuna": ("search",),
+    "sqlalchemy": ("search.storage",),
+    "rich": ("search.watching",),
     "onnxruntime": ("distill.jobs.exporting", "distill.inference.runtime"),
     "omegaconf": ("distill.config",),
     "jinja2": ("distill.reporting.html",),
@@ -72,6 +85,8 @@ DOORS = (
     "submission.__main__",
     "handin",
     "__init__",
+    "search.study",
+    "search.best",
 )
 HEAVY = {
     "torch",
@@ -92,7 +107,7 @@ HEAVY = {
 }
 
 
-PACKAGES = ("distill",)
+PACKAGES = ("distill", "search")  # `search` stands on `distill`, which does not know it
 
 
 def modules() -> dict[str, Path]:
