@@ -13,6 +13,8 @@ from distill import tracking
 from distill.config import Config
 
 REPO = Path(__file__).resolve().parent.parent
+OTHERS = ("recipes", "ablations", "search")  # files of other kinds, with tests of their own
+EXPERIMENTS = sorted(path for path in (REPO / "experiments").rglob("*.yaml") if path.parent.name not in OTHERS)
 
 # learns the cartoons to about 5 % in five seconds of one core
 CONTROL = """

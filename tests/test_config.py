@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from running import EXPERIMENTS
 
 from distill import config as configs
 from distill.config import Config, TrainConfig
 from distill.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = ("recipes", "ablations", "search")  # files of other kinds, with tests of their own
-EXPERIMENTS = sorted(path for path in (ROOT / "experiments").rglob("*.yaml") if path.parent.name not in OTHERS)
 
 
 @pytest.fixture

@@ -6,16 +6,14 @@ import math
 from pathlib import Path
 
 import pytest
-from running import REPO
+from running import EXPERIMENTS, REPO
 
 from distill import config as configs
 from distill import tracking
 from distill.config import HeadConfig, ModelConfig
 
 FOLDER = REPO / "experiments"
-OTHERS = ("recipes", "ablations")  # files of other kinds, with tests of their own
-FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name not in OTHERS)
-NAMES = [str(path.relative_to(FOLDER)) for path in FILES]
+NAMES = [str(path.relative_to(FOLDER)) for path in EXPERIMENTS]
 LARGE = {"teacher.yaml"}  # 88 million parameters: some GB of memory, a minute
 
 
@@ -72,7 +70,7 @@ def test_takes_its_steps(tiny, bare, monkeypatch, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "folder", sorted({path.parent for path in FILES if path.stem == "distill"}), ids=lambda p: p.name
+    "folder", sorted({path.parent for path in EXPERIMENTS if path.stem == "distill"}), ids=lambda p: p.name
 )
 def test_the_control_is_the_distilled_recipe_without_its_terms(folder):
     control, distilled = (configs.flatten(configs.load(folder / f"{name}.yaml")) for name in ("student", "distill"))
