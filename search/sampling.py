@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from distill import config as configs
 from search.parameters import Fork, Parameter
+from search.settings import Pruner
 from search.space import Space
 
 
@@ -61,11 +62,10 @@ def make_sampler(space: Space, worker: int = 0, begun: int = 0) -> BaseSampler:
         )
 
 
-def make_pruner(space: Space) -> BasePruner:
-    """The pruner that the space names; steps are epochs, from 1."""
-    pruner = space.pruner
+def make_pruner(pruner: Pruner, epochs: int) -> BasePruner:
+    """The pruner that a search file names; steps are epochs, from 1. epochs: of a trial that is not pruned."""
     if pruner.kind == "hyperband":
-        return optuna.pruners.HyperbandPruner(pruner.min_epochs, space.epochs, pruner.factor)
+        return optuna.pruners.HyperbandPruner(pruner.min_epochs, epochs, pruner.factor)
     if pruner.kind == "median":
         return optuna.pruners.MedianPruner(pruner.startup, pruner.min_epochs)
     return optuna.pruners.NopPruner()

@@ -158,7 +158,7 @@ def open_study(space: Space, name: str, url: str, worker: int = 0) -> optuna.Stu
             study = optuna.load_study(study_name=name, storage=storage)
         _settle(study, space, url)
     study.sampler = sampling.make_sampler(space, worker, begun=len(study.get_trials(deepcopy=False)))
-    study.pruner = sampling.make_pruner(space)
+    study.pruner = sampling.make_pruner(space.pruner, space.epochs)
     return study
 
 
