@@ -45,15 +45,28 @@ class Cut:
     status: str  # of the MLflow run afterwards
 
 
+# `python -m distill.student`, but it waits a little after each checkpoint: on a fast machine nobody could catch it in between
+SLOWLY = """
+import runpy, sys, time
+from distill.training import checkpoint
+save = checkpoint.save
+checkpoint.save = lambda *args: (save(*args), time.sleep(0.15))
+sys.argv = ["distill.student", *sys.argv[1:]]
+runpy.run_module("distill.student", run_name="__main__", alter_sys=True)
+"""
+
+
 class Door:
     """`python -m distill.student` in a process of its own, watched through its checkpoint."""
 
     def __init__(self, store: Path, log: Path, *args: str):
         self.store, self.log = store, log
         self.before = set(store.glob("work/*"))
+        self.steps = {folder: checkpoint.load(folder / training.CHECKPOINT)["progress"]["step"] for folder in self.before
+                      if (folder / training.CHECKPOINT).exists()}  # fmt: skip
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "distill.student", *args, "data.workers=1"],
+                [sys.executable, "-c", SLOWLY, *args, "data.workers=1"],
                 cwd=REPO, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(REPO)},
             )  # fmt: skip
 
@@ -70,7 +83,8 @@ class Door:
             return False
         # of 6 batches; a process stopped while it writes one checkpoint is two batches further when it sees a signal
         progress = found[1]["progress"]
-        return progress["epoch"] >= after and 0 < progress["batch"] < 4
+        own = progress["step"] > self.steps.get(self.store / "work" / found[0], 0)  # not what it was to resume from
+        return own and progress["epoch"] >= after and 0 < progress["batch"] < 4
 
     def cut(self, number: int, after: int, run_id: str | None = None) -> tuple[str, Cut]:
         """Send the signal once a checkpoint says that an epoch from `after` on (from 0) is under way."""

@@ -123,7 +123,9 @@ def test_only_the_warning_of_the_groups_is_silenced(read):
 
 def epochs_run(space: spaces.Space, curves: list[float]) -> list[int]:
     """Epochs that trials train one after the other, each with the same value after every epoch."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), pruner=sampling.make_pruner(space.pruner, space.epochs))
+    study = optuna.create_study(
+        sampler=optuna.samplers.RandomSampler(seed=0), pruner=sampling.make_pruner(space.pruner, space.epochs)
+    )
     lengths = []
     for value in curves:
         trial = study.ask()
