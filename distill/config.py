@@ -256,17 +256,17 @@ def digest(config: Config) -> str:
     Only what differs from the defaults counts, so a field that a later version adds leaves the digests of older runs as
     they were. Keys stay in their order: that of the photometric steps matters.
     """
-    return hashlib.sha256(json.dumps(_set_values(computing(config))).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(set_values(computing(config))).encode()).hexdigest()[:16]
 
 
-def _set_values(value: Any) -> Any:
-    """A config section as plain values, without the fields that have their default."""
+def set_values(value: Any) -> Any:
+    """A config, or a section or entry of one, as plain values, without the fields that have their default."""
     if dataclasses.is_dataclass(value):
         default = type(value)()
         names = [f.name for f in dataclasses.fields(value) if getattr(value, f.name) != getattr(default, f.name)]
-        return {name: _set_values(getattr(value, name)) for name in names}
+        return {name: set_values(getattr(value, name)) for name in names}
     if isinstance(value, dict):
-        return {key: _set_values(inner) for key, inner in value.items()}
+        return {key: set_values(inner) for key, inner in value.items()}
     return value
 
 
@@ -276,7 +276,7 @@ def to_recipe(config: Config) -> str:
     bare = computing(config)
     train = dataclasses.replace(bare.train, checkpoint_seconds=TrainConfig().checkpoint_seconds)
     data = dataclasses.replace(bare.data, workers=DataConfig().workers)
-    values = _set_values(dataclasses.replace(bare, teacher="", data=data, train=train))
+    values = set_values(dataclasses.replace(bare, teacher="", data=data, train=train))
     return yaml.safe_dump(values | {"name": config.name}, sort_keys=False)
 
 

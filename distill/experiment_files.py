@@ -29,6 +29,13 @@ def section(parent: dict, key: str, path: Path, full: str = "") -> dict[str, Any
     return {str(name): inner for name, inner in value.items()}
 
 
+def base_of(raw: dict, path: Path, expected: str) -> str:
+    """The experiment file that a file's `base` names, as it stands there. Raises UserError where it names none."""
+    if not isinstance(raw.get("base"), str):
+        raise UserError(f"{path}: 'base' is {raw.get('base')!r}; expected the experiment file {expected}.")
+    return raw["base"]
+
+
 def configured(base: Path, settings: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
     """The experiment file `base` with dotted settings, then overrides. Raises UserError that begins with `where`."""
     try:

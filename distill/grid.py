@@ -32,7 +32,7 @@ from typing import Any
 from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
-from distill.experiment_files import DEFAULTS, configured, known, section
+from distill.experiment_files import DEFAULTS, base_of, configured, known, section
 
 TEACHER_MARK = "@"  # `teacher: "@small"` is the teacher that this file trains under the name `small`
 FILE_KEYS = ("base", "ablation")
@@ -97,15 +97,14 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
     path = Path(path)
     raw = configs.read_yaml(path)
     known(raw, FILE_KEYS, f"{path}: ")
-    if not isinstance(raw.get("base"), str):
-        raise UserError(f"{path}: 'base' is {raw.get('base')!r}; expected the experiment file that all cells share.")
+    base_file = base_of(raw, path, "that all cells share")
     about = section(raw, "ablation", path)
     known(about, KEYS, f"{path}: ", "ablation.")
     seeds = _seeds(about.get("seeds", [0]), path)
     overrides, for_teachers = _split(overrides, about.get("teachers") or {}, path)
     shared = {**DEFAULTS, **section(about, "set", path, "ablation.set")}
     teachers = {
-        name: _teacher(path, raw["base"], name, part, for_teachers[name])
+        name: _teacher(path, base_file, name, part, for_teachers[name])
         for name, part in section(about, "teachers", path, "ablation.teachers").items()
     }
     axes = _axes(about, path)
@@ -116,7 +115,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
             f"{path}: 'ablation.control' is '{control}'; expected the cell that the others are compared with, one of "
             f"{', '.join(variants)}."
         )
-    base = path.parent / raw["base"]
+    base = path.parent / base_file
     cells = {
         name: dataclasses.replace(_config(base, {**shared, **own}, overrides, f"{path}, cell '{name}'"), seed=seeds[0])
         for name, own in variants.items()

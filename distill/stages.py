@@ -32,7 +32,7 @@ from typing import Any
 from distill import config as configs
 from distill.config import Config, TermConfig
 from distill.errors import UserError
-from distill.experiment_files import configured, known
+from distill.experiment_files import base_of, configured, known
 
 JOBS = ("student", "teacher", "average")
 AVERAGES = ("uniform", "greedy")
@@ -87,8 +87,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = Path(path)
     raw = configs.read_yaml(path)
     known(raw, FILE_KEYS, f"{path}: ")
-    if not isinstance(raw.get("base"), str):
-        raise UserError(f"{path}: 'base' is {raw.get('base')!r}; expected the experiment file that all stages share.")
+    base_file = base_of(raw, path, "that all stages share")
     name = raw.get("name", path.stem)
     if not isinstance(name, str) or not name or "/" in name:
         raise UserError(f"{path}: 'name' is {name!r}; expected a short name without '/'.")
@@ -111,10 +110,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         if job == "average":
             stage = _average(part, where, stages, every)
         else:
-            base = path.parent / _base(part, raw["base"], where)
+            base = path.parent / _base(part, base_file, where)
             stage = _training(part, job, base, shared, split[part["name"]], where, stages, every)
         stages[stage.name] = replace(stage, config=replace(stage.config, name=f"{name}-{stage.name}"))
-    base = configs.load(path.parent / raw["base"])
+    base = configs.load(path.parent / base_file)
     return Recipe(path, name, base, tuple(stages.values()))
 
 

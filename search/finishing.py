@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +16,7 @@ from distill.errors import UserError
 from distill.figures import parameters as varied
 from distill.figures import search as drawn
 from distill.grid import file_name
+from distill.writing import write_text
 from search import summary
 from search.summary import TrialRow
 
@@ -39,12 +39,12 @@ def finish(space: Space, study: optuna.Study, tracking: TrackingConfig, parent_i
     """
     folder = out / file_name(study.study_name)
     rows = [_with_curve(row, tracking) for row in summary.rows(study, space)]
-    found = {"": [write(folder / CSV_FILE, summary.to_csv(rows, space.objectives))]}
+    found = {"": [write_text(folder / CSV_FILE, summary.to_csv(rows, space.objectives))]}
     if best := summary.best_of(rows):
-        found[""].insert(0, write(folder / BEST_FILE, recipe(study, rows, best, space, tracking)))
+        found[""].insert(0, write_text(folder / BEST_FILE, recipe(study, rows, best, space, tracking)))
         if len(space.objectives) > 1:
             found[FRONT] = [
-                write(folder / FRONT / f"trial-{row.number:03d}.yaml", recipe(study, rows, row, space, tracking))
+                write_text(folder / FRONT / f"trial-{row.number:03d}.yaml", recipe(study, rows, row, space, tracking))
                 for row in summary.front_of(rows)
             ]
     shown = pictures(space, study, rows)
@@ -146,15 +146,6 @@ def pictures(space: Space, study: optuna.Study, rows: Sequence[TrialRow]) -> dic
     if any(trial.curve for trial in trials):
         made["curves"] = drawn.curves(trials, objective, space.epochs, f"{title}: learning curves")
     return made
-
-
-def write(path: Path, text: str) -> Path:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
 
 
 # ---------------------------------------------------------------------------------------------------- inside

@@ -21,7 +21,6 @@ from distill.jobs.registering import CHAMPION, NEWEST, Verdict
 from distill.jobs.table import Row, Table, p_words
 from distill.metrics import Report
 from distill.profiling import Cost
-from distill.submission import sha256
 from distill.tracking import RunInfo
 from search.retraining import BEST, RECIPE
 
@@ -97,8 +96,7 @@ def _export(config: Config, seed: int, run: RunInfo, folder: Path) -> Export:
     track.add_artifacts(tracking, run.id, [exported.onnx], "onnx")
     if exported.submission:
         track.add_artifacts(tracking, run.id, [exported.submission], "submission")
-        facts = {"images": len(test_set), "set": test.name, "sha256": sha256(exported.submission)}
-        track.tag_run(tracking, run.id, {f"submission.{key}": str(value) for key, value in facts.items()})
+        track.tag_run(tracking, run.id, exporting.submission_tags(exported, test_set))
     packed = folder / MODEL_FOLDER
     packed.mkdir(exist_ok=True)
     weights = shutil.copyfile(exported.weights, packed / exported.weights.name)

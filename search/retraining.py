@@ -17,8 +17,10 @@ from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
 from distill.grid import file_name
+from distill.writing import write_text
 from search import summary
-from search.finishing import BEST_FILE, write
+from search.changes import value_at
+from search.finishing import BEST_FILE
 
 if TYPE_CHECKING:
     import optuna
@@ -77,10 +79,12 @@ def write_files(asked: Order, seeds: int, store: str, out: Path) -> Path:
     recipe, best = asked.recipe, asked.best
     own = differences(recipe, best)
     came = f"trial {asked.trial.number} of study '{asked.study}', which came to {asked.trial.value:.6g} as a trial"
-    write(folder / RECIPE_FILE, f"# The recipe that study '{asked.study}' began with.\n{configs.to_recipe(recipe)}")
+    write_text(
+        folder / RECIPE_FILE, f"# The recipe that study '{asked.study}' began with.\n{configs.to_recipe(recipe)}"
+    )
     if not (folder / BEST_FILE).exists():  # the study's own says more
-        write(folder / BEST_FILE, f"# {came[0].upper()}{came[1:]}.\n{configs.to_recipe(best)}")
-    settings = {key: value for key in PLACES if (value := _at(recipe, key)) != _at(Config(), key)}
+        write_text(folder / BEST_FILE, f"# {came[0].upper()}{came[1:]}.\n{configs.to_recipe(best)}")
+    settings = {key: value for key in PLACES if (value := value_at(recipe, key)) != value_at(Config(), key)}
     settings |= {"tracking.store": store}
     if teacher := asked.teacher or recipe.teacher:
         settings["teacher"] = teacher
@@ -93,7 +97,7 @@ def write_files(asked: Order, seeds: int, store: str, out: Path) -> Path:
     }  # fmt: skip
     said = f"# {BEST}: {came}.\n" if own else f"# The recipe itself is {came}.\n"
     text = said + yaml.safe_dump({"base": RECIPE_FILE, "ablation": about}, sort_keys=False, width=120)
-    return write(folder / f"{file_name(asked.study)}-best.yaml", text)
+    return write_text(folder / f"{file_name(asked.study)}-best.yaml", text)
 
 
 def differences(recipe: Config, best: Config) -> dict[str, Any]:
@@ -116,22 +120,6 @@ def _differences(one: Any, other: Any, prefix: str = "") -> dict[str, Any]:
         a, b, key = getattr(one, field.name), getattr(other, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(a):
             found |= _differences(a, b, f"{key}.")
-        elif json.dumps(_plain(a)) != json.dumps(_plain(b)):
-            found[key] = _plain(b)
+        elif json.dumps(configs.set_values(a)) != json.dumps(configs.set_values(b)):
+            found[key] = configs.set_values(b)
     return found
-
-
-def _plain(value: Any) -> Any:
-    """Of an entry (a term, a step) what is not its default."""
-    if dataclasses.is_dataclass(value):
-        default = type(value)()
-        names = [field.name for field in dataclasses.fields(value)]
-        return {name: _plain(getattr(value, name)) for name in names if getattr(value, name) != getattr(default, name)}
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return value
-
-
-def _at(config: Config, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)

@@ -42,7 +42,7 @@ from typing import Any
 from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
-from distill.experiment_files import DEFAULTS, configured, known, section
+from distill.experiment_files import DEFAULTS, base_of, configured, known, section
 from search import settings, tree
 from search.changes import changed, expected_at, first_difference, is_entry, of_branch, value_at, with_fields_of
 from search.parameters import MISSING, Branch, Fork, Node, Parameter, describe, every, touches
@@ -170,8 +170,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     path = Path(path)
     raw = configs.read_yaml(path)
     known(raw, FILE_KEYS, f"{path}: ")
-    if not isinstance(raw.get("base"), str):
-        raise UserError(f"{path}: 'base' is {raw.get('base')!r}; expected the experiment file to start from.")
+    base_file = base_of(raw, path, "to start from")
     about = section(raw, "search", path)
     known(about, KEYS, f"{path}: ", "search.")
     shared = {**DEFAULTS, **section(about, "set", path, "search.set")}
@@ -179,7 +178,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     for_trials = [item.strip() for item in overrides if item.strip().startswith("trial.")]
 
     def based(overrides: list[str]) -> Config:
-        return configured(path.parent / raw["base"], shared, overrides, f"{path}: ")
+        return configured(path.parent / base_file, shared, overrides, f"{path}: ")
 
     base = based([item for item in overrides if item.strip() not in for_trials])
     trial = section(about, "trial", path, "search.trial")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from running import REPO
+from studies import inside_at_once, opened_by_three
 
 from distill import tracking
 from distill.errors import UserError
@@ -125,22 +125,12 @@ def file(tiny, tmp_path) -> Path:
     return path
 
 
-def _open(file: Path, url: str) -> None:
-    storage.open_study(spaces.load(file), "rates", url)
-
-
 def test_several_processes_that_make_the_tables_and_the_study_at_once_make_one(server, file):
     given = server.database("fresh")
     space = spaces.load(file)
     url = storage.url_of(space.base.tracking, given)
     assert url.startswith("postgresql+psycopg://") and "{secret}" not in storage.redacted(url)
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_open, args=(file, url)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert opened_by_three(file, url, "rates") == [0, 0, 0]
     assert [trial.params for trial in storage.find_study("rates", url).trials] == [{}]  # the recipe, waiting
     with pytest.raises(UserError, match=r"database .*/absent cannot be used: .*does not exist") as error:
         storage.open_study(space, "rates", url.replace("/fresh", "/absent"))
@@ -151,21 +141,7 @@ def test_a_turn_is_one_process_s_at_a_time_and_a_restart_of_the_server_is_surviv
     space = spaces.load(file)
     url = storage.url_of(space.base.tracking, server.database("turns"))
     study = storage.open_study(space, "rates", url)
-    inside, most = [], []
-
-    def one():
-        with storage.turn(url, "rates"):
-            inside.append(1)
-            most.append(len(inside))
-            time.sleep(0.05)
-            inside.pop()
-
-    threads = [threading.Thread(target=one) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1, 1, 1, 1]
+    assert inside_at_once(url, "rates", seconds=0.05) == [1, 1, 1, 1]
 
     server.stop()
     back = threading.Timer(1.0, server.start)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import threading
-import time
-
 import pytest
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from studies import inside_at_once, opened_by_three
 
 from distill import tracking as track
 from distill.errors import UserError
@@ -164,37 +161,13 @@ def test_a_study_that_a_killed_process_only_began_is_finished_by_the_next(space,
     assert states(storage.open_study(space, "rates", url)) == ["WAITING"] * 2
 
 
-def _open(path, url):
-    storage.open_study(spaces.load(path), "rates", url)
-
-
 def test_processes_that_make_one_study_at_once_make_one(space, url):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_open, args=(space.path, url)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert opened_by_three(space.path, url, "rates") == [0, 0, 0]
     assert states(storage.find_study("rates", url)) == ["WAITING"] * 2
 
 
 def test_a_turn_is_one_process_s_at_a_time(url, study):
-    inside, most = [], []
-
-    def one():
-        with storage.turn(url, "rates"):
-            inside.append(1)
-            most.append(len(inside))
-            time.sleep(0.02)
-            inside.pop()
-
-    threads = [threading.Thread(target=one) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1, 1, 1, 1]
+    assert inside_at_once(url, "rates", seconds=0.02) == [1, 1, 1, 1]
 
 
 # ---------------------------------------------------------------------------------------------------- the queue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from distill.inference.crops import Box
 from distill.inference.runtime import Landmarks
+from distill.writing import write_text
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Face:
 def pictures_json(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) -> Path:
     """{name: {points, confidence}}, or, where there are boxes, {name: [{points, confidence, box}, ...]}."""
     rows = {name: [face.to_dict() for face in some] if boxed else some[0].to_dict() for name, some in faces.items()}
-    return _replace(path, json.dumps(rows, indent=1, sort_keys=True) + "\n")
+    return write_text(path, json.dumps(rows, indent=1, sort_keys=True) + "\n")
 
 
 def pictures_csv(path: Path, faces: Mapping[str, Sequence[Face]]) -> Path:
@@ -51,7 +51,7 @@ def video_json(path: Path, facts: Mapping[str, Any], seconds: Sequence[float], f
         {"frame": index, "seconds": round(at, 4)} | face.to_dict()
         for index, (at, face) in enumerate(zip(seconds, faces, strict=True))
     ]
-    return _replace(path, json.dumps(dict(facts) | {"frames": frames}, indent=1) + "\n")
+    return write_text(path, json.dumps(dict(facts) | {"frames": frames}, indent=1) + "\n")
 
 
 def video_csv(path: Path, seconds: Sequence[float], faces: Sequence[Face]) -> Path:
@@ -71,12 +71,4 @@ def _table(path: Path, keys: tuple[str, str], rows: Iterable[tuple[Any, Any, Fac
         writer.writerow(
             [first, second, *(f"{value:.4f}" if i % 3 == 2 else f"{value:.3f}" for i, value in enumerate(values))]
         )
-    return _replace(path, text.getvalue())
-
-
-def _replace(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_text(path, text.getvalue())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from distill.jobs.pool import Ended, Task
 from distill.jobs.survey import TEACHERS, Entry, Survey, check_models, parent_tags, survey
 from distill.jobs.table import Result, Table
 from distill.tracking import RunInfo
+from distill.writing import write_text
 
 TABLE_FILE = "table.json"
 
@@ -143,18 +143,12 @@ def result(tracking: TrackingConfig, cell: str, seed: int, run: RunInfo) -> Resu
 
 def write(made: Table, folder: Path) -> list[Path]:
     """table.md, .csv, .json and the pictures, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "table.md": table.to_markdown(made),
         "table.csv": table.to_csv(made),
         TABLE_FILE: json.dumps(made.to_dict(), indent=1) + "\n",
     }
-    files = []
-    for name, text in texts.items():
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / name)
-        files.append(folder / name)
+    files = [write_text(folder / name, text) for name, text in texts.items()]
     return [*files, *(figures.to_png(figure, folder / name) for name, figure in table.pictures(made).items())]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from distill.data.annotations import LandmarkSet
 from distill.data.loading import eval_batches
 from distill.landmarks import FLIP_PERMUTATION
 from distill.models.landmarker import Landmarker, to_input
+from distill.writing import write_text
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,7 @@ def pictures(
 
 def write_json(path: Path, value: Any) -> Path:
     """Atomically, indented, keys in order."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 class _Images:

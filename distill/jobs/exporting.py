@@ -66,6 +66,12 @@ def sample_faces(count: int, size: int) -> Tensor:
     ).images
 
 
+def submission_tags(exported: Export, images: LandmarkSet) -> dict[str, str]:
+    """What a run says of the submission that it keeps. images: the set that it predicts."""
+    facts = {"images": str(len(images)), "set": images.folder.name, "sha256": submission.sha256(exported.submission)}
+    return {f"submission.{key}": value for key, value in facts.items()}
+
+
 def solve(model: Landmarker, images: LandmarkSet) -> np.ndarray:
     """The points of a submission, (N, 68, 2) in pixels, by one thread: with more, the last digits depend on how many."""
     threads = torch.get_num_threads()

@@ -18,7 +18,6 @@ from distill.jobs.packing import pack
 from distill.jobs.references import MODEL_FOLDER
 from distill.models.files import load_model
 from distill.profiling import Cost
-from distill.submission import sha256
 from distill.training.snapshots import FOLDER as SNAPSHOTS
 
 
@@ -118,6 +117,5 @@ def _export(run, model_file: Path, out: Path, test: Path | None) -> exporting.Ex
     run.log_artifact(exported.onnx, "onnx")
     if exported.submission:
         run.log_artifact(exported.submission, "submission")
-        facts = {"images": len(test_set), "set": test.name, "sha256": sha256(exported.submission)}
-        run.set_tags({f"submission.{key}": value for key, value in facts.items()})
+        run.set_tags(exporting.submission_tags(exported, test_set))
     return exported

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from distill.jobs.exporting import sample_faces
 from distill.tracking.packaging import write_mlflow_model
+from distill.writing import write_text
 
 CARD = "README.md"
 
@@ -18,7 +18,5 @@ def pack(onnx_file: Path, folder: Path, card: str, metadata: dict[str, Any]) -> 
     onnx_file: of jobs.exporting. Returns the folder's files.
     """
     write_mlflow_model(onnx_file, folder, lambda side: sample_faces(1, side).numpy(), metadata)
-    temporary = folder / f".{CARD}.{os.getpid()}.tmp"
-    temporary.write_text(card, encoding="utf-8")
-    os.replace(temporary, folder / CARD)
+    write_text(folder / CARD, card)
     return sorted(file for file in folder.iterdir() if file.is_file())

@@ -23,10 +23,10 @@ from distill.data.annotations import resolve
 from distill.errors import UserError
 from distill.jobs import training
 from distill.jobs.references import ModelReference, resolve_model, resolve_teacher
+from distill.jobs.registering import METRIC
 from distill.tracking import Held, RunInfo
 from distill.training import checkpoint
 
-METRIC = "best/val/nme"
 PAUSE = 5.0  # seconds between looks at a training that another process is at
 
 

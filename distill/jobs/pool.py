@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.writing import write_text
+
 if TYPE_CHECKING:
     from distill.jobs.plan import Cell, Identity, Outcome
 
@@ -176,10 +178,7 @@ def why(process: Process) -> str:
 
 def write(file: Path, value: dict[str, Any]) -> None:
     """Keys stay in their order: that of terms and photometric steps is part of what a config computes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(temporary, file)
+    write_text(file, json.dumps(value))
 
 
 def last_words(log: Path, start: int = 0) -> str:
