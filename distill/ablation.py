@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if args.command == "run" and args.workers < 0:
         raise UserError(f"--workers is {args.workers}; expected 0 or more.")
+    cli.check_out(args.out)
     planned = grid.load(args.file, args.overrides)
     _check_roots(planned)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.errors import UserError
@@ -19,13 +21,20 @@ LOCAL_KEYS = ("resume", "data.root", "data.cache", "data.workers", "train.thread
 
 # what to install for a package that is imported; the parts of pyproject.toml
 EXTRAS = {
-    "distill": ("numpy", "cv2", "onnxruntime", "yaml", "omegaconf", "tqdm"),
+    "distill": ("numpy", "cv2", "onnxruntime", "yaml", "omegaconf", "tqdm", "filelock"),
     "distill[train]": (
         "torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "onnxscript", "matplotlib",
-        "jinja2", "reportlab", "psutil", "filelock",
+        "jinja2", "reportlab", "psutil",
     ),
     "distill[search]": ("optuna", "rich", "sqlalchemy", "psycopg"),
 }  # fmt: skip
+
+
+# what a disk, its rights or a name of the user's may bring about anywhere; other failures of files are ours
+DISK = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,8 +54,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call `main` with the command line's arguments. A UserError, or a package that is not installed, becomes one line on
-    stderr and exit code 2."""
+    """Call `main` with the command line's arguments. A UserError, a package that is not installed, or a file that the disk
+    refuses becomes one line on stderr and exit code 2."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # unwind: a run is told how it ended
     try:
         main(sys.argv[1:])
@@ -61,9 +70,34 @@ def run(main: Callable[[list[str]], None]) -> None:
         needed = f"This needs the package '{package}', which is not installed"
         print(f"error: {needed}: pip install '{bringing[0]}'.", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f"'{os.fsdecode(error.filename)}'" if error.filename else "the disk"
+        print(f"error: {where} cannot be read or written: {error.strerror}.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def check_out(path: str | os.PathLike, option: str = "--out") -> Path:
+    """The folder as a Path. Raises UserError, before anything is computed, where files cannot be put into it; makes nothing."""
+    folder = Path(path)
+    standing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not standing.is_dir():
+        raise UserError(f"{option} '{folder}': '{standing}' is not a folder.")
+    if not os.access(standing, os.W_OK | os.X_OK):
+        raise UserError(f"{option} '{folder}': the folder '{standing}' cannot be written to.")
+    return folder
+
+
+def experiment_file(path: str | os.PathLike, hint: str) -> str:
+    """The path of one of this project's experiment files. They are in a clone, not in an installed package: UserError where
+    it is not in the folder in which we run; `hint` says what helps there."""
+    if not Path(path).is_file():
+        raise UserError(f"There is no '{path}' in this folder; it is in a clone of the project ({hint}).")
+    return str(path)
 
 
 def add_model_arguments(parser: Parser, onnx: bool = False) -> None:
@@ -90,7 +124,7 @@ def train_parser(job: str, default: str, summary: str) -> Parser:
     parser = Parser(
         prog=f"python -m distill.{job}",
         description=summary,
-        epilog="Every key of an experiment is in distill/config.py. Several processes: torchrun --nproc-per-node N -m "
+        epilog="Every key of an experiment is in distill/config/fields.py. Several processes: torchrun --nproc-per-node N -m "
         f"distill.{job} ... Look at runs with `make ui`.",
     )
     parser.add_argument("--config", metavar="FILE", help=f"experiment file (default: {default})")
@@ -105,7 +139,7 @@ def read_train_config(parser: Parser, argv: list[str], default: str) -> tuple[Co
     args = parser.parse_args(argv)
     from distill import config as configs
 
-    config = configs.load(args.config or default, args.overrides)
+    config = configs.load(args.config or experiment_file(default, "--config FILE names one"), args.overrides)
     if args.print_config:
         print(configs.to_yaml(config), end="")
         return None

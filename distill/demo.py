@@ -8,7 +8,7 @@ from pathlib import Path
 from distill import cli
 from distill import config as configs
 
-EXPERIMENTS = Path("experiments/demo")
+EXPERIMENTS, FILES = Path("experiments/demo"), ("teacher", "student", "distill")
 
 
 def main(argv: list[str]) -> None:
@@ -22,8 +22,9 @@ def main(argv: list[str]) -> None:
         "overrides", nargs="*", metavar="key=value", help="for all three runs, e.g. seed=1 train.epochs=2"
     )
     args = parser.parse_args(argv)
-    names = ("teacher", "student", "distill")
-    teacher, control, distilled = (configs.load(EXPERIMENTS / f"{name}.yaml", args.overrides) for name in names)
+    out = cli.check_out(args.out)
+    files = [cli.experiment_file(EXPERIMENTS / f"{name}.yaml", "run it there") for name in FILES]
+    teacher, control, distilled = (configs.load(file, args.overrides) for file in files)
 
     from distill import evaluate, export, metrics
     from distill.data.sample import SAMPLE_ROOT
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
     def on_sample(config: configs.Config, **fields) -> configs.Config:
         return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(SAMPLE_ROOT)), **fields)
 
-    out, store = Path(args.out), distilled.tracking.store
+    store = distilled.tracking.store
     taught = training.train_teacher(on_sample(teacher))
     alone = training.train_student(on_sample(control))
     student = training.train_student(on_sample(distilled, teacher=taught.run_id))

@@ -14,7 +14,7 @@ from distill import methods, taps
 from distill.balance import GradientBalance
 from distill.config import LossConfig, TermConfig
 from distill.errors import UserError
-from distill.landmarks import NUM_POINTS, REGIONS
+from distill.landmarks import IBUG68, Markup
 from distill.losses import heatmap as heatmap_losses
 from distill.losses import landmark as landmark_losses
 from distill.losses import relation
@@ -50,12 +50,12 @@ def weight_at(term: TermConfig, progress: float) -> float:
 class Supervision(nn.Module):
     """Terms against the labels: coordinates; the heatmap where the head has one; the expected error where it predicts one."""
 
-    def __init__(self, config: LossConfig):
+    def __init__(self, config: LossConfig, markup: Markup = IBUG68):
         super().__init__()
         self.config = config
-        weights = torch.ones(NUM_POINTS)
+        weights = torch.ones(markup.count)
         for region, weight in config.region_weights.items():
-            weights[list(REGIONS[region])] = weight
+            weights[list(markup.regions[region])] = weight
         self.register_buffer("point_weights", weights / weights.mean(), persistent=False)
 
     def forward(self, student: Landmarker, prediction: Prediction, target: Tensor) -> tuple[dict[str, Term], Tensor]:
@@ -96,8 +96,14 @@ class Distiller(nn.Module):
     """
 
     def __init__(self, terms: dict[str, TermConfig], student: Landmarker, teacher: FrozenTeacher):
-        """Checks every term and probes adapter sizes by a dry forward. Raises UserError naming the term that cannot be."""
+        """Checks every term and probes adapter sizes by a dry forward. Raises UserError naming the term that cannot be, and
+        where the teacher has another landmark set."""
         super().__init__()
+        if not teacher.model.markup.fits(student.markup):
+            raise UserError(
+                f"The teacher's landmark set is {teacher.model.markup} and the student's {student.markup} (data.landmarks); "
+                "expected the same set for both."
+            )
         self.terms = terms
         self._teacher = [teacher]
         found = {name: methods.find(f"distill.terms.{name}", term.loss) for name, term in terms.items()}

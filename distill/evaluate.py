@@ -32,16 +32,16 @@ def main(argv: list[str]) -> None:
     folder = Path(args.data) if args.data else None
     if folder is not None and not folder.is_dir():
         raise UserError(f"--data '{folder}' is not a folder; expected one that holds annot.pkl or *_ldmks.txt.")
+    out = cli.check_out(args.out)
     reference = resolve_model(args.model, TrackingConfig(store=args.store))
     from distill.data.annotations import read_set, resolve
     from distill.jobs import evaluation
     from distill.models.files import load_model
 
-    labelled = read_set(folder or resolve(DataConfig()).val)
     model, described = load_model(reference.path)
+    labelled = read_set(folder or resolve(DataConfig()).val, markup=model.markup)
     predictions = evaluation.predict_set(model, labelled, flip=args.flip)
     report = evaluation.measure(predictions, labelled, args.normalizer)
-    out = Path(args.out)
     label = reference.label + (" (flip)" if args.flip else "")
     facts = {
         "model": args.model, "about": described["about"], "data": labelled.folder.name, "fingerprint": labelled.fingerprint,

@@ -21,12 +21,13 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.images and not Path(args.images).is_dir():
         raise UserError(f"--images '{args.images}' is not a folder.")
+    out = cli.check_out(args.out)
     reference = resolve_model(args.model, TrackingConfig(store=args.store))
     from distill.data.annotations import read_set
     from distill.jobs import exporting
 
     images = read_set(Path(args.images), need_labels=False) if args.images else None
-    made = exporting.export(reference.path, Path(args.out), images)
+    made = exporting.export(reference.path, out, images)
     print(f"{made.weights}: {made.weights.stat().st_size:,} bytes, float32")
     print(f"{made.onnx}: {made.onnx.stat().st_size:,} bytes, within {made.parity:.6f} px of the torch student")
     if made.submission:

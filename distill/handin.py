@@ -33,6 +33,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     building = bool(args.id or args.run)
     _refuse(args, building)
+    if building:
+        cli.check_out(args.out)
     path = _build(args) if building else Path(args.check)
     if args.check is not None:
         _check(path, Path(args.images), install=not args.no_install)

@@ -1,4 +1,4 @@
-"""Head rotation from 68 image points, without a model to load: which way does this face look?
+"""Head rotation from image points, without a model to load: which way does this face look?
 
 Good to a few degrees, which is enough to sort images into yaw bins; it is not a pose estimator to publish with.
 """
@@ -12,8 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from distill.errors import UserError
-from distill.landmarks import NUM_POINTS
+from distill.landmarks import IBUG68, Markup
 
+# A pose is estimated from at least so many points, whose distances from their best plane have at least this root of the
+# sum of squares, in cm on the mean face. With 2 px of noise at 15 px a cm the mouth alone (20 points, 2.1 cm) gives the yaw
+# within 2.2 degrees on average, the eyes alone (12 points, 0.9 cm) within 5.2.
+FEWEST, THICKNESS = 6, 1.5
 ASSET = Path(__file__).parent / "assets" / "mean_face_68.json"
 
 
@@ -37,8 +41,17 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     return turn_z @ turn_x @ turn_y
 
 
-def estimate(landmarks: np.ndarray) -> np.ndarray:
-    """Yaw, pitch, roll in degrees: (N, 3) from `landmarks` (N, 68, 2) in pixels of any scale.
+def can_tell(markup: Markup) -> bool:
+    """Whether enough of the set's points are iBUG points, and they lie far enough from one plane, to estimate a pose."""
+    if len(markup.as_68) < FEWEST:
+        return False
+    face = mean_face()[[there for _, there in markup.as_68]]
+    spread = np.linalg.svd(face - face.mean(axis=0), compute_uv=False)
+    return bool(spread[2] >= THICKNESS)
+
+
+def estimate(landmarks: np.ndarray, markup: Markup = IBUG68) -> np.ndarray:
+    """Yaw, pitch, roll in degrees: (N, 3) from `landmarks` (N, P, 2) in pixels of any scale, P the points of `markup`.
 
     yaw    in (-180, 180], positive: the face looks to the right of the picture
     pitch  in [-90, 90],   positive: it looks up
@@ -47,16 +60,19 @@ def estimate(landmarks: np.ndarray) -> np.ndarray:
 
     Scaled orthographic fit of a mean face: linear least squares for the 2 x 3 camera matrix (the POS step of DeMenthon
     & Davis, "Model-based object pose in 25 lines of code", IJCV 1995), then the nearest pair of orthonormal rows, by
-    the polar decomposition. Raises UserError for a wrong shape, non-finite points, or points that all lie on one line.
+    the polar decomposition. Of the points only those that are iBUG points count; ask `can_tell` first whether they are
+    enough. Raises UserError for a wrong shape, non-finite points, or points that all lie on one line.
     """
     landmarks = np.asarray(landmarks, dtype=np.float64)
-    if landmarks.ndim != 3 or landmarks.shape[1:] != (NUM_POINTS, 2):
-        raise UserError(f"The landmarks have shape {landmarks.shape}; expected (N, {NUM_POINTS}, 2).")
+    if landmarks.ndim != 3 or landmarks.shape[1:] != (markup.count, 2):
+        raise UserError(f"The landmarks have shape {landmarks.shape}; expected (N, {markup.count}, 2).")
     if not np.isfinite(landmarks).all():
         image = int(np.argwhere(~np.isfinite(landmarks))[0, 0])
         raise UserError(f"The landmarks of image {image} (counted from 0) are not finite.")
 
-    face = mean_face() - mean_face().mean(axis=0)
+    own, there = (list(side) for side in zip(*markup.as_68, strict=True))
+    landmarks, face = landmarks[:, own], mean_face()[there]
+    face = face - face.mean(axis=0)
     seen = (landmarks - landmarks.mean(axis=1, keepdims=True)) * [1.0, -1.0]  # y up, like the face
     camera = (np.linalg.pinv(face) @ seen).transpose(0, 2, 1)  # (N, 2, 3)
     u, scale, vt = np.linalg.svd(camera, full_matrices=False)

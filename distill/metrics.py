@@ -1,7 +1,7 @@
 """How wrong a prediction is, in percent of a named distance. numpy only.
 
 Two teams on this task once called numbers 68 times apart "NME", so the normaliser has a name and it, the distance and
-the reduction (mean over the 68 points, then over the images) live here and nowhere else. Errors are percent
+the reduction (mean over the points, then over the images) live here and nowhere else. Errors are percent
 everywhere; rates and areas are fractions between 0 and 1.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError
-from distill.landmarks import NUM_POINTS, OUTER_EYE_CORNERS, REGIONS
+from distill.landmarks import IBUG68, Markup
 
 NORMALIZERS = ("image", "bbox", "interocular")
 FAILURE = 8.0  # percent; an image with a larger NME counts as a failure, and the CED and its area end here
@@ -29,17 +29,18 @@ YAW_BINS: dict[str, tuple[float, float]] = {
 # ---------------------------------------------------------------------------------------------------- errors
 
 
-def normalizer(kind: str, landmarks: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def normalizer(kind: str, landmarks: np.ndarray, sizes: np.ndarray, markup: Markup = IBUG68) -> np.ndarray:
     """The distance in pixels that errors are divided by, one an image: (N,).
 
-    `landmarks` (N, 68, 2) are the true ones, in pixels; `sizes` (N, 2), or one (2,) for all, are width and height of
+    `landmarks` (N, P, 2) are the true ones, P the points of `markup`, in pixels; `sizes` (N, 2), or one (2,) for all, are width and height of
     the images that they are in. `kind` is one of
       image        sqrt(W * H), the challenge's (384 for its crops)
       bbox         sqrt(w * h) of the landmarks' bounding box
       interocular  distance of the outer eye corners (300W's)
-    Raises UserError for another kind, a wrong shape, and a distance that is zero or not finite.
+    Raises UserError for another kind, a set without outer eye corners, a wrong shape, and a distance that is zero or not
+    finite.
     """
-    landmarks = _points(landmarks, "landmarks")
+    landmarks = _points(landmarks, "landmarks", markup.count)
     if kind == "image":
         try:
             sizes = np.broadcast_to(np.asarray(sizes, dtype=np.float64), (len(landmarks), 2))
@@ -50,7 +51,12 @@ def normalizer(kind: str, landmarks: np.ndarray, sizes: np.ndarray) -> np.ndarra
     elif kind == "bbox":
         distance = np.sqrt(np.prod(np.ptp(landmarks, axis=1), axis=1))
     elif kind == "interocular":
-        right, left = OUTER_EYE_CORNERS
+        if markup.outer_eye_corners is None:
+            raise UserError(
+                f"The 'interocular' normaliser needs outer eye corners, and the landmark set {markup} names none; expected "
+                "image or bbox."
+            )
+        right, left = markup.outer_eye_corners
         distance = np.linalg.norm(landmarks[:, right] - landmarks[:, left], axis=1)
     else:
         raise UserError(f"'{kind}' is not a normaliser; expected one of {', '.join(NORMALIZERS)}.")
@@ -64,12 +70,13 @@ def normalizer(kind: str, landmarks: np.ndarray, sizes: np.ndarray) -> np.ndarra
 
 
 def point_errors(pred: np.ndarray, target: np.ndarray, norm: np.ndarray) -> np.ndarray:
-    """Euclidean distance of each point as PERCENT of its image's normaliser: (N, 68).
+    """Euclidean distance of each point as PERCENT of its image's normaliser: (N, P).
 
-    `pred` and `target` (N, 68, 2) in pixels of the same frame, `norm` (N,) from `normalizer`. Raises UserError when
+    `pred` and `target` (N, P, 2) in pixels of the same frame, `norm` (N,) from `normalizer`. Raises UserError when
     the shapes differ or a coordinate is not finite (a NaN must not pass for a good or a missing error).
     """
-    pred, target = _points(pred, "predictions"), _points(target, "labels")
+    target = _points(target, "labels")
+    pred = _points(pred, "predictions", target.shape[1])
     if len(pred) != len(target):
         raise UserError(f"There are predictions for {len(pred)} images and labels for {len(target)}; expected as many.")
     norm = np.asarray(norm, dtype=np.float64)
@@ -103,11 +110,13 @@ class Report:
     failure_rate: float  # fraction of images above FAILURE
     auc: float  # area under the CED from 0 to FAILURE, over FAILURE
     per_image: np.ndarray  # (N,)
-    per_point: np.ndarray  # (68,)
-    by_region: dict[str, float]  # region of landmarks.REGIONS -> mean over its points and all images
+    per_point: np.ndarray  # (P,)
+    by_region: dict[str, float]  # region of the landmark set -> mean over its points and all images
     by_yaw: dict[str, dict[str, Any] | None]  # bin of YAW_BINS -> {"nme", "count"}; None: no image in it
     ced_thresholds: np.ndarray  # see `ced`
     ced_fractions: np.ndarray
+    # (P, 2) the mean labelled face, to draw per_point on: `mean_shape`; None: of the 68 points, whose mean face is known
+    layout: np.ndarray | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: numbers, strings, lists and dicts."""
@@ -120,14 +129,15 @@ def evaluate(
     sizes: np.ndarray,
     normalizer: str = "image",
     yaw: np.ndarray | None = None,
+    markup: Markup = IBUG68,
 ) -> Report:
     """Measure predictions against labels.
 
-    `pred`, `target` (N, 68, 2) in pixels, N at least 1; `sizes` (N, 2) or (2,) width and height; `yaw` (N,) in
+    `pred`, `target` (N, P, 2) in pixels, P the points of `markup`, N at least 1; `sizes` (N, 2) or (2,) width and height; `yaw` (N,) in
     degrees, for instance of `headpose.estimate(target)`; without it every yaw bin is None. Raises UserError for wrong
     shapes, non-finite coordinates, an unknown or degenerate normaliser.
     """
-    errors = point_errors(pred, target, _distance(normalizer, target, sizes))
+    errors = point_errors(pred, target, _distance(normalizer, target, sizes, markup))
     per_image = errors.mean(axis=1)
     by_yaw: dict[str, dict[str, Any] | None] = dict.fromkeys(YAW_BINS)
     if yaw is not None:
@@ -149,11 +159,21 @@ def evaluate(
         auc=auc(per_image),
         per_image=per_image,
         per_point=errors.mean(axis=0),
-        by_region={name: float(errors[:, list(points)].mean()) for name, points in REGIONS.items()},
+        by_region={name: float(errors[:, list(points)].mean()) for name, points in markup.regions.items()},
         by_yaw=by_yaw,
         ced_thresholds=thresholds,
         ced_fractions=fractions,
+        layout=None if markup.fits(IBUG68) else mean_shape(target, markup),
     )
+
+
+def mean_shape(landmarks: np.ndarray, markup: Markup) -> np.ndarray:
+    """(P, 2) the mean of faces (N, P, 2), each in its own box, and of their mirror images: y up, about 0, some 1 wide."""
+    landmarks = np.asarray(landmarks, dtype=np.float64)
+    low, high = landmarks.min(axis=1, keepdims=True), landmarks.max(axis=1, keepdims=True)
+    side = np.maximum((high - low).max(axis=2, keepdims=True), 1e-9)
+    mean = ((landmarks - (low + high) / 2) / side).mean(axis=0) * [1.0, -1.0]
+    return (mean + mean[list(markup.flip_permutation)] * [-1.0, 1.0]) / 2
 
 
 def failure_rate(per_image: np.ndarray, maximum: float = FAILURE) -> float:
@@ -232,10 +252,11 @@ def paired_bootstrap(
 _distance = normalizer  # `evaluate` has an argument of that name
 
 
-def _points(values: np.ndarray, what: str) -> np.ndarray:
+def _points(values: np.ndarray, what: str, count: int | None = None) -> np.ndarray:
+    """count: of the points; None: any."""
     values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 3 or values.shape[1:] != (NUM_POINTS, 2) or len(values) == 0:
-        raise UserError(f"The {what} have shape {values.shape}; expected (N, {NUM_POINTS}, 2) with N at least 1.")
+    if values.ndim != 3 or values.shape[2] != 2 or count not in (None, values.shape[1]) or 0 in values.shape:
+        raise UserError(f"The {what} have shape {values.shape}; expected (N, {count or 'P'}, 2) with N at least 1.")
     bad = np.argwhere(~np.isfinite(values))
     if bad.size:
         image, point, _ = bad[0]

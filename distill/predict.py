@@ -11,7 +11,7 @@ from distill.errors import UserError
 def main(argv: list[str]) -> None:
     parser = cli.Parser(
         prog="python -m distill.predict",
-        description="Predict 68 landmarks and their confidences. An .onnx file, as `python -m distill.export` writes it, "
+        description="Predict landmarks and their confidences. An .onnx file, as `python -m distill.export` writes it, "
         "needs no torch. Without face boxes the whole picture is the face's crop.",
     )
     cli.add_model_arguments(parser, onnx=True)
@@ -38,13 +38,16 @@ def main(argv: list[str]) -> None:
     from distill.inference import boxes
     from distill.jobs import predicting
 
+    out = cli.check_out(args.out)
     predicting.check_sources(args.sources)
     moving = predicting.kind_of(args.sources[0]) in ("video", "camera")
     for name, given in (("--smooth", args.smooth), ("--puppet", args.puppet)):
         if given and not moving:
             raise UserError(f"{name} is for video; '{args.sources[0]}' is a {predicting.kind_of(args.sources[0])}.")
+    if args.box_scale is not None and not args.boxes:
+        raise UserError("--box-scale is for --boxes FILE; without boxes the whole picture is the crop.")
     wanted = predicting.Wanted(
-        out=Path(args.out),
+        out=out,
         format=args.format,
         draw=not args.no_pictures,
         smooth=args.smooth,
@@ -55,6 +58,7 @@ def main(argv: list[str]) -> None:
     from distill.jobs.students import load_student
 
     student = load_student(args.model, args.store)
+    print(f"{student.label}: {student.markup.count} landmarks of {student.markup.name}")
     if moving:
         tell_video(predicting.predict_video(student, args.sources[0], wanted), args.smooth)
     else:

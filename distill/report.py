@@ -33,10 +33,11 @@ def main(argv: list[str]) -> None:
     data = Path(args.data) if args.data else None
     if data is not None and not data.is_dir():
         raise UserError(f"--data '{data}' is not a folder; expected one that holds annot.pkl or *_ldmks.txt.")
+    out = cli.check_out(args.out)
     from distill.jobs import reporting
 
     written = reporting.report(
-        args.runs, TrackingConfig(store=args.store), Path(args.out),
+        args.runs, TrackingConfig(store=args.store), out,
         experiment=args.experiment, data=data, title=args.title, keep=not args.no_log,
     )  # fmt: skip
     print(written.statement)

@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
             f"--seeds is {args.seeds} and --workers {args.workers}; expected 1 or more seeds, and 0 or more."
         )
 
+    cli.check_out(args.out)
     from search import retraining, storage
 
     study = storage.find_study(args.study, storage.url_of(TrackingConfig(store=args.store), args.storage))

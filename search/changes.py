@@ -84,21 +84,6 @@ def with_fields_of(other: Config, config: Config, keys: Iterable[str]) -> Config
     return config
 
 
-def first_difference(one: Config, other: Config) -> tuple[str, Any, Any]:
-    """The first dotted key in which two configs that do not compute the same differ, and both values."""
-    first, second = (configs.flatten(configs.computing(config)) for config in (one, other))
-    for key in {**first, **second}:
-        found, expected = first.get(key, MISSING), second.get(key, MISSING)
-        if {} in (found, expected):
-            continue  # what one of them has inside is told
-        if found != expected or isinstance(found, bool) != isinstance(expected, bool):
-            return key, found, expected
-    number, names = next(
-        (at, pair) for at, pair in enumerate(zip(first, second, strict=False), 1) if pair[0] != pair[1]
-    )
-    return f"key {number}", *names
-
-
 def of_branch(branch: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     """The changes that a branch's settings mean: entries that only its sisters set (`keys`: of all) are left out."""
     absent = {key: MISSING for key in keys if is_entry(key) and not any(touches(key, own) for own in branch)}

@@ -11,7 +11,7 @@ import numpy as np
 
 from distill import tracking as track
 from distill.config import Config
-from distill.data.annotations import read_set, resolve
+from distill.data.annotations import resolve
 from distill.jobs import exporting, registering
 from distill.jobs.card import about_of, model_card
 from distill.jobs.exporting import Export
@@ -79,7 +79,7 @@ def to_text(done: Handout) -> str:
         f"chosen      seed {done.seed}, run {done.run.id}: val/nme {nme:.3f} %",
         f"weights     {exported.weights}: {exported.weights.stat().st_size:,} bytes, float32",
         f"onnx        {exported.onnx}: within {exported.parity:.6f} px of the weights",
-        f"submission  {exported.submission or 'none: the data has no test set'}",
+        f"submission  {exported.submission or 'none: the data has no test set, or the model other points'}",
         f"registry    {NAME} version {done.version}; '{CHAMPION}' {moved}: {done.verdict.why}",
     ]
     return "\n".join(lines)
@@ -90,9 +90,10 @@ def to_text(done: Handout) -> str:
 
 def _export(config: Config, seed: int, run: RunInfo, folder: Path) -> Export:
     """What a training with light outputs leaves out, added to its run."""
-    tracking, test = config.tracking, resolve(config.data).test
-    test_set = read_set(test, need_labels=False) if test else None
-    exported = exporting.export(resolve_model(run.id, tracking).path, folder, test_set)
+    tracking = config.tracking
+    model_file = resolve_model(run.id, tracking).path
+    test_set = exporting.images_to_submit(resolve(config.data).test, model_file)
+    exported = exporting.export(model_file, folder, test_set)
     track.add_artifacts(tracking, run.id, [exported.onnx], "onnx")
     if exported.submission:
         track.add_artifacts(tracking, run.id, [exported.submission], "submission")

@@ -86,7 +86,9 @@ def run(space: Space, order: Order, out: Path) -> Finished:
         _bury(study, space.base.tracking)
         rows = runner.look()
         files = finishing.finish(space, study, space.base.tracking, parent.id, out)
-    return Finished(parent.id, rows, summary.best(study), files, finishing.to_text(space, study))
+        told = finishing.to_text(space, study)
+        parent.set_tags({track.NOTE: f"{_note(space, order.study)}\n\n```\n{told}\n```"})
+    return Finished(parent.id, rows, summary.best(study), files, told)
 
 
 # ---------------------------------------------------------------------------------------------------- the runner
@@ -220,19 +222,23 @@ def _parent(study: Study, space: Space, url: str) -> track.Run:
     """The study's parent run in this store: the one that it has, or a new one."""
     name, tracking = study.study_name, space.base.tracking
     tags = {"distill.study": name, "optuna.study": name, "optuna.storage": storage.redacted(url)}
-    note = f"Search `{name}`: {space.title}. Its trials are this run's children, its results among the artifacts."
     lock = track.store_root(tracking) / "work" / "locks" / f"study-{file_name(name)}.lock"
     with track.exclusive(lock, "", seconds=-1):  # two runners of one study: one parent
         known = study.user_attrs.get(PARENT, "")
         runs = track.runs_tagged(tracking, "study", tags) if known else []
         here = next((run.id for run in runs if run.id == known), runs[0].id if runs else None)
         run = track.Run.start(
-            tracking, job="study", run_name=name, params=_about(space, name), tags=tags | {"mlflow.note.content": note},
+            tracking, job="study", run_name=name, params=_about(space, name), 
+            tags=tags | {track.NOTE: _note(space, name)},
             config_yaml=space.path.read_text(encoding="utf-8"), resume_id=here,
         )  # fmt: skip
         if not known:
             study.set_user_attr(PARENT, run.id)
     return run
+
+
+def _note(space: Space, name: str) -> str:
+    return f"Search `{name}`: {space.title}. Its trials are this run's children, its results among the artifacts."
 
 
 def _about(space: Space, name: str) -> dict[str, Any]:

@@ -43,8 +43,9 @@ from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
 from distill.experiment_files import DEFAULTS, base_of, configured, known, section
+from distill.reading import read_yaml
 from search import settings, tree
-from search.changes import changed, expected_at, first_difference, is_entry, of_branch, value_at, with_fields_of
+from search.changes import changed, expected_at, is_entry, of_branch, value_at, with_fields_of
 from search.parameters import MISSING, Branch, Fork, Node, Parameter, describe, every, touches
 from search.settings import Pruner, Sampler
 
@@ -168,7 +169,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     file and key.
     """
     path = Path(path)
-    raw = configs.read_yaml(path)
+    raw = read_yaml(path)
     known(raw, FILE_KEYS, f"{path}: ")
     base_file = base_of(raw, path, "to start from")
     about = section(raw, "search", path)
@@ -286,7 +287,7 @@ def _recipe(space: Space) -> dict[str, Any]:
     values = _completed(space, {}, f"{space.path}: the recipe")
     config = space.config(values, full=True)
     if configs.digest(config) != configs.digest(space.base):
-        key, found, expected = first_difference(config, space.base)
+        key, found, expected = configs.first_difference(config, space.base, MISSING)
         raise UserError(
             f"{space.path}: on the branches of the recipe '{key}' is {_told(found)}, in the base it is {_told(expected)}; "
             f"expected the same, for the recipe to be in the space."

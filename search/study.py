@@ -25,6 +25,7 @@ def main(argv: list[str]) -> None:
 
         print(sampling.to_text(space, sampling.draw(space, args.trials)))
         return
+    cli.check_out(args.out)
     _check_root(space)
 
     from search import running, storage

@@ -115,7 +115,7 @@ def costs(config: Config, wanted: set[str]) -> dict[str, float]:
     """The wanted ones of `model/...`, of the untrained network on the CPU. Raises UserError for one that cannot be built."""
     if not wanted:
         return {}
-    model = skeleton(config.model)
+    model = skeleton(config.model, configs.markup_of(config))
     if wanted == {BYTES}:
         return {BYTES: float(predicted_bytes(model))}
     found = {f"{COST}{key}": float(value) for key, value in profiling.cost(model).to_dict().items()}

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from distill.landmarks import OUTLINES
+from distill.landmarks import IBUG68
 
 _COLOURS = ((250, 250, 250), (220, 120, 40), (220, 180, 40), (60, 220, 60), (40, 220, 180), (60, 90, 250), (160, 90, 250),
             (250, 60, 60), (250, 60, 180))  # fmt: skip
@@ -44,7 +44,7 @@ def draw_face(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarr
     image = np.full((size, size, 3), rng.integers(0, 60, 3), np.uint8)
     on_grid = np.rint((points - 0.5) * 16).astype(np.int32)  # cv2 counts from pixel centres, in sixteenths here
     cv2.fillPoly(image, [on_grid[:27]], tuple(int(c) for c in rng.integers(90, 140, 3)), cv2.LINE_AA, 4)
-    for (indices, closed), colour in zip(OUTLINES, _COLOURS, strict=True):
+    for (indices, closed), colour in zip(IBUG68.outlines, _COLOURS, strict=True):
         cv2.polylines(image, [on_grid[list(indices)]], closed, colour, 1, cv2.LINE_AA, 4)
     return image, points.astype(np.float32)
 

@@ -10,7 +10,7 @@ import pytest
 from distill import tracking
 from distill.data.annotations import LandmarkSet, read_set
 from distill.jobs import evaluation, training
-from distill.landmarks import REGIONS
+from distill.landmarks import IBUG68
 
 
 def test_agreement_is_the_distance_between_two_predictions_in_percent_of_the_side():
@@ -46,7 +46,7 @@ def test_it_is_measured_at_every_validation_and_kept_by_point(tiny, bare, monkey
     away = 100 * np.linalg.norm(points[0] - points[1], axis=2) / np.sqrt(labelled.sizes.prod(axis=1))[:, None]
     info = tiny.info(result)
     assert info.metrics["best/val/agreement/nme"] == pytest.approx(away.mean(), rel=1e-5)
-    for region, indices in REGIONS.items():
+    for region, indices in IBUG68.regions.items():
         assert info.metrics[f"best/val/agreement/region/{region}"] == pytest.approx(
             away[:, list(indices)].mean(), rel=1e-5
         )

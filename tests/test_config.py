@@ -97,6 +97,12 @@ def test_a_file_inherits_from_its_base_key_by_key(tmp_path):
     assert (config.name, config.train.lr, config.train.epochs, config.seed) == ("top", 0.1, 4, 9)
 
 
+def test_a_base_that_is_not_there_is_told_with_the_file_that_names_it(tmp_path):
+    (tmp_path / "top.yaml").write_text("base: lost.yaml\n")
+    with pytest.raises(UserError, match="top.yaml': its base 'lost.yaml' is no file"):
+        configs.load(tmp_path / "top.yaml")
+
+
 def test_terms_of_a_base_are_added_to_and_can_be_taken_away(tmp_path):
     (tmp_path / "base.yaml").write_text("distill: {terms: {a: {loss: heatmap_kl}, b: {loss: heatmap_mse}}}\n")
     (tmp_path / "top.yaml").write_text("base: base.yaml\ndistill: {terms: {a: {weight: 3}, c: {loss: heatmap_kl}}}\n")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from distill.config import HeadConfig, LossConfig, ModelConfig, TermConfig
 from distill.distiller import Distiller, Objective, Supervision, recording, weight_at
 from distill.errors import UserError
-from distill.landmarks import REGIONS
+from distill.landmarks import IBUG68
 from distill.methods import METHODS
 from distill.models.files import save_model
 from distill.models.landmarker import Landmarker, Prediction, to_input
@@ -270,7 +270,7 @@ def test_region_weights_by_hand():
     with torch.no_grad():
         error = (pupil(to_input(images, 64)).points / 64 - landmarks / 64).abs().mean(-1)
     weight = torch.ones(68)
-    weight[list(REGIONS["jaw"])], weight[list(REGIONS["mouth"])] = 3.0, 0.0
+    weight[list(IBUG68.regions["jaw"])], weight[list(IBUG68.regions["mouth"])] = 3.0, 0.0
     torch.testing.assert_close(raw["coordinate"], (error * weight).mean() / weight.mean())
 
 

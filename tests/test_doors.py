@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import resource
@@ -14,11 +15,11 @@ import numpy as np
 import pytest
 from running import REPO, same_weights
 
-from distill import cli, evaluate, export, predict
+from distill import cli, demo, evaluate, export, predict, student
 from distill.config import load
 from distill.errors import UserError
 from distill.jobs.references import BUNDLED
-from distill.landmarks import FLIP_PERMUTATION
+from distill.landmarks import IBUG68
 
 # ---------------------------------------------------------------------------------------------------- quick answers
 
@@ -116,6 +117,35 @@ def failure(monkeypatch, capsys, door, *args: str) -> str:
     return line
 
 
+def test_a_place_that_cannot_be_written_to_is_told_before_any_work(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    said = failure(monkeypatch, capsys, evaluate, "absent.safetensors", "--out", str(file / "deeper"))
+    assert said == f"error: --out '{file}/deeper': '{file}' is not a folder."
+    shut = tmp_path / "shut"
+    shut.mkdir()
+    monkeypatch.setattr(cli.os, "access", lambda place, _: place != shut)  # root may write anywhere
+    said = failure(monkeypatch, capsys, export, "absent.safetensors", "--out", str(shut / "new" / "newer"))
+    assert said == f"error: --out '{shut}/new/newer': the folder '{shut}' cannot be written to."
+    assert not any(shut.iterdir()) and cli.check_out(tmp_path / "new") == tmp_path / "new"
+
+
+def test_what_the_disk_refuses_is_one_line_and_what_we_forgot_is_not(monkeypatch, capsys, tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x"))
+    monkeypatch.setattr(export, "main", lambda argv: (_ for _ in ()).throw(full))
+    assert f"'{tmp_path / 'x'}' cannot be read or written: No space left" in failure(monkeypatch, capsys, export)
+    monkeypatch.setattr(export, "main", lambda argv: open(tmp_path / "forgotten"))
+    with pytest.raises(FileNotFoundError):
+        cli.run(export.main)
+
+
+@pytest.mark.parametrize("door", [student, demo])
+def test_away_from_a_clone_the_experiment_files_are_asked_for(monkeypatch, capsys, tmp_path, door):
+    monkeypatch.chdir(tmp_path)
+    said = failure(monkeypatch, capsys, door)
+    assert "There is no 'experiments/" in said and "clone" in said
+
+
 def test_a_model_that_cannot_be_had_is_one_line(tiny, monkeypatch, capsys, tmp_path):
     store = ("--store", str(tiny.store))
     assert tiny.teacher  # so that there is a store
@@ -199,7 +229,7 @@ def test_flip_is_the_average_with_the_mirror_image_and_is_said(tiny, labels, tmp
     straight, turned = predicted(model, val, tmp_path / "a"), predicted(model, mirrored, tmp_path / "b")
     errors = []
     for name, truth in labels.items():
-        back = turned[f"{name}.png"][list(FLIP_PERMUTATION)]
+        back = turned[f"{name}.png"][list(IBUG68.flip_permutation)]
         back[:, 0] = 64 - back[:, 0]
         errors.append(np.linalg.norm((straight[name] + back) / 2 - truth, axis=1).mean() / 64 * 100)
     capsys.readouterr()

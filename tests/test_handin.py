@@ -22,7 +22,7 @@ from distill.jobs.handin import building as job
 from distill.jobs.handin import reproducing
 from distill.jobs.handin.building import CODE, MODEL, PINS, README, REPORT, SOLUTION
 from distill.jobs.handin.sources import Sources
-from distill.landmarks import NUM_POINTS
+from distill.landmarks import IBUG68
 
 OWNER = "R07654321"
 
@@ -218,7 +218,7 @@ def test_it_is_the_code_in_the_zip_that_runs(tiny, files, tmp_path):
 
 
 def test_one_last_digit_is_enough_to_fail(tmp_path):
-    names, points = ["a.jpg", "b.jpg"], np.full((2, NUM_POINTS, 2), 10.0)
+    names, points = ["a.jpg", "b.jpg"], np.full((2, IBUG68.count, 2), 10.0)
     stored = submission.write(tmp_path / "stored.zip", names, points)
     same = submission.write(tmp_path / "same.zip", names[::-1], points)
     assert reproducing.compare(stored, same) == reproducing.Reproduction((), 2, 272)

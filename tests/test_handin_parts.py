@@ -26,7 +26,7 @@ def project(tmp_path) -> Path:
     """A small project with code, litter, and data in places where people have it."""
     root = tmp_path / "project"
     for name in (
-        "distill/config.py", "distill/__pycache__/config.pyc", "search/study.py", "experiments/base.yaml", "run",
+        "distill/__init__.py", "distill/__pycache__/config.pyc", "search/study.py", "experiments/base.yaml", "run",
         "distill/data/sample/synthetics_val/annot.pkl", "distill/data/sample/synthetics_val/0.jpg",
         "mlruns/README.md", "mlruns/mlflow.db", "outputs/solution.zip", "docs/picture.png",
         "faces/mine/annot.pkl", "faces/mine/0.jpg", "aflw_test/image00002.jpg", "private/plans.txt",
@@ -50,37 +50,37 @@ def checkout(project) -> tuple[Path, str]:
 
 
 CODE = {
-    "distill/config.py", "search/study.py", "experiments/base.yaml", "run", "docs/picture.png", ".gitignore",
+    "distill/__init__.py", "search/study.py", "experiments/base.yaml", "run", "docs/picture.png", ".gitignore",
     "distill/data/sample/synthetics_val/annot.pkl", "distill/data/sample/synthetics_val/0.jpg",
 }  # fmt: skip
 
 
 def test_a_clean_run_has_the_code_of_its_revision_and_no_data(checkout):
     root, revision = checkout
-    (root / "distill" / "config.py").write_text("second")
+    (root / "distill" / "__init__.py").write_text("second")
     git(root, "commit", "-aqm", "second")
     found = sources.collect(revision, True, [root / "private", root, root.parent / "elsewhere"], root)
     assert found.files.keys() == CODE and found.executable == {"run"}
-    assert found.files["distill/config.py"] == b"first" and revision in found.statement
+    assert found.files["distill/__init__.py"] == b"first" and revision in found.statement
     assert "private/plans.txt" in sources.collect(revision, True, (), root).files
 
 
 def test_a_run_with_changes_has_the_present_code_and_a_sentence(checkout):
     root, revision = checkout
-    (root / "distill" / "config.py").write_text("second")
+    (root / "distill" / "__init__.py").write_text("second")
     (root / "distill" / "new.py").write_text("not known to git yet")
     (root / "notes.txt").write_text("not known to git, and no code")
     (root / "search" / "study.py").unlink()
     found = sources.collect(revision, False, [root / "private"], root)
     assert found.files.keys() == CODE - {"search/study.py"} | {"distill/new.py"}
-    assert found.files["distill/config.py"] == b"second"
+    assert found.files["distill/__init__.py"] == b"second"
     assert "changes that were not committed" in found.statement and f"{revision}, with changes" in found.statement
 
 
 def test_a_revision_that_is_not_here_is_told(checkout):
     root, revision = checkout
     found = sources.collect("0" * 40, True, (), root)
-    assert found.files["distill/config.py"] == b"first" and found.files.keys() >= CODE
+    assert found.files["distill/__init__.py"] == b"first" and found.files.keys() >= CODE
     assert "not to be had here" in found.statement and f"that of revision {revision}, by which" in found.statement
 
 
@@ -144,6 +144,13 @@ def test_the_code_itself_says_what_it_needs():
     )
     assert pins.stated({"pyproject.toml": text}) == ["numpy", "torch"]
     assert pins.stated({"pyproject.toml": b'[project]\ndependencies = ["numpy"]\n'}) == ["numpy"]
+
+
+def test_an_installed_package_is_pinned_with_what_training_needs(monkeypatch):
+    stated = ["numpy>=2.0", 'torch!=2.13.*,>=2.11; extra == "train"', 'pytest>=8; extra == "dev"']
+    monkeypatch.setattr(pins, "_required", lambda name: stated if name == pins.PROJECT else [])
+    assert pins.stated({"distill/__init__.py": b""}) == ["numpy>=2.0", "torch!=2.13.*,>=2.11"]
+    assert "torch==2.15.0+cpu" in pinned(*pins.stated({}))
 
 
 # ---------------------------------------------------------------------------------------------------- steps

@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up. A module may import from lower layers and from its own package, never from above or beside.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("distill", "distill.errors", "distill.landmarks", "distill.writing"),
+    ("distill", "distill.errors", "distill.writing"),
+    ("distill.reading",),
+    ("distill.landmarks",),
     ("distill.config", "distill.metrics", "distill.headpose", "distill.submission", "distill.losses"),
     ("distill.experiment_files",),
     ("distill.data", "distill.models", "distill.figures", "distill.tracking", "distill.grid", "distill.stages"),

@@ -1,42 +1,91 @@
-"""The landmark tables agree with each other and with a face."""
+"""The landmark sets that come with the package agree with themselves, with each other, and with a face."""
 
 import numpy as np
+import pytest
 
+from distill import headpose
 from distill.headpose import mean_face
-from distill.landmarks import (
-    FLIP_PAIRS,
-    FLIP_PERMUTATION,
-    NUM_POINTS,
-    OUTER_EYE_CORNERS,
-    OUTLINES,
-    REGIONS,
-)
+from distill.landmarks import IBUG68, Markup, find, from_dict, shipped
 
-ALL = list(range(NUM_POINTS))
+SETS = pytest.mark.parametrize("markup", [find(name) for name in shipped()], ids=shipped())
+ALL = list(range(68))
+REGIONS = IBUG68.regions
 
 
-def test_regions_partition_the_points():
-    assert sorted(point for points in REGIONS.values() for point in points) == ALL
+def same_line(a: tuple[int, ...], b: tuple[int, ...], closed: bool) -> bool:
+    """Whether two polylines join the same neighbours."""
+    joined = [{frozenset(pair) for pair in zip(line, (*line[1:], line[0]), strict=True)} for line in (a, b)]
+    if not closed:
+        joined = [pairs - {frozenset((line[0], line[-1]))} for pairs, line in zip(joined, (a, b), strict=True)]
+    return joined[0] == joined[1]
 
 
-def test_outlines_draw_every_point_once_and_stay_in_one_region():
-    assert sorted(point for points, _ in OUTLINES for point in points) == ALL
-    for points, _ in OUTLINES:
-        assert any(set(points) <= set(region) for region in REGIONS.values())
+@SETS
+def test_regions_partition_the_points(markup: Markup):
+    assert sorted(point for points in markup.regions.values() for point in points) == list(range(markup.count))
 
 
-def test_flip_is_an_involution_that_keeps_regions():
-    flip = np.array(FLIP_PERMUTATION)
-    assert flip[flip].tolist() == ALL
-    assert len({point for pair in FLIP_PAIRS for point in pair}) == 2 * len(FLIP_PAIRS)
-    for points in REGIONS.values():
+@SETS
+def test_outlines_draw_no_point_twice_and_stay_in_one_region(markup: Markup):
+    drawn = [point for points, _ in markup.outlines for point in points]
+    assert len(drawn) == len(set(drawn)) and len(drawn) > 0.9 * markup.count
+    for points, _ in markup.outlines:
+        assert any(set(points) <= set(region) for region in markup.regions.values())
+
+
+@SETS
+def test_flip_is_an_involution_that_keeps_regions_and_outlines(markup: Markup):
+    flip = np.array(markup.flip_permutation)
+    assert flip[flip].tolist() == list(range(markup.count))
+    for points in markup.regions.values():
         assert sorted(flip[list(points)]) == sorted(points)
+    for points, closed in markup.outlines:  # neighbours on a line are neighbours on its mirror image
+        mirrored = tuple(flip[list(points)].tolist())
+        assert any(same_line(mirrored, other, closed) for other, kind in markup.outlines if kind == closed), points
+    right, left = markup.outer_eye_corners
+    assert flip[right] == left
+
+
+@SETS
+def test_flip_agrees_with_that_of_the_68_points(markup: Markup):
+    there = dict(markup.as_68)
+    assert len(there) > 50
+    for own, point in there.items():
+        assert there[markup.flip_permutation[own]] == IBUG68.flip_permutation[point], own
+
+
+@SETS
+def test_corresponding_points_lie_in_the_same_region_and_order(markup: Markup):
+    for own, point in markup.as_68:
+        names = [next(n for n, points in m.regions.items() if p in points) for m, p in ((markup, own), (IBUG68, point))]
+        assert names[0] == names[1], (own, point)
+    right, left = markup.outer_eye_corners
+    assert (right, left) == tuple({there: own for own, there in markup.as_68}[p] for p in IBUG68.outer_eye_corners)
+
+
+@SETS
+def test_head_pose_is_that_of_the_68_points(markup: Markup):
+    assert headpose.can_tell(markup)
+    for angles in ((0, 0, 0), (40, -10, 5), (-65, 20, -30)):
+        seen = (mean_face() @ headpose.rotation(*angles).T)[:, :2] * [15, -15] + 192
+        points = np.zeros((1, markup.count, 2))
+        for own, there in markup.as_68:
+            points[0, own] = seen[there]
+        assert headpose.estimate(points, markup)[0] == pytest.approx(angles, abs=0.01)
+
+
+@SETS
+def test_a_description_reads_back(markup: Markup, tmp_path):
+    assert from_dict(markup.to_dict(), "here") == markup
+    (tmp_path / "copy.yaml").write_text(markup.to_yaml())
+    copy = find(str(tmp_path / "copy.yaml"))
+    assert copy == markup and copy.reference() == markup.name, "what is shipped needs no more than its name"
 
 
 def test_flip_agrees_with_a_mirrored_face():
-    face = mean_face()
-    np.testing.assert_allclose((face * [-1, 1, 1])[list(FLIP_PERMUTATION)], face, atol=0.011)
-    axis = {point for point in ALL if FLIP_PERMUTATION[point] == point}
+    face, flip = mean_face(), IBUG68.flip_permutation
+    np.testing.assert_allclose((face * [-1, 1, 1])[list(flip)], face, atol=0.011)
+    axis = {point for point in ALL if flip[point] == point}
     assert axis == {point for point in ALL if abs(face[point, 0]) < 0.05}
 
 
@@ -46,14 +95,14 @@ def test_flip_agrees_with_the_picture_convention():
     points = mean_face()[:, :2] * [15, -15] + width / 2
     mirrored = points.copy()
     mirrored[:, 0] = width - mirrored[:, 0]
-    np.testing.assert_allclose(mirrored[list(FLIP_PERMUTATION)], points, atol=0.2)
+    np.testing.assert_allclose(mirrored[list(IBUG68.flip_permutation)], points, atol=0.2)
 
 
 def test_regions_lie_where_their_names_say():
     height = {name: mean_face()[list(points), 1].mean() for name, points in REGIONS.items()}
     assert height["brows"] > height["eyes"] > height["nose"] > height["mouth"] > mean_face()[8, 1]
     eyes = mean_face()[list(REGIONS["eyes"]), 0]
-    right, left = OUTER_EYE_CORNERS  # point 36 is the subject's right: the left of the picture
+    right, left = IBUG68.outer_eye_corners  # point 36 is the subject's right: the left of the picture
     assert mean_face()[right, 0] == eyes.min() and mean_face()[left, 0] == eyes.max()
 
 

@@ -9,7 +9,7 @@ import pytest
 from distill import metrics
 from distill.errors import UserError
 from distill.headpose import estimate, mean_face, rotation
-from distill.landmarks import FLIP_PERMUTATION, REGIONS
+from distill.landmarks import IBUG68
 
 
 def faces(count: int = 1, seed: int = 0) -> np.ndarray:
@@ -113,12 +113,12 @@ def test_report_by_hand():
 def test_regions_and_points_get_their_own_error():
     target = faces(2)
     pred = target.copy()
-    pred[:, list(REGIONS["eyes"]), 0] += 5
+    pred[:, list(IBUG68.regions["eyes"]), 0] += 5
     pred[0, 8, 1] -= 34
     report = metrics.evaluate(pred, target, np.array([100, 100]))
     assert report.by_region == pytest.approx({"jaw": 1, "brows": 0, "nose": 0, "eyes": 5, "mouth": 0})
     assert report.per_point[8] == pytest.approx(17) and report.per_point[36:48] == pytest.approx(5)
-    weights = {name: len(points) for name, points in REGIONS.items()}
+    weights = {name: len(points) for name, points in IBUG68.regions.items()}
     assert sum(report.by_region[k] * n for k, n in weights.items()) / 68 == pytest.approx(report.nme)
     assert set(report.by_yaw.values()) == {None}
 
@@ -215,7 +215,9 @@ def test_mirror_turns_yaw_and_roll_around():
     points = picture(50, 12, -25)[None] + np.random.default_rng(2).normal(0, 1, (1, 68, 2))
     mirrored = points.copy()
     mirrored[..., 0] = 384 - mirrored[..., 0]
-    assert estimate(mirrored[:, list(FLIP_PERMUTATION)]) == pytest.approx(estimate(points) * [-1, 1, -1], abs=0.05)
+    assert estimate(mirrored[:, list(IBUG68.flip_permutation)]) == pytest.approx(
+        estimate(points) * [-1, 1, -1], abs=0.05
+    )
 
 
 def test_pose_does_not_depend_on_size_place_or_company():

@@ -362,10 +362,13 @@ def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path, change, named):
         (lambda d: d | {"model": d["model"] | {"backbone": "no_such_net"}}, "no_such_net"),
         (lambda d: d | {"model": d["model"] | {"colour": "red"}}, "colour"),
         (lambda d: d | {"model": d["model"] | {"backbone": "${"}}, "backbone"),
-        (lambda d: d | {"num_points": 5}, "head.out"),
+        (lambda d: d | {"num_points": 5}, "5 points"),
+        (lambda d: {k: v for k, v in d.items() if k != "landmarks"} | {"num_points": 5}, "5 points"),
+        (lambda d: d | {"landmarks": d["landmarks"] | {"colour": "red"}}, "colour"),
     ],
-    ids=["none", "no-json", "list", "format", "model", "points", "points-type", "about", "net", "key", "ref", "count"],
-)
+    ids=["none", "no-json", "list", "format", "model", "points", "points-type", "about", "net", "key", "ref", "count",
+         "old", "set"],
+)  # fmt: skip
 def test_descriptions_that_do_not_fit_are_refused(tmp_path, metadata, named):
     path = rewrite(tmp_path, lambda t: None, metadata)
     with pytest.raises(UserError) as error:

@@ -225,16 +225,21 @@ def test_a_camera_is_read_until_it_is_stopped_and_then_written(exported, clip, t
         (["{folder}", "--boxes", "absent.csv"], "'absent.csv' cannot be read"),
         (["{folder}", "--format", "xml"], "xml"),
         (["{folder}", "--boxes", "{boxes}", "--box-scale", "0"], "box scale is 0"),
+        (["{folder}", "--box-scale", "2"], "--box-scale is for --boxes"),
         (["{folder}", "--boxes", "{far}"], "Image '{folder}/a.jpg': The face box 900"),
         (["{folder}", "--boxes", "{none}"], "names none of the 4 pictures"),
         (["{clip}", "--boxes", "{boxes}"], "has the image 'a.jpg'; expected a video's frame number"),
         (["{empty}"], "is empty: no picture"),
+        (["{folder}", "{folder}/notes.txt", "{text}"], "expected it alone"),
+        (["{folder}", "{text}"], "Image '{text}' cannot be decoded"),
         (["{folder}/notes.txt"], "cannot be decoded"),
     ],
 )
 def test_a_wrong_call_is_one_sentence(model, folder, clip, tmp_path, args, words):
     places = {"folder": folder, "clip": clip, "empty": tmp_path / "empty"}
     (tmp_path / "empty").mkdir()
+    places["text"] = tmp_path / "text.jpg"
+    places["text"].write_text("no picture")
     for name, row in (("boxes", "a.jpg,20,20,60,60"), ("far", "a.jpg,900,20,60,60"), ("none", "z.jpg,20,20,60,60")):
         places[name] = tmp_path / f"{name}.csv"
         places[name].write_text(f"image,x,y,w,h\n{row}\n")

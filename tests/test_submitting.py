@@ -16,7 +16,7 @@ from distill.config import TrackingConfig
 from distill.data.annotations import read_set
 from distill.errors import UserError
 from distill.jobs import submitting
-from distill.landmarks import REGIONS
+from distill.landmarks import IBUG68
 from distill.submission.__main__ import main
 
 DAY = datetime.date(2026, 11, 22)
@@ -99,7 +99,7 @@ def test_a_score_is_the_mean_distance_over_the_images_side_in_percent(labelled, 
     """Image i is off by i pixels in x, with twice that at the mouth: in 64 px images a pixel is 100/64 percent."""
     shift = np.zeros((len(labelled), 68, 2))
     shift[..., 0] = np.arange(len(labelled))[:, None]
-    shift[:, list(REGIONS["mouth"])] *= 2
+    shift[:, list(IBUG68.regions["mouth"])] *= 2
     order = np.random.default_rng(0).permutation(len(labelled))  # rows in any order
     names, points = [labelled.names[i] for i in order], (labelled.landmarks + shift)[order]
     found = submitting.score(submission.write(tmp_path / "s.zip", names, points), labelled).report
@@ -132,7 +132,7 @@ def test_score_tells_regions_and_both_halves_and_of_one_image_no_split(labelled,
     main(["score", str(path), "--data", str(tiny_root / "synthetics_val")])
     said = capsys.readouterr().out
     assert f"NME {np.sqrt(2) * 100 / 64:.4f}" in said and "public 5, private 3 images, 1000 random splits" in said
-    assert all(region in said for region in REGIONS)
+    assert all(region in said for region in IBUG68.regions)
     one = labelled.subset([0])
     assert submitting.score(submission.write(tmp_path / "o.zip", one.names, one.landmarks), one).split is None
 

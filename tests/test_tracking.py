@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -504,3 +505,19 @@ def test_a_real_server_killed_and_restarted(tmp_path, monkeypatch):
             t.artifact_path(config, run.id, "model/none")
     finally:
         kill(server)
+
+
+def test_a_copied_store_stands_on_its_own(config, root, tmp_path, capsys):
+    with start(config) as run:
+        run.log_text("before", "note.txt")
+    copy = tmp_path / "a copy"
+    shutil.copytree(root, copy)
+    assert main(["moved", "--store", str(copy)]) == 0 and f"in '{root}' are in '{copy}' now" in capsys.readouterr().out
+    assert main(["moved", "--store", str(copy)]) == 0 and "there already" in capsys.readouterr().out
+    there = TrackingConfig(store=str(copy), experiment=config.experiment)
+    assert t.artifact_path(there, run.id, "note.txt").is_relative_to(copy)
+    with start(there) as later:
+        later.log_text("after", "note.txt")
+    assert t.artifact_path(there, later.id, "note.txt").is_relative_to(copy)
+    assert not list(root.glob(f"artifacts/*/{later.id}")) and t.artifact_path(config, run.id, "note.txt").is_file()
+    assert main(["moved", "--store", str(tmp_path)]) == 2 and "holds no mlflow.db" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from distill.config import AugmentConfig, StepConfig
 from distill.data import geometry
 from distill.data.transforms import Augmenter, plain
 from distill.errors import UserError
-from distill.landmarks import FLIP_PERMUTATION
+from distill.landmarks import IBUG68
 
 STILL = AugmentConfig(flip=0, rotate=0, scale=0, shift=0)
 KINDS = {
@@ -72,8 +72,8 @@ def test_flip_renames_left_and_right():
     for i in (36, 3, 30, 60):
         image = _spot(points[i], 256, 256, 4.0)
         pixels, moved = Augmenter(dataclasses.replace(STILL, flip=1.0), 128, 0)(image, points, 0, 0)
-        assert np.abs(_find(pixels) - moved[FLIP_PERMUTATION[i]]).max() < 0.5
-    assert np.allclose(moved, (points * [-1, 1] + [256, 0])[list(FLIP_PERMUTATION)] / 2, atol=1e-3)
+        assert np.abs(_find(pixels) - moved[IBUG68.flip_permutation[i]]).max() < 0.5
+    assert np.allclose(moved, (points * [-1, 1] + [256, 0])[list(IBUG68.flip_permutation)] / 2, atol=1e-3)
 
 
 def test_ranges_are_the_configs():

@@ -2,14 +2,14 @@
 
 Challenge layout: square JPEG crops beside `annot.pkl`, landmarks in pixels of the crop.
 Microsoft layout: FaceSynthetics as downloaded, `NNNNNN.png` beside `NNNNNN_ldmks.txt` (70 lines `x y`, the last two are
-the pupils) and `NNNNNN_seg.png`; its images are cropped to the challenge's framing when they are read.
+the pupils, beyond the 68 points) and `NNNNNN_seg.png`; its images are cropped to the challenge's framing when they are read.
 
 What is checked on load, before anything trains:
 
 - the set: folder and labels there and readable, as many labels as names, names plain and unique, not empty;
 - each image: there, JPEG or PNG, header readable, complete to its end marker. Pixels are not decoded here, so damage in
   the middle of a file passes; truncation, by far the usual damage, does not. 3000 images take about a second;
-- each label: 68 points, finite, none further than one image side outside the image, not all on one spot (a spread of at
+- each label: as many points as the landmark set has, finite, none further than one image side outside the image, not all on one spot (a spread of at
   least 1/20 of the side), at least half of them inside the image;
 - the frame: labels have one frame a set, so all images of a labelled set are square and of one size; one that is not is
   a broken image. And since faces are framed about the middle (the medians are 0.50 and 0.58 of the side in the real and
@@ -35,7 +35,7 @@ from distill.config import DataConfig
 from distill.data import geometry, safe_pickle
 from distill.data.sample import SAMPLE_ROOT
 from distill.errors import UserError
-from distill.landmarks import NUM_POINTS
+from distill.landmarks import IBUG68, Markup
 
 CROP_SIZE = 384  # side of the crops made from the Microsoft layout: the challenge's image size
 DATA_VARIABLE = "DISTILL_DATA"
@@ -60,21 +60,24 @@ class LandmarkSet:
 
     folder: Path
     names: tuple[str, ...]  # file names within folder
-    landmarks: np.ndarray | None  # (N, 68, 2) float32, pixels of image(i); None: unlabelled
+    landmarks: np.ndarray | None  # (N, P, 2) float32, pixels of image(i); None: unlabelled
     sizes: np.ndarray  # (N, 2) int64, width and height of image(i)
     boxes: np.ndarray | None  # (N, 4) float64, x0 y0 x1 y1 of the crop in the file's pixels; None: files are used whole
     skipped: tuple[tuple[str, str], ...] = ()  # (name, reason) of images left out by on_bad="skip"
     file_sizes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (N,) bytes, for the fingerprint
+    markup: Markup = IBUG68  # what the points are
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over names, label bytes and image byte sizes (not pixels, not where the set lies)."""
+        """16 hex digits over names, label bytes, what the points are, and image byte sizes (not pixels, not the place)."""
         digest = hashlib.sha256("\0".join(self.names).encode())
         if self.landmarks is not None:
             digest.update(np.ascontiguousarray(self.landmarks, "<f4").tobytes())
+            if not self.markup.fits(IBUG68):  # so that the sets of 68 points keep the fingerprints that they have
+                digest.update(repr((self.markup.name, self.markup.flip_permutation)).encode())
         digest.update(self.file_sizes.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
@@ -122,20 +125,20 @@ def spread(count: int, limit: int) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def read_annot(path: str | os.PathLike) -> tuple[list[str], np.ndarray]:
-    """The challenge's `annot.pkl`: image names and landmarks, (N, 68, 2) float32 in pixels of the image.
+def read_annot(path: str | os.PathLike, markup: Markup = IBUG68) -> tuple[list[str], np.ndarray]:
+    """The challenge's `annot.pkl`: image names and landmarks, (N, P, 2) float32 in pixels of the image.
 
-    The file is a pickled pair `names, labels`; a label is 68 pairs of numbers or an array of that shape. Only plain values
+    The file is a pickled pair `names, labels`; a label is P pairs of numbers, P the points of `markup`, or an array of that shape. Only plain values
     and numpy numbers are admitted (see safe_pickle). Finiteness and range are read_set's to check.
 
     Raises UserError for a file that is unreadable or refused, not such a pair, whose counts differ, or where a label has
-    not 68 points.
+    not that many points.
     """
     names, rows = _parse_annot(Path(path))
-    labels = np.empty((len(rows), NUM_POINTS, 2), np.float32)
+    labels = np.empty((len(rows), markup.count, 2), np.float32)
     for i, row in enumerate(rows):
         try:
-            labels[i] = _points(row)
+            labels[i] = _points(row, markup)
         except _Broken as reason:
             raise UserError(f"Annotation file '{path}', entry {i} ('{names[i]}'): {reason}.") from None
     return names, labels
@@ -149,6 +152,7 @@ def read_set(
     crop_lift: float = 0.08,
     limit: int = 0,
     need_labels: bool = True,
+    markup: Markup = IBUG68,
 ) -> LandmarkSet:
     """Read and check one folder; the layout is recognised by `annot.pkl` or `*_ldmks.txt`.
 
@@ -156,7 +160,8 @@ def read_set(
     set-level faults are refused either way. crop_scale, crop_lift: framing of the Microsoft layout, a square of
     crop_scale times the larger side of the landmarks' box, centred crop_lift of its side above the box's centre. limit:
     only this many images, evenly spread (0: all). need_labels=False: take the folder's JPEG and PNG files in sorted order
-    and look at no label; sizes may then differ.
+    and look at no label; sizes may then differ. markup: what the points of a label are; of a Microsoft text file it takes the
+    first lines.
 
     Raises UserError, one sentence, for anything in this module's list of checks.
     """
@@ -180,7 +185,7 @@ def read_set(
 
     chosen = spread(len(names), limit)
     names, rows = [names[i] for i in chosen], [rows[i] for i in chosen]
-    kept, skipped = _check_images(folder, names, rows, files, need_labels, on_bad)
+    kept, skipped = _check_images(folder, names, rows, files, need_labels, on_bad, markup)
     if not kept:
         name, reason = skipped[0]
         raise UserError(f"Data set '{folder}' is empty: all {len(skipped)} images are broken ('{name}': {reason}).")
@@ -195,7 +200,7 @@ def read_set(
         sizes = np.full_like(sizes, CROP_SIZE)
     kept_names = tuple(name for name, _, _ in kept)
     file_sizes = np.array([files[name] for name in kept_names], np.int64)
-    return LandmarkSet(folder, kept_names, landmarks, sizes, boxes, tuple(skipped), file_sizes)
+    return LandmarkSet(folder, kept_names, landmarks, sizes, boxes, tuple(skipped), file_sizes, markup)
 
 
 def _list(folder: Path) -> dict[str, int]:
@@ -234,36 +239,38 @@ def _check_names(names: list[str], path: Path) -> None:
         raise UserError(f"Annotation file '{path}' names the image '{name}' {count} times; expected each name once.")
 
 
-def _points(row) -> np.ndarray:
-    """One label as (68, 2) float32: 68 pairs of numbers, an array of them, or a Microsoft text file."""
+def _points(row, markup: Markup) -> np.ndarray:
+    """One label as (P, 2) float32: P pairs of numbers, an array of them, or a Microsoft text file."""
     if isinstance(row, Path):
-        return _read_text_label(row)
+        return _read_text_label(row, markup)
     try:
         points = np.asarray(row, np.float32)
     except (TypeError, ValueError):
-        raise _Broken(f"its label is not {NUM_POINTS} pairs of numbers") from None
+        raise _Broken(f"its label is not {markup.count} pairs of numbers") from None
     if points.ndim != 2 or points.shape[1] != 2:
-        raise _Broken(f"its label has the shape {points.shape}; expected ({NUM_POINTS}, 2)")
-    if len(points) != NUM_POINTS:
-        raise _Broken(f"its label has {len(points)} points; expected {NUM_POINTS}")
+        raise _Broken(f"its label has the shape {points.shape}; expected ({markup.count}, 2)")
+    if len(points) != markup.count:
+        raise _Broken(f"its label has {len(points)} points; expected {markup.count}, those of {markup.name}")
     return points
 
 
-def _read_text_label(path: Path) -> np.ndarray:
+def _read_text_label(path: Path, markup: Markup) -> np.ndarray:
     try:
         lines = [line for line in path.read_text(encoding="ascii").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
         raise _Broken(f"its label '{path.name}' is not a readable text file") from None
-    if len(lines) != _MICROSOFT_LINES:
-        raise _Broken(f"its label '{path.name}' has {len(lines)} points; expected {_MICROSOFT_LINES} lines")
+    exactly = markup.fits(IBUG68)  # that file is known; another set's may go on with points of any kind
+    wanted = _MICROSOFT_LINES if exactly else markup.count
+    if len(lines) < wanted or (exactly and len(lines) > wanted):
+        raise _Broken(f"its label '{path.name}' has {len(lines)} points; expected {wanted} lines")
     try:
-        return np.array([[float(x), float(y)] for x, y in (line.split() for line in lines[:NUM_POINTS])], np.float32)
+        return np.array([[float(x), float(y)] for x, y in (line.split() for line in lines[: markup.count])], np.float32)
     except ValueError:
         raise _Broken(f"its label '{path.name}' has a line that is not two numbers") from None
 
 
 def _crop_boxes(landmarks: np.ndarray, scale: float, lift: float) -> np.ndarray:
-    """Square crops x0 y0 x1 y1 around (N, 68, 2) landmarks, (N, 4) float64; see read_set."""
+    """Square crops x0 y0 x1 y1 around (N, P, 2) landmarks, (N, 4) float64; see read_set."""
     low, high = landmarks.min(1).astype(np.float64), landmarks.max(1).astype(np.float64)
     side = scale * (high - low).max(1, keepdims=True)
     centre = (low + high) / 2 - side * [0.0, lift]
@@ -273,7 +280,7 @@ def _crop_boxes(landmarks: np.ndarray, scale: float, lift: float) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------- checking
 
 
-def _check_images(folder: Path, names, rows, files: dict[str, int], labelled: bool, on_bad: str):
+def _check_images(folder: Path, names, rows, files: dict[str, int], labelled: bool, on_bad: str, markup: Markup):
     """Kept (name, (width, height), points or None) and skipped (name, reason). Raises UserError when told to stop."""
     skipped: list[tuple[str, str]] = []
 
@@ -305,7 +312,7 @@ def _check_images(folder: Path, names, rows, files: dict[str, int], labelled: bo
                 raise _Broken(
                     f"it is {size[0]}x{size[1]} pixels where the set's labels are for {common[0]}x{common[1]}"
                 )
-            points = _points(row)
+            points = _points(row, markup)
             if not np.isfinite(points).all():
                 raise _Broken("its label has a coordinate that is not finite")
             parsed.append((name, size, points))
@@ -324,7 +331,7 @@ def _check_images(folder: Path, names, rows, files: dict[str, int], labelled: bo
 
 
 def _check_points(points: np.ndarray, side: int) -> None:
-    """(68, 2) finite landmarks of a square image. Raises _Broken."""
+    """(P, 2) finite landmarks of a square image. Raises _Broken."""
     if points.min() < -side or points.max() > 2 * side:
         far = points.ravel()[np.abs(points - side / 2).argmax()]
         raise _Broken(
@@ -334,8 +341,8 @@ def _check_points(points: np.ndarray, side: int) -> None:
     if extent < side / 20:
         raise _Broken(f"its landmarks spread over {extent:.3g} pixels only, in an image of {side}")
     inside = int(((points >= 0) & (points <= side)).all(1).sum())
-    if inside < NUM_POINTS / 2:
-        raise _Broken(f"only {inside} of its {NUM_POINTS} landmarks lie inside the image of {side} pixels")
+    if inside < len(points) / 2:
+        raise _Broken(f"only {inside} of its {len(points)} landmarks lie inside the image of {side} pixels")
 
 
 def _check_frame(folder: Path, landmarks: np.ndarray, side: int) -> None:

@@ -16,12 +16,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from distill.data.annotations import LandmarkSet
 from distill.data.transforms import Augmenter, plain
 from distill.errors import UserError
-from distill.landmarks import NUM_POINTS
 
 
 class Batch(NamedTuple):
     images: Tensor  # (B, S, S, 3) uint8 RGB
-    landmarks: Tensor  # (B, 68, 2) float32, pixels of S; zeros where the set has no labels
+    landmarks: Tensor  # (B, P, 2) float32, pixels of S; zeros where the set has no labels
     index: Tensor  # (B,) int64, positions in the set
 
 
@@ -121,7 +120,7 @@ def eval_batches(
 def _points_of(landmark_set: LandmarkSet, index: int, image: np.ndarray) -> np.ndarray:
     """Landmarks in pixels of `image`, which a cache may have resized; zeros where there are none."""
     if landmark_set.landmarks is None:
-        return np.zeros((NUM_POINTS, 2), np.float32)
+        return np.zeros((landmark_set.markup.count, 2), np.float32)
     return landmark_set.landmarks[index] * (np.array(image.shape[1::-1]) / landmark_set.sizes[index])
 
 

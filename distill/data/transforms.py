@@ -15,25 +15,25 @@ import numpy as np
 from distill.config import AugmentConfig, StepConfig
 from distill.data import geometry
 from distill.errors import UserError
-from distill.landmarks import FLIP_PERMUTATION
-
-_PERMUTATION = np.array(FLIP_PERMUTATION)
+from distill.landmarks import IBUG68, Markup
 
 
 class Augmenter:
     """Draws the augmented view of a sample. Raises UserError for a photometric step that cannot be built or that moves pixels.
 
-    augment: what to draw from. size: side of the result, pixels. seed: of the run.
+    augment: what to draw from. size: side of the result, pixels. seed: of the run. markup: which points change places in
+    a mirror image.
     """
 
-    def __init__(self, augment: AugmentConfig, size: int, seed: int):
+    def __init__(self, augment: AugmentConfig, size: int, seed: int, markup: Markup = IBUG68):
         self.augment, self.size, self.seed = augment, size, seed
+        self._permutation = np.array(markup.flip_permutation)
         self._steps = _compose(augment.photometric) if augment.photometric else None
 
     def __call__(
         self, image: np.ndarray, landmarks: np.ndarray, epoch: int, index: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W, 3) uint8 and its (68, 2) landmarks -> (size, size, 3) uint8 and (68, 2) float32 in pixels of size.
+        """(H, W, 3) uint8 and its (P, 2) landmarks -> (size, size, 3) uint8 and (P, 2) float32 in pixels of size.
 
         Landmarks may come out outside the frame; they are not clamped.
         """
@@ -42,7 +42,7 @@ class Augmenter:
         matrix, flipped = geometry.sample_matrix(rng, self.augment, image.shape[1], image.shape[0], self.size)
         points = geometry.apply(matrix, landmarks).astype(np.float32)
         if flipped:
-            points = points[_PERMUTATION]
+            points = points[self._permutation]
         pixels = geometry.warp(image, matrix, self.size)
         for x0, y0, x1, y1 in geometry.padding(rng, self.augment, self.size):
             pixels[y0:y1, x0:x1] = 0
@@ -55,7 +55,7 @@ class Augmenter:
 
 
 def plain(image: np.ndarray, landmarks: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Resize for validation: (H, W, 3) uint8 -> (size, size, 3), landmarks (68, 2) multiplied along (None stays None)."""
+    """Resize for validation: (H, W, 3) uint8 -> (size, size, 3), landmarks (P, 2) multiplied along (None stays None)."""
     height, width = image.shape[:2]
     if landmarks is not None:
         landmarks = (landmarks * np.array([size / width, size / height])).astype(np.float32)

@@ -2,7 +2,8 @@
 
 Functions take arrays and return a matplotlib `Figure` (object-oriented, Agg canvas, no pyplot, so nothing global is
 touched); `to_png` writes one. matplotlib is imported by the first figure only: `draw`, for photographs and video, needs
-just cv2. Images are (H, W, 3) uint8 RGB; landmarks are (68, 2) continuous pixels of their image.
+just cv2. Images are (H, W, 3) uint8 RGB; landmarks are (P, 2) continuous pixels of their image,
+P the points of the `markup` that a function is given.
 
     style.py     colours, sheets, axes, headings: what the figures share
     faces.py     landmarks and heatmaps on images

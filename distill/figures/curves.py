@@ -9,8 +9,20 @@ import numpy as np
 
 from distill import headpose, metrics
 from distill.errors import UserError
-from distill.figures.style import CYCLE, INK, MUTED, YAW_LABELS, colours, cycle, heading, legend, new_figure, style_axes
-from distill.landmarks import OUTLINES, REGIONS
+from distill.figures.style import (
+    CYCLE,
+    INK,
+    MUTED,
+    YAW_LABELS,
+    colours,
+    cycle,
+    heading,
+    legend,
+    new_figure,
+    outlines,
+    style_axes,
+)
+from distill.landmarks import IBUG68, Markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,26 +100,32 @@ def ced(errors: Mapping[str, np.ndarray], maximum: float = metrics.FAILURE, titl
     return figure
 
 
-def error_by_point(per_point: np.ndarray, title: str = "Error by point") -> Figure:
-    """Mean error (68,) in percent on the mean frontal face: discs by colour and size; regions' means beside it."""
+def error_by_point(
+    per_point: np.ndarray,
+    title: str = "Error by point",
+    markup: Markup = IBUG68,
+    layout: np.ndarray | None = None,
+) -> Figure:
+    """Mean error (P,) in percent on the mean frontal face: discs by colour and size; regions' means beside it.
+
+    layout: (P, 2) where the points of a set other than the 68 lie, as in metrics.Report.
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
     per_point = np.asarray(per_point, dtype=np.float64)
     figure = new_figure(6.6, 5.4)
     heading(figure, title, f"mean over images, % of the normaliser; all points {per_point.mean():.2f}")
     axes = figure.add_axes((0.02, 0.03, 0.66, 0.83))
-    face = face_layout()
+    face = face_layout() if layout is None else layout
     centre = face.mean(axis=0)
-    for members, closed in OUTLINES:
-        line = face[list(members) + list(members[:1] if closed else ())]
-        axes.plot(*line.T, color="#c9ced6", linewidth=1.3, zorder=1)
+    outlines(axes, face, "#c9ced6", 1.3, markup, zorder=1)
     ramp = LinearSegmentedColormap.from_list("error", ["#fbe7a1", "#f6a935", "#d9482b", "#7d0f3a"])
-    size = 50 + 130 * per_point / max(per_point.max(), 1e-9)
+    size = (50 + 130 * per_point / max(per_point.max(), 1e-9)) * min(1, 68 / len(per_point))
     discs = axes.scatter(
         *face.T, c=per_point, s=size, cmap=ramp, vmin=per_point.min(), zorder=2, edgecolors="#8b8f98", linewidths=0.5
     )
     for index in np.argsort(per_point)[-3:]:
-        outward = (face[index] - centre) / np.linalg.norm(face[index] - centre)
+        outward = away(face[index] - centre)
         axes.annotate(
             f"{per_point[index]:.1f}", face[index], xytext=19 * outward, textcoords="offset points", fontsize=8.5,
             color=INK, weight="bold", ha="center", va="center",
@@ -119,9 +137,9 @@ def error_by_point(per_point: np.ndarray, title: str = "Error by point") -> Figu
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9, colors=INK, length=0)
     bar.set_label("%", rotation=0, fontsize=9, color=MUTED, labelpad=8)
-    means = {name: per_point[list(members)].mean() for name, members in REGIONS.items()}
+    means = {name: per_point[list(members)].mean() for name, members in markup.regions.items()}
     for row, (name, value) in enumerate(means.items()):
-        y = 0.79 - 0.055 * row
+        y = 0.79 - 0.055 * min(1, 6 / len(means)) * row
         figure.text(0.72, y, name, fontsize=10, color=MUTED)
         figure.text(0.93, y, f"{value:.2f}", fontsize=10, color=INK, weight="bold", ha="right")
     return figure
@@ -135,12 +153,13 @@ def error_by_region_and_yaw(reports: Mapping[str, metrics.Report], title: str = 
     bins = [name for name in metrics.YAW_BINS if any(report.by_yaw[name] for report in reports.values())]
     figure = new_figure(9.6, 4.2)
     heading(figure, title, f"NME in %, normaliser '{first.normalizer}', {first.count} images")
-    ratio = [len(REGIONS) + 1, max(len(bins), 1)]
+    regions = list(first.by_region)
+    ratio = [len(regions) + 1, max(len(bins), 1)]
     grid = figure.add_gridspec(1, 2, width_ratios=ratio, left=0.05, right=0.985, top=0.77, bottom=0.125, wspace=0.1)
     by_region = figure.add_subplot(grid[0] if bins else grid[:])
     style_axes(by_region, "By region", grid="y")
     values = {label: [report.nme, *report.by_region.values()] for label, report in reports.items()}
-    plot_bars(by_region, ["all", *REGIONS], values)
+    plot_bars(by_region, ["all", *regions], values)
     if bins:
         by_yaw = figure.add_subplot(grid[1], sharey=by_region)
         style_axes(by_yaw, "By head yaw", grid="y")
@@ -168,6 +187,12 @@ def face_layout() -> np.ndarray:
     face[[60, 64], 0] *= 0.8  # inner corners
     face[31:36, 0] *= 1.2  # nostrils
     return face
+
+
+def away(offset: np.ndarray) -> np.ndarray:
+    """(2,) the direction of an offset from a face's centre; down at the centre itself."""
+    length = float(np.linalg.norm(offset))
+    return offset / length if length > 1e-9 else np.array([0.0, -1.0])
 
 
 def plot_curves(

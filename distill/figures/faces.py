@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from distill.figures.style import PREDICTION, REGION_COLOURS, face, key, rgb255_of, rgb_of, sheet, short, tag
-from distill.landmarks import OUTLINES, REGIONS
+from distill.figures.style import PREDICTION, face, key, region_colours, rgb255_of, rgb_of, sheet, short, tag
+from distill.landmarks import IBUG68, Markup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,15 +22,16 @@ def overlay_sheet(
     titles: Sequence[str] | None = None,
     columns: int = 4,
     title: str = "",
+    markup: Markup = IBUG68,
 ) -> Figure:
-    """A sheet of images with predictions (N, 68, 2) in orange over labels (N, 68, 2) in thin green; None: no labels."""
+    """A sheet of images with predictions (N, P, 2) in orange over labels (N, P, 2) in thin green; None: no labels."""
     count = len(images)
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
     figure, cells = sheet(rows, columns, title, key(target is not None))
     for index in range(count):
         axes = cells[index // columns][index % columns]
-        face(axes, images[index], pred[index], None if target is None else target[index])
+        face(axes, images[index], pred[index], None if target is None else target[index], markup)
         if titles is not None:
             tag(axes, titles[index])
     return figure
@@ -55,6 +56,7 @@ def best_median_worst(
     names: Sequence[str] | None = None,
     each: int = 4,
     title: str = "Best, median and worst images",
+    markup: Markup = IBUG68,
 ) -> Figure:
     """Three rows of `each` images by their NME in percent (N,), which is printed in each with its name.
 
@@ -66,7 +68,7 @@ def best_median_worst(
     figure, cells = sheet(3, columns, title, caption, row_labels=list(chosen))
     for row, indices in zip(cells, chosen.values(), strict=True):
         for axes, index in zip(row, indices, strict=True):
-            face(axes, images[index], pred[index], target[index])
+            face(axes, images[index], pred[index], target[index], markup)
             tag(axes, f"{errors[index]:.2f} %", short(names[index]) if names is not None else "")
     return figure
 
@@ -78,8 +80,9 @@ def teacher_against_student(
     errors: Mapping[str, np.ndarray] | None = None,
     titles: Sequence[str] | None = None,
     title: str = "Teacher against student",
+    markup: Markup = IBUG68,
 ) -> Figure:
-    """A row an image, a column a model. `predictions`: label -> (N, 68, 2); `errors`: label -> (N,) NME in percent."""
+    """A row an image, a column a model. `predictions`: label -> (N, P, 2); `errors`: label -> (N,) NME in percent."""
     labels = list(predictions)
     figure, cells = sheet(
         len(images), len(labels), title, key(target is not None), row_labels=titles, column_labels=labels
@@ -87,7 +90,7 @@ def teacher_against_student(
     for row, image in enumerate(images):
         for column, label in enumerate(labels):
             axes = cells[row][column]
-            face(axes, image, predictions[label][row], None if target is None else target[row])
+            face(axes, image, predictions[label][row], None if target is None else target[row], markup)
             if errors is not None:
                 tag(axes, f"{errors[label][row]:.2f} %")
     return figure
@@ -99,21 +102,23 @@ def heatmap_overlay(
     extent: tuple[float, float, float, float] | None = None,
     points: np.ndarray | None = None,
     title: str = "Heatmaps",
+    markup: Markup = IBUG68,
 ) -> Figure:
-    """Heatmaps (68, h, w) over their image, each scaled to its own peak, coloured by region.
+    """Heatmaps (P, h, w) over their image, each scaled to its own peak, coloured by region.
 
     `extent` (left, top, right, bottom) is where the outer corners of the grid lie, in pixels of the image; a grid that
-    reaches beyond the frame is shown so. None: exactly the frame. `points` (68, 2): the coordinates decoded from them.
+    reaches beyond the frame is shown so. None: exactly the frame. `points` (P, 2): the coordinates decoded from them.
     """
     height, width = image.shape[:2]
     left, top, right, bottom = extent or (0.0, 0.0, float(width), float(height))
     peaks = heatmaps.max(axis=(1, 2), keepdims=True)
     heat = np.clip(heatmaps / np.where(peaks > 0, peaks, 1.0), 0.0, 1.0)
     rgb, alpha = np.zeros((*heat.shape[1:], 3)), np.zeros(heat.shape[1:])
-    for region, members in REGIONS.items():
+    tints = region_colours(markup)
+    for region, members in markup.regions.items():
         region_heat = heat[list(members)].max(axis=0)
         stronger = region_heat > alpha
-        rgb[stronger] = rgb_of(REGION_COLOURS[region])
+        rgb[stronger] = rgb_of(tints[region])
         alpha = np.maximum(alpha, region_heat)
     figure, cells = sheet(1, 1, title, "each point's map scaled to its peak", tile=4.2)
     axes = cells[0][0]
@@ -125,16 +130,18 @@ def heatmap_overlay(
     if points is not None:
         axes.plot(*points.T, linestyle="", marker="+", markersize=4, markeredgewidth=0.7, color="white")
     at = 0.02
-    for region in REGIONS:
-        axes.text(at, 0.02, region, transform=axes.transAxes, fontsize=9, weight="bold", color=REGION_COLOURS[region])
+    for region, tint in tints.items():
+        axes.text(at, 0.02, region, transform=axes.transAxes, fontsize=9, weight="bold", color=tint)
         at += 0.035 + 0.022 * len(region)
     return figure
 
 
-def draw(image: np.ndarray, points: np.ndarray, confidence: np.ndarray | None = None) -> np.ndarray:
-    """A copy of the picture (H, W, 3) uint8 with the landmarks (68, 2) drawn on it, anti-aliased, by cv2 alone.
+def draw(
+    image: np.ndarray, points: np.ndarray, confidence: np.ndarray | None = None, markup: Markup = IBUG68
+) -> np.ndarray:
+    """A copy of the picture (H, W, 3) uint8 with the landmarks (P, 2) drawn on it, anti-aliased, by cv2 alone.
 
-    Sizes follow the face, and the picture where that is smaller. `confidence` (68,) in 0..1 colours the points from
+    Sizes follow the face, and the picture where that is smaller. `confidence` (P,) in 0..1 colours the points from
     red (unsure) to green; without it they are orange. The colours are RGB.
     """
     canvas = np.ascontiguousarray(image).copy()
@@ -144,8 +151,8 @@ def draw(image: np.ndarray, points: np.ndarray, confidence: np.ndarray | None = 
     # cv2 counts from pixel centres, this package from their corners.
     fixed = np.clip(np.round((points - 0.5) * 2**shift), -(2**24), 2**24).astype(np.int32)
     line, radius = max(1, round(0.8 * unit)), max(1.2, 1.8 * unit)
-    lines = [fixed[list(members)] for members, closed in OUTLINES if not closed]
-    loops = [fixed[list(members)] for members, closed in OUTLINES if closed]
+    lines = [fixed[list(members)] for members, closed in markup.outlines if not closed]
+    loops = [fixed[list(members)] for members, closed in markup.outlines if closed]
     shade = canvas.copy()  # a soft dark edge, so that lines and points show on light skin as well
     for polylines, closed in ((lines, False), (loops, True)):
         cv2.polylines(shade, polylines, closed, (16, 20, 26), line + 2, cv2.LINE_AA, shift)

@@ -126,10 +126,12 @@ def parallel(trials: Sequence[Trial], axes: Sequence[Axis], objective: str, titl
     # one that went astray must not make all others look alike
     top = min(max(values), np.quantile(values, 0.75) + 1.5 * np.subtract(*np.quantile(values, [0.75, 0.25])))
     span = Axis(objective, words_of(objective), min(values), float(top))
-    width, height = max(7.0, 1.28 * (len(axes) + 1) + 1.0), 5.2
+    words = max((len(_word(choice)) for choice in axes[0].choices), default=0) if axes else 0
+    left = max(0.62, 0.2 + 0.065 * words)  # inches: the first axis has its marks at the left of the panel
+    width, height = max(7.0, 1.28 * (len(axes) + 1) + 0.38 + left), 5.2
     figure = new_figure(width, height)
     heading(figure, title, caption or "green: the best values; thin grey: pruned")
-    panel = figure.add_axes((0.62 / width, 0.85 / height, 1 - 1.35 / width, 1 - 1.75 / height))
+    panel = figure.add_axes((left / width, 0.85 / height, 1 - (0.73 + left) / width, 1 - 1.75 / height))
     panel.set(xlim=(-0.12, len(axes) + 0.12), ylim=(-0.17, 1.02), xticks=[], yticks=[])
     for spine in panel.spines.values():
         spine.set_visible(False)

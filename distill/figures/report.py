@@ -17,9 +17,9 @@ import numpy as np
 
 from distill import metrics
 from distill.figures.ablation import front, place_labels
-from distill.figures.curves import face_layout, plot_curves
-from distill.figures.style import GRID, INK, MUTED, colours, legend, new_figure, style_axes
-from distill.landmarks import OUTLINES
+from distill.figures.curves import away, face_layout, plot_curves
+from distill.figures.style import GRID, INK, MUTED, colours, legend, new_figure, outlines, style_axes
+from distill.landmarks import IBUG68, Markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,8 +98,16 @@ def bars(groups: Sequence[str], values: Mapping[str, Sequence[float]], unit: str
     return figure
 
 
-def face(per_point: np.ndarray, top: float, signed: bool = False) -> Figure:
-    """Values (68,) as discs on the mean face, by size and colour. `top` is the value of the largest disc.
+def face(
+    per_point: np.ndarray,
+    top: float,
+    signed: bool = False,
+    markup: Markup = IBUG68,
+    layout: np.ndarray | None = None,
+) -> Figure:
+    """Values (P,) as discs on the mean face, by size and colour. `top` is the value of the largest disc.
+
+    layout: (P, 2) where the points of a set other than the 68 lie, as in metrics.Report.
 
     Unsigned: an error in percent, pale to dark. Signed: a difference in points, green where it is below zero (better)
     and red where it is above. The three largest are written beside their discs.
@@ -109,9 +117,8 @@ def face(per_point: np.ndarray, top: float, signed: bool = False) -> Figure:
     values = np.asarray(per_point, dtype=np.float64)
     figure = new_figure(3.1, 3.1)
     axes = figure.add_axes((0.0, 0.1, 1.0, 0.9))
-    layout = face_layout()
-    for members, closed in OUTLINES:
-        axes.plot(*layout[list(members) + list(members[:1] if closed else ())].T, color=RULE, linewidth=1.1, zorder=1)
+    layout = face_layout() if layout is None else layout
+    outlines(axes, layout, RULE, 1.1, markup, zorder=1)
     share = np.clip(np.abs(values) / max(top, 1e-9), 0, 1)
     if signed:
         ramp = LinearSegmentedColormap.from_list("difference", [BETTER, "#a9d8c8", "#eceff3", "#f0b7a8", WORSE])
@@ -120,12 +127,12 @@ def face(per_point: np.ndarray, top: float, signed: bool = False) -> Figure:
         ramp = LinearSegmentedColormap.from_list("error", ["#fbe7a1", "#f6a935", "#d9482b", "#7d0f3a"])
         drawn, low = np.clip(values, 0, top), 0.0
     discs = axes.scatter(
-        *layout.T, c=drawn, s=14 + 120 * share, cmap=ramp, vmin=low, vmax=top, zorder=2, edgecolors=MUTED,
+        *layout.T, c=drawn, s=(14 + 120 * share) * min(1, 68 / len(values)), cmap=ramp, vmin=low, vmax=top, zorder=2, edgecolors=MUTED,
         linewidths=0.4,
     )  # fmt: skip
     centre = layout.mean(axis=0)
     for index in np.argsort(-np.abs(values))[:3]:
-        outward = (layout[index] - centre) / np.linalg.norm(layout[index] - centre)
+        outward = away(layout[index] - centre)
         axes.annotate(
             _signed(values[index]) if signed else f"{values[index]:.1f}", layout[index],
             xytext=17 * outward, textcoords="offset points", fontsize=9, color=INK, ha="center", va="center",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill.landmarks import OUTLINES
+from distill.landmarks import IBUG68, Markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +22,8 @@ TRUTH, PREDICTION = "#2fd07a", "#ff8c1a"
 ROLES = (("teacher", "#3b6fb6"), ("control", "#8d96a3"), ("distil", "#f07f13"), ("student", "#f07f13"))
 CYCLE = ("#f07f13", "#3b6fb6", "#2a9d8f", "#b5487e", "#8d96a3", "#c9a227", "#6a4c93", "#5c7f3a", "#d1495b", "#4bb3d1")
 REGION_COLOURS = {"jaw": "#4bb3d1", "brows": "#c77dff", "nose": "#ffd23f", "eyes": "#4ade80", "mouth": "#ff5d73"}
+# of regions with other names, in turn
+OTHER_REGIONS = ("#7aa2ff", "#ffa657", "#9be564", "#ff8fd0", "#56e0c8", "#e6c9ff", "#f2e394", "#b0bec5")
 YAW_LABELS = {"below_30": "below 30°", "30_to_60": "30° to 60°", "above_60": "above 60°"}
 MARGIN = 0.16  # inches between a figure's contents and its edge
 
@@ -95,23 +97,33 @@ def sheet(
     return figure, cells
 
 
-def face(axes: Axes, image: np.ndarray, pred: np.ndarray, target: np.ndarray | None) -> None:
+def face(axes: Axes, image: np.ndarray, pred: np.ndarray, target: np.ndarray | None, markup: Markup = IBUG68) -> None:
     height, width = image.shape[:2]
     # The extent puts (0, 0) at the outer corner of the first pixel, as the landmarks have it.
     axes.imshow(image, extent=(0, width, height, 0), interpolation="bilinear")
     if target is not None:
-        outlines(axes, target, TRUTH, width=0.9)
-    outlines(axes, pred, PREDICTION, width=1.0)
+        outlines(axes, target, TRUTH, 0.9, markup)
+    outlines(axes, pred, PREDICTION, 1.0, markup)
     axes.plot(*np.asarray(pred).T, linestyle="", marker="o", markersize=1.7, color=PREDICTION, markeredgewidth=0)
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
 
 
-def outlines(axes: Axes, points: np.ndarray, colour: str, width: float) -> None:
+def outlines(
+    axes: Axes, points: np.ndarray, colour: str, width: float, markup: Markup = IBUG68, zorder: float = 2
+) -> None:
+    """The lines of a face (P, 2), P the points of `markup`."""
     points = np.asarray(points)
-    for members, closed in OUTLINES:
+    for members, closed in markup.outlines:
         line = points[list(members) + list(members[:1] if closed else ())]
-        axes.plot(*line.T, color=colour, linewidth=width, solid_joinstyle="round", antialiased=True)
+        axes.plot(*line.T, color=colour, linewidth=width, solid_joinstyle="round", antialiased=True, zorder=zorder)
+
+
+def region_colours(markup: Markup) -> dict[str, str]:
+    """A colour a region: its own where its name is known, else the next of a few."""
+    unknown = [name for name in markup.regions if name not in REGION_COLOURS]
+    others = {name: OTHER_REGIONS[i % len(OTHER_REGIONS)] for i, name in enumerate(unknown)}
+    return {name: (REGION_COLOURS | others)[name] for name in markup.regions}
 
 
 def tag(axes: Axes, text: str, small: str = "") -> None:

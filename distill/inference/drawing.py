@@ -9,13 +9,14 @@ import numpy as np
 
 from distill import figures
 from distill.inference.runtime import Landmarks
+from distill.landmarks import IBUG68, Markup
 
 
-def on_picture(image: np.ndarray, faces: Iterable[Landmarks]) -> np.ndarray:
+def on_picture(image: np.ndarray, faces: Iterable[Landmarks], markup: Markup = IBUG68) -> np.ndarray:
     """A copy of (H, W, 3) uint8 RGB with the outlines and points of each face, coloured from red (unsure) to green."""
     drawn = image.copy()
     for points, confidence in faces:
-        drawn = figures.draw(drawn, points, confidence)
+        drawn = figures.draw(drawn, points, confidence, markup)
     return drawn
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from distill import headpose
 from distill.errors import UserError
-from distill.landmarks import NUM_POINTS, OUTER_EYE_CORNERS
+from distill.landmarks import IBUG68
 
 _SETTLE = 20  # frames after which the face's own rest counts as much as the mean face's
 _NOSE_LENGTHS = 1.6  # of which most faces' outer eye corners are farther apart
@@ -42,14 +42,14 @@ def measure(points: np.ndarray) -> Motion:
     made up for. Raises UserError for another number of points, or points that are no face.
     """
     points = np.asarray(points, np.float64)
-    if points.shape != (NUM_POINTS, 2):
-        raise UserError(f"A face of {len(points)} points cannot drive a puppet; expected the {NUM_POINTS} landmarks.")
+    if points.shape != (IBUG68.count, 2):
+        raise UserError(f"A face of {len(points)} points cannot drive a puppet; expected the {IBUG68.count} landmarks.")
     yaw, pitch, roll = headpose.estimate(points[None])[0]
     angle = np.radians(roll)
     upright = points @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     # beyond 60 degrees what is seen says too little to be stretched back
     upright /= [max(np.cos(np.radians(yaw)), 0.5), max(np.cos(np.radians(pitch)), 0.5)]
-    first, last = OUTER_EYE_CORNERS
+    first, last = IBUG68.outer_eye_corners
     across = float(np.linalg.norm(upright[first] - upright[last]))
     along = _NOSE_LENGTHS * float(upright[33, 1] - upright[27, 1])  # in profile the eyes' distance is next to nothing
     upright /= max(across, along, 1e-6)

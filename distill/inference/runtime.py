@@ -13,6 +13,7 @@ import numpy as np
 
 from distill.errors import UserError
 from distill.inference import crops, pictures
+from distill.landmarks import IBUG68, Markup, from_dict
 
 
 class Landmarks(NamedTuple):
@@ -37,6 +38,7 @@ class Student:
     network: Network
     label: str  # for people: where it came from
     about: dict[str, Any] = field(default_factory=dict)  # what the model file says of itself
+    markup: Markup = IBUG68  # what its points are
 
     def __call__(self, image: Any, box: Sequence[float] | None = None, box_scale: float = crops.BOX_SCALE) -> Landmarks:
         """Landmarks of the face in `image`: a path, an (H, W, 3) uint8 RGB array, or a PIL image.
@@ -82,6 +84,12 @@ class OnnxNetwork:
                 "`python -m distill.export` writes them."
             )
         self.size: int = shape[1]
+        said = self.described.get("landmarks")  # files from before there was more than one set say nothing
+        self.markup = from_dict(said, f"Model file '{path}'") if said else IBUG68
+        if outputs[0].shape[1] != self.markup.count:
+            raise UserError(
+                f"Model file '{path}' gives {outputs[0].shape[1]} points, and its landmark set is {self.markup}; expected as many."
+            )
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         points, confidence = self._session.run(["points", "confidence"], {"image": np.ascontiguousarray(images)})
@@ -92,7 +100,7 @@ def load_onnx(path: str | os.PathLike) -> Student:
     """The student of an exported ONNX file. Raises UserError as OnnxNetwork does."""
     path = Path(path)
     network = OnnxNetwork(path)
-    return Student(network, path.stem, network.described["about"])
+    return Student(network, path.stem, network.described["about"], network.markup)
 
 
 def _threads() -> int:

@@ -23,14 +23,16 @@ class Face:
 
     box: Box | None
     found: Landmarks
+    names: tuple[str, ...] = ()  # of the points, where the landmark set has them
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: points, confidence, and the box where there was one."""
+        """JSON-able: points, confidence, and names and the box where there are any."""
         said = {
             "points": np.round(self.found.points.astype(np.float64), 3).tolist(),
             "confidence": np.round(self.found.confidence.astype(np.float64), 4).tolist(),
         }
-        return said | ({"box": list(self.box)} if self.box else {})
+        named = {"names": list(self.names)} if self.names else {}
+        return said | named | ({"box": list(self.box)} if self.box else {})
 
 
 def pictures_json(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) -> Path:
@@ -40,7 +42,7 @@ def pictures_json(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) 
 
 
 def pictures_csv(path: Path, faces: Mapping[str, Sequence[Face]]) -> Path:
-    """A row a face: image, face (counted from 0 in its image), x1, y1, c1, x2, ..."""
+    """A row a face: image, face (counted from 0 in its image), x1, y1, c1, x2, ...; by name where the points have one."""
     rows = [(name, number, face) for name, some in faces.items() for number, face in enumerate(some)]
     return _table(path, ("image", "face"), rows)
 
@@ -55,7 +57,7 @@ def video_json(path: Path, facts: Mapping[str, Any], seconds: Sequence[float], f
 
 
 def video_csv(path: Path, seconds: Sequence[float], faces: Sequence[Face]) -> Path:
-    """A row a frame: frame, seconds, x1, y1, c1, x2, ..."""
+    """A row a frame: frame, seconds, x1, y1, c1, x2, ...; by name where the points have one."""
     rows = [(index, f"{at:.4f}", face) for index, (at, face) in enumerate(zip(seconds, faces, strict=True))]
     return _table(path, ("frame", "seconds"), rows)
 
@@ -64,8 +66,10 @@ def _table(path: Path, keys: tuple[str, str], rows: Iterable[tuple[Any, Any, Fac
     rows = list(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    count = len(rows[0][2].found.points) if rows else 0
-    writer.writerow([*keys, *(f"{letter}{i}" for i in range(1, count + 1) for letter in "xyc")])
+    first = rows[0][2] if rows else None
+    count = len(first.found.points) if first else 0
+    columns = [f"_{name}" for name in first.names] if first and first.names else [str(i + 1) for i in range(count)]
+    writer.writerow([*keys, *(f"{letter}{column}" for column in columns for letter in "xyc")])
     for first, second, face in rows:
         values = np.column_stack([face.found.points, face.found.confidence]).ravel()
         writer.writerow(

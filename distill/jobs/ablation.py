@@ -58,6 +58,7 @@ def run(grid: Grid, out: Path, workers: int = 0, again: str = "") -> Finished:
         files = write(made, out / grid.name)
         track.add_artifacts(tracking, parent.id, files)
         parent.log_metrics(_as_metrics(made), step=0)
+        parent.set_tags({track.NOTE: f"{_note(grid)}\n\n{table.to_markdown(made)}"})
         if runner.failed:
             parent.finish("FAILED")
     return Finished(parent.id, made, files, runner.failed)
@@ -230,7 +231,7 @@ def _parent(grid: Grid, found: Survey) -> track.Run:
         "cells": ", ".join(grid.cells), "grid": json.dumps(grid.axes),
     }  # fmt: skip
     tags = {**parent_tags(grid, found.data), TEACHERS: json.dumps(found.meant)}
-    tags["mlflow.note.content"] = f"Ablation `{grid.name}`: {grid.title}. Its table is among the artifacts."
+    tags[track.NOTE] = _note(grid)
     tracking = _tracking(grid)
     lock = track.store_root(tracking) / "work" / "locks" / f"ablation-{grid.digest}.lock"
     with track.exclusive(lock, "", seconds=-1):  # two runners of one file: one parent
@@ -239,6 +240,10 @@ def _parent(grid: Grid, found: Survey) -> track.Run:
             tracking, job="ablation", run_name=grid.name, params=about, tags=tags,
             config_yaml=grid.path.read_text(encoding="utf-8"), resume_id=known[0].id if known else None,
         )  # fmt: skip
+
+
+def _note(grid: Grid) -> str:
+    return f"Ablation `{grid.name}`: {grid.title}. Its trainings are this run's children, its table and pictures are among the artifacts."
 
 
 def _tracking(grid: Grid) -> TrackingConfig:
@@ -276,4 +281,6 @@ def _minutes(tracking: TrackingConfig, run: RunInfo) -> float | None:
 
 def _as_metrics(made: Table) -> dict[str, float]:
     values = {f"nme/{file_name(row.cell)}": row.mean for row in made.rows if row.nme}
+    if values:  # under the name that the run list is sorted by
+        values[plan.METRIC] = min(values.values())
     return values | {f"difference/{file_name(row.cell)}": row.difference.mean for row in made.rows if row.difference}

@@ -26,7 +26,7 @@ from distill.jobs import evaluation
 from distill.jobs.finishing import Made, Taught, TrainResult, finish
 from distill.jobs.references import ModelReference, resolve_model
 from distill.jobs.starting import difference
-from distill.models.files import check_budget, load_model, read_description, save_model
+from distill.models.files import check_budget, load_model, markup_of, read_description, save_model
 from distill.models.landmarker import Landmarker
 from distill.profiling import cost
 from distill.training.snapshots import FOLDER as SNAPSHOTS
@@ -111,7 +111,9 @@ def source_config(members: Sequence[ModelReference], tracking: TrackingConfig) -
     except UserError:
         if first.run_id:
             raise
-        return replace(Config(), tracking=tracking, model=configs.model_from_dict(described["model"], str(first.path)))
+        model = configs.model_from_dict(described["model"], str(first.path))
+        data = replace(Config().data, landmarks=markup_of(first.path, described).reference())
+        return replace(Config(), tracking=tracking, model=model, data=data)
     own = replace(config.tracking, store=tracking.store, uri=tracking.uri, run_name="", tags={})
     return replace(config, tracking=own)
 
@@ -191,6 +193,10 @@ def average(
         "data": about[0].get("data", {}) | {"val": val_set.fingerprint}, "teacher_run_id": _common_teacher(about),
     }  # fmt: skip
     name = config.tracking.run_name or f"{config.name}-{config.model.backbone}-averaged"
+    note = (
+        f"The mean of the weights of {len(mixture.kept)} of {len(members)} models ({method}), measured on {len(val_set)} images "
+        f"of {val_set.folder.name}: {', '.join(facts['kept'])}."
+    )
     with track.Run.start(
         config.tracking,
         job=job,
@@ -204,8 +210,7 @@ def average(
             "data.train": facts["data"].get("train", ""),
             "data.val": val_set.fingerprint,
             "teacher.run_id": facts["teacher_run_id"],
-            "mlflow.note.content": f"The mean of the weights of {len(mixture.kept)} of {len(members)} models ({method}), "
-            f"measured on {len(val_set)} images of {val_set.folder.name}: {', '.join(facts['kept'])}.",
+            track.NOTE: note,
             **config.tracking.tags,
         },
         resume_id=resume_id,
@@ -225,7 +230,7 @@ def average(
         details = {"method": method, "members": table, "uniform_nme": mixture.mean, "nme": mixture.error}
         run.log_artifact(evaluation.write_json(run.work / "artifacts" / "average.json", details), "evaluation")
         taught = _taught(facts["teacher_run_id"], config.tracking, val_set)
-        made = Made(job, "averaged", file, expenses, step=0, minutes=0.0)
+        made = Made(job, "averaged", file, expenses, step=0, minutes=0.0, about=note)
         result = finish(config, run, name, made, val_set, test, taught)
     return Averaged(result, members, mixture.errors, mixture.mean, mixture.kept)
 
@@ -251,7 +256,9 @@ def _check_alike(members: Sequence[ModelReference], models: Sequence[Landmarker]
 
 def _sets(config: Config, data: Path | None, about: Sequence[dict]) -> tuple[LandmarkSet, Path | None]:
     """The labelled set to measure on, and the folder of images to predict for the submission."""
-    options = {"crop_scale": config.data.crop_scale, "crop_lift": config.data.crop_lift}
+    options = {
+        "crop_scale": config.data.crop_scale, "crop_lift": config.data.crop_lift, "markup": configs.markup_of(config),
+    }  # fmt: skip
     if data is None:
         paths = resolve(config.data)
         val_set, test = read_set(paths.val, **options), paths.test

@@ -13,15 +13,14 @@ import torch
 from distill import headpose, metrics
 from distill.data.annotations import LandmarkSet
 from distill.data.loading import eval_batches
-from distill.landmarks import FLIP_PERMUTATION
 from distill.models.landmarker import Landmarker, to_input
 from distill.writing import write_text
 
 
 @dataclass(frozen=True)
 class Predictions:
-    points: np.ndarray  # (N, 68, 2) float32, pixels of each source image
-    confidence: np.ndarray  # (N, 68) in 0..1
+    points: np.ndarray  # (N, P, 2) float32, pixels of each source image
+    confidence: np.ndarray  # (N, P) in 0..1
 
 
 @torch.no_grad()
@@ -31,7 +30,7 @@ def predict_set(model: Landmarker, images: LandmarkSet, flip: bool = False, batc
     flip: also predict the mirror image and average (test-time augmentation: twice the work, reported as such).
     """
     device = next(model.parameters()).device
-    permutation = list(FLIP_PERMUTATION)
+    permutation = list(model.markup.flip_permutation)
     model.eval()
     points, confidence = [], []
     for batch in eval_batches(images, model.size, batch_size):
@@ -50,8 +49,10 @@ def predict_set(model: Landmarker, images: LandmarkSet, flip: bool = False, batc
 
 
 def measure(predictions: Predictions, labelled: LandmarkSet, normalizer: str = "image") -> metrics.Report:
-    yaw = headpose.estimate(labelled.landmarks)[:, 0]
-    return metrics.evaluate(predictions.points, labelled.landmarks, labelled.sizes, normalizer, yaw)
+    """Against the labels; by yaw where the landmark set tells it."""
+    markup = labelled.markup
+    yaw = headpose.estimate(labelled.landmarks, markup)[:, 0] if headpose.can_tell(markup) else None
+    return metrics.evaluate(predictions.points, labelled.landmarks, labelled.sizes, normalizer, yaw, markup)
 
 
 def as_metrics(report: metrics.Report, split: str) -> dict[str, float]:
@@ -70,7 +71,7 @@ def as_metrics(report: metrics.Report, split: str) -> dict[str, float]:
 
 def agreement(student: Predictions, teacher: Predictions, images: LandmarkSet) -> metrics.Report:
     """How far a student's points lie from its teacher's, in percent of the image's side: the labels play no part."""
-    return metrics.evaluate(student.points, teacher.points, images.sizes)
+    return metrics.evaluate(student.points, teacher.points, images.sizes, markup=images.markup)
 
 
 def agreement_metrics(report: metrics.Report, split: str) -> dict[str, float]:
@@ -90,13 +91,15 @@ def pictures(
     from distill import figures
 
     label = list(predictions)[-1]
-    report, own = reports[label], predictions[label]
+    report, own, markup = reports[label], predictions[label], labelled.markup
     made = [
         ("overlays", figures.best_median_worst(
-            _Images(labelled), own.points, labelled.landmarks, report.per_image, names=labelled.names)),
+            _Images(labelled), own.points, labelled.landmarks, report.per_image, names=labelled.names,
+            markup=markup)),
         ("worst", _worst(labelled, own, report)),
         ("ced", figures.ced({name: r.per_image for name, r in reports.items()})),
-        ("error_by_point", figures.error_by_point(report.per_point, f"{label}: error by point")),
+        ("error_by_point", figures.error_by_point(
+            report.per_point, f"{label}: error by point", markup, report.layout)),
         ("error_by_region_and_yaw", figures.error_by_region_and_yaw(reports)),
     ]  # fmt: skip
     if len(predictions) > 1:
@@ -107,6 +110,7 @@ def pictures(
             {name: p.points[chosen] for name, p in predictions.items()},
             {name: r.per_image[chosen] for name, r in reports.items()},
             titles=[labelled.names[i] for i in chosen],
+            markup=markup,
         )))  # fmt: skip
     if history:
         made.append(("learning_curves", figures.learning_curves(history, label)))
@@ -142,4 +146,5 @@ def _worst(labelled: LandmarkSet, predictions: Predictions, report: metrics.Repo
         labelled.landmarks[order],
         titles=[f"{labelled.names[i]}  {report.per_image[i]:.2f} %" for i in order],
         title="Worst images",
+        markup=labelled.markup,
     )

@@ -24,7 +24,8 @@ from distill.data.loading import eval_batches
 from distill.data.sample import SAMPLE_ROOT
 from distill.errors import UserError
 from distill.jobs.evaluation import predict_set
-from distill.models.files import MAX_BYTES, load_model, read_description
+from distill.landmarks import IBUG68
+from distill.models.files import MAX_BYTES, load_model, markup_of, read_description
 from distill.models.landmarker import Landmarker
 
 PARITY_PIXELS = 0.01  # largest difference between ONNX and torch coordinates
@@ -41,10 +42,13 @@ class Export:
 def export(model_file: Path, out: Path, images: LandmarkSet | None) -> Export:
     """Check a student's file against the challenge's rules, copy it to `out`, and derive ONNX and submission from it.
 
-    Raises UserError where a rule is broken or the ONNX model disagrees; nothing is left half-written.
+    Raises UserError where a rule is broken, the ONNX model disagrees, or there are `images` and the student's points are not
+    the challenge's; nothing is left half-written.
     """
     check_rules(model_file)
     model, described = load_model(model_file)
+    if images is not None:
+        submission.check_points(model.markup, f"Model file '{model_file}'")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as made:  # all or nothing reaches `out`
         fresh = Path(made)
@@ -66,6 +70,19 @@ def sample_faces(count: int, size: int) -> Tensor:
     ).images
 
 
+def images_to_submit(folder: Path | None, model_file: Path) -> LandmarkSet | None:
+    """The test images, where a submission can be made of them; else None, and why is printed."""
+    if folder is None:
+        return None
+    markup = markup_of(model_file, read_description(model_file))
+    if not markup.fits(IBUG68):
+        print(
+            f"No submission is made: the model predicts {markup}, and a submission has the {IBUG68.count} of {IBUG68.name}."
+        )
+        return None
+    return read_set(folder, need_labels=False)
+
+
 def submission_tags(exported: Export, images: LandmarkSet) -> dict[str, str]:
     """What a run says of the submission that it keeps. images: the set that it predicts."""
     facts = {"images": str(len(images)), "set": images.folder.name, "sha256": submission.sha256(exported.submission)}
@@ -73,7 +90,7 @@ def submission_tags(exported: Export, images: LandmarkSet) -> dict[str, str]:
 
 
 def solve(model: Landmarker, images: LandmarkSet) -> np.ndarray:
-    """The points of a submission, (N, 68, 2) in pixels, by one thread: with more, the last digits depend on how many."""
+    """The points of a submission, (N, P, 2) in pixels, by one thread: with more, the last digits depend on how many."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -126,7 +143,7 @@ class _WithPoints(nn.Module):
 def to_onnx(model: Landmarker, path: Path, described: dict) -> tuple[Path, float]:
     """Write a self-contained ONNX file and compare it with torch on rendered faces, in batches of 1, 2 and 3.
 
-    Input `image` (B, S, S, 3) uint8 RGB; outputs `points` (B, 68, 2) in pixels of that image and `confidence` (B, 68).
+    Input `image` (B, S, S, 3) uint8 RGB; outputs `points` (B, P, 2) in pixels of that image and `confidence` (B, P).
     Returns the path and the largest coordinate difference. Raises UserError where it exceeds PARITY_PIXELS.
     """
     import onnxruntime

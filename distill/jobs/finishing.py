@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from distill import metrics as metric
+from distill import tracking as track
 from distill.config import Config
-from distill.data.annotations import LandmarkSet, read_set
-from distill.jobs import evaluation, exporting, registering
+from distill.data.annotations import LandmarkSet
+from distill.jobs import evaluation, exporting, registering, telling
 from distill.jobs.card import about_of, model_card
 from distill.jobs.packing import pack
 from distill.jobs.references import MODEL_FOLDER
-from distill.models.files import load_model
+from distill.models.files import load_model, read_description
 from distill.profiling import Cost
 from distill.training.snapshots import FOLDER as SNAPSHOTS
 
@@ -45,6 +46,7 @@ class Made:
     minutes: float  # spent training, over all sessions
     history: Sequence[dict[str, float]] = ()  # one dict of metrics an epoch, `epoch` among them
     snapshots: Sequence[Path] = ()  # weights of late epochs
+    about: str = ""  # what the run is, as its description begins
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,14 @@ def finish(
         file = evaluation.write_json(out / "agreement.json", details | {"teacher_run_id": taught.run_id})
         run.log_artifact(file, "evaluation")
     best = {f"best/{key}": value for key, value in values.items()}
-    run.log_metrics(best | {"train/minutes": made.minutes}, step=made.step)
+    data = read_description(made.file)["about"].get("data", {})
+    others = telling.rivals(
+        config, made.job, report, data, reports.get("teacher") if taught else None, taught.run_id if taught else ""
+    )
+    run.log_metrics(best | {"train/minutes": made.minutes} | telling.as_metrics(others, "val"), step=made.step)
+    note = telling.note(made.about, made.role, report, val_set.folder.name, made.cost, made.step, others, config)
+    if track.NOTE not in config.tracking.tags:  # where somebody has written his own
+        run.set_tags({track.NOTE: note})
     run.log_artifact(evaluation.write_json(out / "report.json", report.to_dict()), "evaluation")
     np.savez_compressed(out / "val_predictions.npz", names=val_set.names, **vars(predictions[label]))
     run.log_artifact(out / "val_predictions.npz", "evaluation")
@@ -106,13 +115,13 @@ def finish(
     if config.tracking.register:
         name = registering.model_name(made.job, made.role)
         marks = registering.aliases(config.tracking, name, report.nme, val_set.fingerprint)
-        run.register(name, MODEL_FOLDER, marks, *registering.entry(report.nme, val_set.fingerprint))
+        run.register(name, MODEL_FOLDER, marks, *registering.entry(report.nme, val_set.fingerprint, note))
     return TrainResult(run.id, run_name, model_file, report, made.cost, shown, submission, made.minutes)
 
 
 def _export(run, model_file: Path, out: Path, test: Path | None) -> exporting.Export:
     """ONNX and, where there are images to predict, the submission."""
-    test_set = read_set(test, need_labels=False) if test else None
+    test_set = exporting.images_to_submit(test, model_file)
     exported = exporting.export(model_file, out, test_set)
     run.log_artifact(exported.onnx, "onnx")
     if exported.submission:

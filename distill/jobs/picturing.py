@@ -33,12 +33,13 @@ def photographs(cast: Cast, tracking: TrackingConfig, data: Path | None) -> tupl
     """
     main = cast.main.lead
     if data is not None:
-        labelled, reason = read_set(data), ""
+        labelled, reason = read_set(data, markup=main.markup), ""
     else:
         labelled, reason = _validation_set(main, tracking)
     if labelled is None:
         return None, reason
     runs = [m.lead for m in cast.trio if data is not None or m.lead.validated_on == main.validated_on]
+    runs = [run for run in runs if run.markup.fits(main.markup)]
     models = {run.id: model for run in runs if (model := _model(run, tracking)) is not None}
     points = {
         run.id: found for run in runs
@@ -67,7 +68,9 @@ def photographs(cast: Cast, tracking: TrackingConfig, data: Path | None) -> tupl
                 looks[run.id] = Look(points[run.id][index], float(reports[run.id].per_image[index]), *seen)
         photos.append(Photo(labelled.names[index], rank, image, labelled.landmarks[index], looks))
     recorded = labelled.fingerprint == main.validated_on
-    return Photos(labelled.folder.name, labelled.fingerprint, len(labelled), recorded, tuple(photos)), ""
+    return Photos(
+        labelled.folder.name, labelled.fingerprint, len(labelled), recorded, tuple(photos), labelled.markup
+    ), ""
 
 
 def _validation_set(run: RunFacts, tracking: TrackingConfig) -> tuple[LandmarkSet | None, str]:
@@ -78,7 +81,9 @@ def _validation_set(run: RunFacts, tracking: TrackingConfig) -> tuple[LandmarkSe
         places.append(resolve(DataConfig(val=run.config.data.val)).val)
     except UserError:  # no data root on this machine
         pass
-    crop = {"crop_scale": run.config.data.crop_scale, "crop_lift": run.config.data.crop_lift}
+    crop = {
+        "crop_scale": run.config.data.crop_scale, "crop_lift": run.config.data.crop_lift, "markup": run.markup,
+    }  # fmt: skip
     other = ""
     for place in places:
         if not place.is_dir():
@@ -109,7 +114,7 @@ def _model(run: RunFacts, tracking: TrackingConfig) -> Landmarker | None:
 def _points(
     run: RunFacts, labelled: LandmarkSet, model: Landmarker | None, tracking: TrackingConfig, stored: bool
 ) -> np.ndarray | None:
-    """(N, 68, 2): the predictions that the run logged, where they are of this set, else the model's own."""
+    """(N, P, 2): the predictions that the run logged, where they are of this set, else the model's own."""
     if stored:
         try:
             path = track.artifact_path(tracking, run.id, "evaluation/val_predictions.npz")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from distill.inference.boxes import Boxes
 from distill.inference.crops import BOX_SCALE, Box
 from distill.inference.runtime import Landmarks, Student
 from distill.inference.writing import Face
+from distill.landmarks import IBUG68
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Made:
     landmarks: Path
     pictures: int  # pictures or frames
     faces: int
-    seconds: float
+    seconds: float  # of reading and predicting; of drawing too where it is a video
     confidence: float  # mean over all points
     drawn: Path | None = None  # folder of the drawn pictures, or the drawn video
     puppet: Path | None = None
@@ -93,8 +94,9 @@ def list_pictures(sources: Sequence[str]) -> dict[str, Path]:
 def predict_pictures(student: Student, files: dict[str, Path], wanted: Wanted) -> Made:
     """Landmarks of each picture, by its boxes or whole, and the drawn pictures.
 
-    Writes landmarks.json or landmarks.csv, and NAME.png of each picture, into wanted.out. Raises UserError for a picture
-    that cannot be read, a box that does not fit, boxes of other pictures, or drawings that would replace a picture.
+    Writes landmarks.json or landmarks.csv, and NAME.png of each picture, into wanted.out. Raises UserError, and writes
+    nothing, for a picture that cannot be read, a box that does not fit, boxes of other pictures, or drawings that would
+    replace a picture.
     """
     boxes = {name: wanted.boxes.find(path) if wanted.boxes else () for name, path in files.items()}
     if wanted.boxes and not any(boxes.values()):
@@ -104,25 +106,27 @@ def predict_pictures(student: Student, files: dict[str, Path], wanted: Wanted) -
     targets = _targets(files, wanted.out) if wanted.draw else {}
     found: dict[str, list[Face]] = {}
     started = time.monotonic()
-    for name, path in tqdm(files.items(), "pictures", unit="picture", disable=None, dynamic_ncols=True, leave=False):
+    for name, path in _progress(files, "pictures"):
         image = pictures.read(path)
         try:
             found[name] = [_face(student, image, box, wanted.box_scale) for box in boxes[name] or (None,)]
         except UserError as error:
             raise UserError(f"Image '{path}': {error}") from None
-        if wanted.draw:
-            pictures.write(targets[name], drawing.on_picture(image, [face.found for face in found[name]]))
+    seconds = time.monotonic() - started
     landmarks = wanted.out / f"landmarks.{wanted.format}"
     if wanted.format == "csv":
         writing.pictures_csv(landmarks, found)
     else:
         writing.pictures_json(landmarks, found, wanted.boxes is not None)
+    for name, target in _progress(targets, "drawings"):
+        faces = [face.found for face in found[name]]
+        pictures.write(target, drawing.on_picture(pictures.read(files[name]), faces, student.markup))
     everyone = [face for some in found.values() for face in some]
     return Made(
         landmarks=landmarks,
         pictures=len(files),
         faces=len(everyone),
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         confidence=float(np.mean([face.found.confidence for face in everyone])),
         drawn=wanted.out if wanted.draw else None,
         unboxed=sum(not some for some in boxes.values()) if wanted.boxes else 0,
@@ -136,6 +140,10 @@ def predict_video(student: Student, source: str, wanted: Wanted) -> Made:
     A camera is read until Ctrl-C, and then all is written as for a file. Raises UserError for a video that cannot be
     decoded, boxes of no frame, or a drawing that would replace the video.
     """
+    if wanted.puppet and not student.markup.fits(IBUG68):
+        raise UserError(
+            f"'{student.label}' predicts {student.markup}; a puppet follows the {IBUG68.count} of {IBUG68.name} only."
+        )
     boxes = wanted.boxes.by_frame() if wanted.boxes else {}
     track = _Track()
     started = time.monotonic()
@@ -168,10 +176,10 @@ def predict_video(student: Student, source: str, wanted: Wanted) -> Made:
                 raw = _face(student, frame.image, box, wanted.box_scale).found
                 smooth = Landmarks(calm(raw.points, frame.seconds), raw.confidence)
                 shown = smooth if wanted.smooth else raw
-                track.add(frame.seconds, raw.points, smooth.points, Face(box, shown))
+                track.add(frame.seconds, raw.points, smooth.points, Face(box, shown, student.markup.names))
                 if not (drawn_to or side_to):
                     continue
-                picture = drawing.on_picture(frame.image, [shown])
+                picture = drawing.on_picture(frame.image, [shown], student.markup)
                 if drawn_to:
                     drawn_to.write(picture)
                 if side_to:
@@ -181,6 +189,7 @@ def predict_video(student: Student, source: str, wanted: Wanted) -> Made:
     measured = track.compare(float(np.sqrt(opened.width * opened.height)))
     facts = {
         "source": Path(source).name,
+        "landmarks": student.markup.name,
         "fps": opened.fps,
         "width": opened.width,
         "height": opened.height,
@@ -226,7 +235,11 @@ class _Track:
 
 
 def _face(student: Student, image: np.ndarray, box: Box | None, box_scale: float) -> Face:
-    return Face(box, student(image, box, box_scale))
+    return Face(box, student(image, box, box_scale), student.markup.names)
+
+
+def _progress(files: dict[str, Path], what: str) -> Iterable[tuple[str, Path]]:
+    return tqdm(files.items(), what, unit="picture", disable=None, dynamic_ncols=True, leave=False)
 
 
 def _targets(files: dict[str, Path], out: Path) -> dict[str, Path]:

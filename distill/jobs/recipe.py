@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from distill import config as configs
 from distill import tracking as track
 from distill.config import Config
 from distill.errors import UserError
@@ -53,6 +54,8 @@ def run(recipe: Recipe, on_stage: Callable[[Stage], None] = lambda _: None) -> F
                 done[stage.name] = _do(stage, parent.id, {name: done[name].run_id for name in stage.needs})
                 parent.set_tags({f"recipe.run.{stage.name}": done[stage.name].run_id})
                 parent.log_metrics({f"stage/{stage.name}/nme": done[stage.name].nme}, step=number)
+            if track.NOTE not in recipe.stages[0].config.tracking.tags:
+                parent.set_tags({track.NOTE: _note(recipe, done.values())})
     return Finished(parent.id, list(done.values()))
 
 
@@ -65,7 +68,7 @@ def check_models(recipe: Recipe) -> None:
         sources = stage.of
         if stage.job != "average":
             try:
-                models[stage.name] = skeleton(stage.config.model)
+                models[stage.name] = skeleton(stage.config.model, configs.markup_of(stage.config))
                 freeze(models[stage.name], stage.config.train.freeze)
                 if stage.job == "student":
                     check_budget(models[stage.name])
@@ -89,16 +92,21 @@ def _parent(recipe: Recipe) -> track.Run:
     data = plan.fingerprints(config.data)
     tags = {"recipe.digest": recipe.digest, "data.train": data.train, "data.val": data.val}
     known = track.runs_tagged(config.tracking, "recipe", tags)
-    stages = ", ".join(stage.name for stage in recipe.stages)
     return track.Run.start(
         config.tracking,
         job="recipe",
         run_name=config.tracking.run_name or recipe.name,
-        params={"name": recipe.name, "seed": config.seed, "stages": stages},
+        params={"name": recipe.name, "seed": config.seed, "stages": ", ".join(stage.name for stage in recipe.stages)},
         config_yaml=recipe.path.read_text(encoding="utf-8"),
-        tags={**tags, "mlflow.note.content": f"Recipe `{recipe.name}`: {stages}.", **config.tracking.tags},
+        tags={**tags, track.NOTE: _note(recipe), **config.tracking.tags},
         resume_id=known[0].id if known else None,
     )
+
+
+def _note(recipe: Recipe, done: Iterable[Done] = ()) -> str:
+    results = [f"- {one.stage.name}: val/nme {one.nme:.3f} %, run `{one.run_id}`" for one in done]
+    stages = ", ".join(stage.name for stage in recipe.stages)
+    return "\n".join((f"Recipe `{recipe.name}`: {stages}. Its stages are this run's children.\n", *results)).strip()
 
 
 def _do(stage: Stage, parent_id: str, runs: dict[str, str]) -> Done:

@@ -85,13 +85,13 @@ def per_image(tracking: TrackingConfig, run_id: str) -> np.ndarray:
     return np.asarray(json.loads(file.read_text(encoding="utf-8"))["per_image"], dtype=np.float64)
 
 
-def entry(nme: float, val_fingerprint: str) -> tuple[str, dict[str, str]]:
-    """Description and tags of a version."""
-    told = f"val/nme {nme:.3f} % on validation data {val_fingerprint}"
+def entry(nme: float, val_fingerprint: str, note: str = "") -> tuple[str, dict[str, str]]:
+    """Description (Markdown) and tags of a version. note: what its run says of itself."""
+    told = note or f"val/nme {nme:.3f} % on validation data {val_fingerprint}"
     return told, {"val/nme": f"{nme:.4f}", "data.val": val_fingerprint}
 
 
 def register(tracking: TrackingConfig, name: str, run: RunInfo, marks: list[str]) -> str:
     """Enter a finished run's model; the version. The same run again updates its version. Raises UserError where that fails."""
-    told, tags = entry(run.metrics[METRIC], run.tags.get("data.val", "unknown"))
+    told, tags = entry(run.metrics[METRIC], run.tags.get("data.val", "unknown"), run.tags.get(track.NOTE, ""))
     return track.register_run(tracking, run.id, name, MODEL_FOLDER, marks, told, tags)

@@ -205,8 +205,10 @@ def _whole(run: RunFacts, tracking: TrackingConfig) -> RunFacts:
 
 
 def _report(stored: dict) -> metrics.Report:
-    arrays = ("per_image", "per_point", "ced_thresholds", "ced_fractions")
-    return metrics.Report(**{k: np.asarray(v, dtype=np.float64) if k in arrays else v for k, v in stored.items()})
+    arrays = ("per_image", "per_point", "ced_thresholds", "ced_fractions", "layout")
+    return metrics.Report(
+        **{k: np.asarray(v, dtype=np.float64) if k in arrays and v is not None else v for k, v in stored.items()}
+    )
 
 
 def _artifact(run_id: str, path: str, tracking: TrackingConfig) -> Path | None:

@@ -35,6 +35,8 @@ def start_from(model: Landmarker, reference: ModelReference) -> str:
 
 def difference(a: Landmarker, b: Landmarker) -> tuple[str, str, str] | None:
     """The first thing in which two architectures differ, and what it is in each; None: weights of one fit the other."""
+    if not a.markup.fits(b.markup):
+        return "data.landmarks", str(a.markup), str(b.markup)
     was, now = _shaping(a.config), _shaping(b.config)
     changed = next(((key, str(was[key]), str(now[key])) for key in was if was[key] != now[key]), None)
     ours, theirs = ({name: tuple(tensor.shape) for name, tensor in weights(model).items()} for model in (a, b))

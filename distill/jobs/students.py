@@ -47,7 +47,7 @@ def _load_torch(reference: str, store: str | os.PathLike) -> Student:
     from distill.models.files import load_model
 
     model, described = load_model(found.path)
-    return Student(TorchNetwork(model), found.label, described["about"])
+    return Student(TorchNetwork(model), found.label, described["about"], model.markup)
 
 
 class TorchNetwork:

@@ -28,12 +28,14 @@ SPLITS = 1000
 
 def make(model_file: Path, images: LandmarkSet, out: Path) -> Path:
     """Predict all images with a student and write the checked zip. Raises UserError for a model that breaks the challenge's
-    rules (a teacher, over 15 MB, not float32), and for a file that cannot be written."""
+    rules (a teacher, over 15 MB, not float32) or has other points, and for a file that cannot be written."""
     from distill.jobs.exporting import check_rules, solve  # torch is needed here and for nothing else
     from distill.models.files import load_model
 
     check_rules(model_file)
-    return submission.write(out, images.names, solve(load_model(model_file)[0], images))
+    model = load_model(model_file)[0]
+    submission.check_points(model.markup, f"Model file '{model_file}'")
+    return submission.write(out, images.names, solve(model, images))
 
 
 # ---------------------------------------------------------------------------------------------------- scoring

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
+from distill import config as configs
 from distill import tracking as track
 from distill.config import Config, DataConfig, TrackingConfig
 from distill.data.transforms import Augmenter
@@ -101,7 +102,7 @@ def check_models(grid: Grid, found: Survey) -> None:
         if reference not in models:
             own = grid.teachers.get(reference.removeprefix(TEACHER_MARK))
             if reference.startswith(TEACHER_MARK):
-                models[reference] = skeleton(own.model)
+                models[reference] = skeleton(own.model, configs.markup_of(own))
             else:
                 models[reference] = load_model(plan.teacher_of(cell.config, found.data).path)[0]
         return models[reference]
@@ -113,7 +114,7 @@ def check_models(grid: Grid, found: Survey) -> None:
             continue
         checked.add(cell.name)
         try:
-            model = skeleton(cell.config.model)
+            model = skeleton(cell.config.model, configs.markup_of(cell.config))
             Augmenter(cell.config.augment, model.size, 0)
             if cell.job == "student":
                 check_budget(model)

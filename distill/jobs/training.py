@@ -26,6 +26,7 @@ from distill.jobs import evaluation
 from distill.jobs.finishing import Made, Taught, TrainResult, finish
 from distill.jobs.references import resolve_model, resolve_teacher
 from distill.jobs.starting import start_from
+from distill.landmarks import IBUG68
 from distill.models.files import check_budget, load_model, save_model
 from distill.models.landmarker import Landmarker, skeleton
 from distill.models.teacher import FrozenTeacher
@@ -100,10 +101,9 @@ def _check_same(config: Config, state: dict, fingerprints: dict[str, str]) -> No
     """A run continues with the config and the data it began with, or not at all."""
     stored = configs.from_dict(state["config"], "the checkpoint's config")
     if configs.digest(stored) != configs.digest(config):
-        was, now = configs.flatten(configs.computing(stored)), configs.flatten(configs.computing(config))
-        key = next(key for key in (*was, *now) if was.get(key) != now.get(key))
+        key, was, now = configs.first_difference(stored, config)
         raise UserError(
-            f"resume: the run was started with {key}={was.get(key)!r}, this call says {now.get(key)!r}; expected the same "
+            f"resume: the run was started with {key}={was!r}, this call says {now!r}; expected the same "
             f"config (give resume= alone to use the run's own)."
         )
     for name, value in fingerprints.items():
@@ -147,7 +147,8 @@ def _train_in(config: Config, job: str, processes: distributed.Processes, watch:
 
     # models: everything that can be refused is refused before a run exists
     elsewhere = config.init or state is not None  # where its weights come from
-    model = skeleton(config.model) if elsewhere else Landmarker(config.model)
+    markup = train_set.markup
+    model = skeleton(config.model, markup) if elsewhere else Landmarker(config.model, markup)
     if job == "student":
         check_budget(model)
     freeze(model, config.train.freeze)
@@ -167,7 +168,7 @@ def _train_in(config: Config, job: str, processes: distributed.Processes, watch:
             teacher_file, teacher_run = reference.path, reference.run_id
         teacher = FrozenTeacher(load_model(teacher_file)[0]).to(processes.device)
     distiller = Distiller(config.distill.terms, model, teacher) if teacher else None
-    objective = Objective(model, Supervision(config.loss), distiller, balance.make(config))
+    objective = Objective(model, Supervision(config.loss, markup), distiller, balance.make(config))
     size = config.data.size or max(model.size, teacher.model.size if teacher else 0)
     sampler = EpochSampler(len(train_set), config.train.batch_size, config.seed, processes.rank, processes.world)
     if sampler.batch_size // processes.world % config.train.accumulate:
@@ -175,10 +176,11 @@ def _train_in(config: Config, job: str, processes: distributed.Processes, watch:
             f"train.accumulate is {config.train.accumulate}; expected a divisor of the {sampler.batch_size // processes.world} "
             f"images of a process's batch."
         )
-    dataset = TrainDataset(train_set, Augmenter(config.augment, size, config.seed), images)
+    dataset = TrainDataset(train_set, Augmenter(config.augment, size, config.seed, markup), images)
     loader = train_loader(dataset, sampler, config.data.workers, pin=processes.device.type == "cuda")
 
     role = role_of(config, job)
+    note = _description(config, role, paths, train_set, val_set, teacher_run)
     tags = {
         "distill.role": role,
         "distill.digest": configs.digest(config),
@@ -188,7 +190,7 @@ def _train_in(config: Config, job: str, processes: distributed.Processes, watch:
         "data.skipped_images": str(len(train_set.skipped)),
         "teacher.run_id": teacher_run,
         "init.run_id": init_run,
-        "mlflow.note.content": _description(config, role, paths, train_set, val_set, teacher_run),
+        track.NOTE: note,
         **config.tracking.tags,
     }
     run_name = config.tracking.run_name or f"{config.name}-{config.model.backbone}-s{config.seed}"
@@ -215,6 +217,8 @@ def _train_in(config: Config, job: str, processes: distributed.Processes, watch:
         if state is None and processes.is_main:
             run.log_dataset(paths.train.name, train_set.fingerprint, paths.train, "training")
             run.log_dataset(paths.val.name, val_set.fingerprint, paths.val, "validation")
+            if not markup.fits(IBUG68):
+                run.log_text(markup.to_yaml(), "landmarks.yaml")
             if teacher_file is not None:
                 shutil.copyfile(teacher_file, work / TEACHER_COPY)
         expenses = cost(model)
@@ -284,6 +288,7 @@ def _train_in(config: Config, job: str, processes: distributed.Processes, watch:
                     minutes=progress.seconds / 60,
                     history=progress.history,
                     snapshots=snapshots.files(),
+                    about=note,
                 ),
                 val_set,
                 paths.test,
@@ -315,7 +320,7 @@ def read_sets(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet
     real = paths.train.resolve().name
     if real.lower().startswith("aflw"):  # under whatever name or link the config reaches it
         raise UserError(f"data.train '{data.train}' is the folder '{real}'; the AFLW photographs are never trained on.")
-    options = {"crop_scale": data.crop_scale, "crop_lift": data.crop_lift}
+    options = {"crop_scale": data.crop_scale, "crop_lift": data.crop_lift, "markup": configs.markup_of(config)}
     train_set = read_set(paths.train, on_bad=data.on_bad, limit=data.limit, **options)
     val_set = read_set(paths.val, **options)
     assert_disjoint(train_set, val_set)

@@ -1,7 +1,7 @@
 """The one model file: float32 safetensors that carry what is needed to rebuild the model.
 
-The metadata holds `distill` = JSON with the format's version, the model's config, the number of points, and whatever
-describes the run. Nothing in the file is executed on loading.
+The metadata holds `distill` = JSON with the format's version, the model's config, its landmark set, and whatever describes the
+run. Files from before there was more than one set say nothing of it: theirs is iBUG's 68 points. Nothing in the file is executed on loading.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from distill.config import ModelConfig, model_from_dict
 from distill.errors import UserError
+from distill.landmarks import IBUG68, Markup, from_dict
 from distill.models.landmarker import Landmarker, skeleton
 
 FORMAT = 1
@@ -37,7 +38,7 @@ def weights(model: Landmarker) -> dict[str, Tensor]:
 def predicted_bytes(model: Landmarker) -> int:
     """Size of the file that `save_model` would write, known before training: 4 bytes a value and the header."""
     tensors = weights(model)
-    header = sum(len(name) + 90 for name in tensors) + 4000
+    header = sum(len(name) + 90 for name in tensors) + 4000 + 2 * len(json.dumps(model.markup.to_dict()))
     return 4 * sum(t.numel() for t in tensors.values()) + header
 
 
@@ -58,6 +59,7 @@ def save_model(model: Landmarker, path: Path, about: dict[str, Any]) -> int:
         "format": FORMAT,
         "model": asdict(model.config) | {"pretrained": False, "checkpoint": ""},
         "num_points": model.num_points,
+        "landmarks": model.markup.to_dict(),
         "about": about,
     }
     data = save(weights(model), metadata={"distill": json.dumps(described, sort_keys=True)})
@@ -88,11 +90,22 @@ def read_description(path: Path) -> dict[str, Any]:
     return described
 
 
+def markup_of(path: Path, described: dict[str, Any]) -> Markup:
+    """The landmark set of a model file. Raises UserError where the description does not hold together."""
+    markup = from_dict(described["landmarks"], f"Model file '{path}'") if "landmarks" in described else IBUG68
+    if markup.count != described["num_points"]:
+        raise UserError(
+            f"Model file '{path}' says that it has {described['num_points']} points, and its landmark set is {markup}; expected "
+            "as many."
+        )
+    return markup
+
+
 def load_model(path: Path) -> tuple[Landmarker, dict[str, Any]]:
     """Rebuild a model in eval mode, with the description it carries. Raises UserError naming what does not fit."""
     described = read_description(path)
     config: ModelConfig = model_from_dict(described["model"], f"model file '{path}'")
-    model = skeleton(config, described["num_points"])
+    model = skeleton(config, markup_of(path, described))
     with safe_open(str(path), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     expected = weights(model)

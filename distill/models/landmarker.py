@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from distill.config import ModelConfig
 from distill.errors import UserError
-from distill.landmarks import NUM_POINTS
+from distill.landmarks import IBUG68, Markup
 from distill.models.codec import HeatmapCodec, SimCCCodec
 from distill.models.heads import HeatmapHead, RegressionHead, SimCCHead
 
@@ -38,10 +38,10 @@ class Landmarker(nn.Module):
     way and an exported file needs no recipe beside it.
     """
 
-    def __init__(self, config: ModelConfig, num_points: int = NUM_POINTS):
+    def __init__(self, config: ModelConfig, markup: Markup = IBUG68):
         """Raises UserError for an unknown backbone, one that cannot take the input size, or absent weights."""
         super().__init__()
-        self.config, self.num_points = config, num_points
+        self.config, self.markup, self.num_points = config, markup, markup.count
         self.size = config.input_size
         self.backbone = _build_backbone(config)
         described = timm.get_pretrained_cfg(config.backbone)
@@ -58,13 +58,13 @@ class Landmarker(nn.Module):
                     f"model.head.stride {head.stride} asks for {self.codec.grid.inner} cells a side, but the coarsest features "
                     f"of {config.backbone} have {shapes[-1][1]}; expected a smaller stride."
                 )
-            self.head = HeatmapHead(shapes, self.codec.grid.inner, self.codec.grid.pad, num_points, head)
+            self.head = HeatmapHead(shapes, self.codec.grid.inner, self.codec.grid.pad, self.num_points, head)
         elif head.kind == "simcc":
             self.codec = SimCCCodec(self.size, head)
-            self.head = SimCCHead(shapes, self.size, self.codec.grid.cells, num_points, head)
+            self.head = SimCCHead(shapes, self.size, self.codec.grid.cells, self.num_points, head)
         else:
             self.codec = None
-            self.head = RegressionHead(shapes, num_points, head)
+            self.head = RegressionHead(shapes, self.num_points, head)
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """(B, 3, S, S) values 0..255 -> features (B, C, h, w), fine to coarse."""
@@ -104,9 +104,9 @@ def to_input(images: Tensor, size: int) -> Tensor:
     return planes
 
 
-def skeleton(config: ModelConfig, num_points: int = NUM_POINTS) -> Landmarker:
+def skeleton(config: ModelConfig, markup: Markup = IBUG68) -> Landmarker:
     """The architecture without its pretrained weights, for a file of ours to fill or to count parameters."""
-    return Landmarker(replace(config, pretrained=False, checkpoint=""), num_points)
+    return Landmarker(replace(config, pretrained=False, checkpoint=""), markup)
 
 
 def _build_backbone(config: ModelConfig) -> nn.Module:

@@ -242,7 +242,7 @@ def _hyper_parameters(cast: Cast) -> Table:
     return Table(
         "hyper-parameters", "What differs from the defaults",
         (Column("key", mono=True), Column("default"), *(Column(model.label) for model in models)), tuple(rows),
-        caption="Values that differ between the models are marked. All other keys have their defaults (distill/config.py). "
+        caption="Values that differ between the models are marked. All other keys have their defaults (distill/config/fields.py). "
         + ids_caption(models), wide=True,
     )  # fmt: skip
 
@@ -290,7 +290,7 @@ def environment(cast: Cast) -> Section:
     """Code and machines: what is needed to do it again."""
     asked = {
         "code": lambda tags: _revision(tags),
-        "command": lambda tags: _command(tags.get("mlflow.source.name", NONE)),
+        "command": lambda tags: _command(tags.get("command") or tags.get("mlflow.source.name", NONE)),
         **{
             words: lambda tags, key=key: tags.get(f"env.{key}", NONE)
             for words, key in (

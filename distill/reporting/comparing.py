@@ -53,7 +53,7 @@ class Model:
         return np.concatenate([report.per_image for report in self.reports])
 
     def per_point(self) -> np.ndarray:
-        """(68,) percent."""
+        """(P,) percent."""
         return np.mean([report.per_point for report in self.reports], axis=0)
 
     def by_region(self) -> dict[str, float]:

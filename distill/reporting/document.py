@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distill.landmarks import IBUG68, Markup
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -69,9 +71,10 @@ class Chart:
 class Tile:
     photo: bytes  # JPEG
     size: tuple[int, int]  # width and height of the image that the layers' coordinates belong to
-    layers: tuple[tuple[str, np.ndarray], ...] = ()  # ("truth" or "prediction", (68, 2)), drawn in this order
+    layers: tuple[tuple[str, np.ndarray], ...] = ()  # ("truth" or "prediction", (P, 2)), drawn in this order
     tag: str = ""  # in the corner
     role: str = ""  # colours the tag's mark
+    markup: Markup = IBUG68  # what the layers' points are
 
 
 @dataclass(frozen=True, eq=False)

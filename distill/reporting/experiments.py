@@ -6,7 +6,6 @@ import numpy as np
 
 from distill.figures import report as charts
 from distill.figures.style import YAW_LABELS
-from distill.landmarks import REGIONS
 from distill.metrics import FAILURE
 from distill.reporting import ablations
 from distill.reporting.approach import ids_caption, minutes_of
@@ -73,7 +72,7 @@ def results(findings: Findings, cast: Cast) -> Section:
     )
     table = Table(
         "results", "Results on the validation set", columns, tuple(rows), wide=True, pdf_rows=18,
-        caption=f"NME: mean distance of the 68 points over {by}. fail: images above {FAILURE:g} %. AUC: area under the "
+        caption=f"NME: mean distance of the {cast.main.lead.markup.count} points over {by}. fail: images above {FAILURE:g} %. AUC: area under the "
         f"cumulative error up to {FAILURE:g} %. MB: float32 file. ms: one image, one CPU thread, as measured beside the "
         "training.",
     )  # fmt: skip
@@ -152,7 +151,7 @@ def _others(findings: Findings) -> Table:
 
 def _shown(cast: Cast) -> list[Model]:
     """The models that a chart has room for."""
-    shown = [m for m in cast.models if m.reports]
+    shown = [m for m in cast.models if m.reports and m.lead.markup.fits(cast.main.lead.markup)]
     return shown if len(shown) <= 6 else [m for m in cast.trio if m.reports]
 
 
@@ -172,7 +171,7 @@ def errors(cast: Cast) -> Section | None:
     if not shown:
         return None
     ids = ids_caption(shown)
-    regions = [name for name in REGIONS if name in shown[0].by_region()]
+    regions = [name for name in cast.main.lead.markup.regions if all(name in m.by_region() for m in shown)]
     values = {m.label: [m.nme, *(m.by_region()[r] for r in regions)] for m in shown}
     blocks = [_bars("regions", "Error by region of the face", ["all", *regions], values, ids)]
     by_yaw = {m.label: m.by_yaw() for m in shown}
@@ -192,15 +191,17 @@ def _bars(key: str, title: str, groups: list[str], values: dict[str, list[float]
 
 
 def by_point(cast: Cast) -> Section | None:
-    """Errors of the 68 points on the mean face: control, student, and the difference."""
-    pair = [m for m in (cast.control, cast.student) if m and m.reports]
+    """Errors of the points on the mean face: control, student, and the difference."""
+    markup = cast.main.lead.markup
+    pair = [m for m in (cast.control, cast.student) if m and m.reports and m.lead.markup.fits(markup)]
     pair = pair or [m for m in [cast.main] if m.reports]
     if not pair:
         return None
     values = [m.per_point() for m in pair]
+    drawn = {"markup": markup, "layout": pair[0].reports[0].layout}
     top = float(np.ceil(2 * np.max(values)) / 2)
     blocks = [
-        Chart(f"face-{i}", model.label.capitalize(), charts.face(found, top), ids_caption([model]), FIRST, small=True,
+        Chart(f"face-{i}", model.label.capitalize(), charts.face(found, top, **drawn), ids_caption([model]), FIRST, small=True,
               describes=f"Mean error of each landmark on a mean face, {model.label}.")
         for i, (model, found) in enumerate(zip(pair, values, strict=True))
     ]  # fmt: skip
@@ -209,8 +210,8 @@ def by_point(cast: Cast) -> Section | None:
         reach = max(0.1, float(np.ceil(10 * np.abs(change).max()) / 10))
         better = int((change < 0).sum())
         blocks.append(Chart(
-            "face-change", f"{pair[1].label.capitalize()} − {pair[0].label}", charts.face(change, reach, signed=True),
-            f"Green: better with a teacher ({better} of 68 points). {ids_caption(pair)}", FIRST, small=True,
+            "face-change", f"{pair[1].label.capitalize()} − {pair[0].label}", charts.face(change, reach, True, **drawn),
+            f"Green: better with a teacher ({better} of {markup.count} points). {ids_caption(pair)}", FIRST, small=True,
             describes="Difference of the error of each landmark on a mean face.",
         ))  # fmt: skip
     return Section(

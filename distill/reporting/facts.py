@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from distill.config import Config
+from distill.config import Config, markup_of
+from distill.landmarks import IBUG68, Markup
 from distill.metrics import Report
 
 ROLES = (
@@ -46,6 +47,10 @@ class RunFacts:
     @property
     def nme(self) -> float:
         return self.metrics.get("best/val/nme", float("nan"))
+
+    @property
+    def markup(self) -> Markup:
+        return markup_of(self.config)
 
     @property
     def teacher_id(self) -> str:
@@ -107,9 +112,9 @@ class Ablation:
 class Look:
     """What one model makes of one photograph."""
 
-    points: np.ndarray  # (68, 2) pixels of the photograph
+    points: np.ndarray  # (P, 2) pixels of the photograph
     nme: float  # percent
-    heat: np.ndarray | None = None  # (68, h, w) probabilities; None: the head has none, or it was not asked for
+    heat: np.ndarray | None = None  # (P, h, w) probabilities; None: the head has none, or it was not asked for
     extent: tuple[float, float, float, float] = (0, 0, 0, 0)  # of the heat's grid: left, top, right, bottom, in pixels
     attention: tuple[tuple[str, np.ndarray], ...] = ()  # (tap, (h, w) mean square over channels)
 
@@ -119,7 +124,7 @@ class Photo:
     name: str
     rank: str  # best, median, worst
     image: np.ndarray  # (H, W, 3) uint8 RGB
-    truth: np.ndarray  # (68, 2) pixels
+    truth: np.ndarray  # (P, 2) pixels
     looks: dict[str, Look]  # by run id
 
 
@@ -130,6 +135,7 @@ class Photos:
     count: int  # images in the set
     recorded: bool  # the runs' own validation set; else another one, on which the models were run for this report
     photos: tuple[Photo, ...]
+    markup: Markup = IBUG68
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from distill.reporting.document import COULD, FIRST, MAY, PAGE, SHOULD, Gallery,
 from distill.reporting.facts import Findings, Look, Photo, Photos
 from distill.reporting.wording import listed, number
 
+# iBUG points; of another set those that it has
 SINGLE_POINTS = {"chin": 8, "nose tip": 30, "outer eye corner": 36, "mouth corner": 54}
 LOGGED = {
     "teacher_against_student": "Teacher against student", "overlays": "Best, median and worst images", "worst": "Worst images",
@@ -51,7 +52,7 @@ def _predictions(photos: Photos, cast: Cast) -> Section:
         size = (photo.image.shape[1], photo.image.shape[0])
         group = tuple(
             Tile(picture, size, (("truth", photo.truth), ("prediction", look.points)),
-                 f"{photo.rank if alone else model.label} {number(look.nme, 2)} %", model.role)
+                 f"{photo.rank if alone else model.label} {number(look.nme, 2)} %", model.role, photos.markup)
             for model, look in _looks(photo, cast.trio)
         )  # fmt: skip
         rows.append((photo.rank, (group,)))
@@ -80,16 +81,17 @@ def _heatmaps(photos: Photos, cast: Cast) -> Section | None:
     ]  # fmt: skip
     whole = Gallery(
         "heatmaps", "Where the landmarks are expected", _merged(rows),
-        "The largest probability over the 68 heatmaps, each the softmax of its logits; bright and small is sure, dim and "
+        f"The largest probability over the {photos.markup.count} heatmaps, each the softmax of its logits; bright and small is sure, dim and "
         f"wide is not. {_where(photos)} {_runs(models)}", COULD, in_line=True,
     )  # fmt: skip
     photo = shown[min(1, len(shown) - 1)]
+    own = {there: here for here, there in photos.markup.as_68}
     groups = tuple(
         tuple(
-            _heat_tile(photo, look, look.heat[index], f"{name}, {model.label}", model.role)
+            _heat_tile(photo, look, look.heat[own[index]], f"{name}, {model.label}", model.role)
             for model, look in _looks(photo, models) if look.heat is not None
         )
-        for name, index in SINGLE_POINTS.items()
+        for name, index in SINGLE_POINTS.items() if index in own
     )  # fmt: skip
     points = Gallery(
         "points-heat", "Single landmarks", (("", groups),), f"The heatmap of one landmark at a time. {_runs(models)}", PAGE,
@@ -97,7 +99,7 @@ def _heatmaps(photos: Photos, cast: Cast) -> Section | None:
     return Section(
         "heatmaps",
         "Heatmaps of teacher and student" if len(models) > 1 else "Heatmaps",
-        (whole, points),
+        (whole, points) if groups else (whole,),
         nav="Heatmaps",
     )
 

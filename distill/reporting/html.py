@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distill.figures.report import to_svg
-from distill.landmarks import OUTLINES
+from distill.landmarks import IBUG68, Markup
 from distill.reporting.document import Chart, Document, Gallery, Passage, Tile
 
 HERE = Path(__file__).parent
@@ -62,10 +62,10 @@ def sort_key(text: str) -> str:
     return found[0].replace(",", "") if found else ""
 
 
-def outlines(points: np.ndarray) -> list[str]:
+def outlines(points: np.ndarray, markup: Markup = IBUG68) -> list[str]:
     """SVG path data of the face's lines, in pixels."""
     paths = []
-    for members, closed in OUTLINES:
+    for members, closed in markup.outlines:
         line = " L".join(f"{x:.1f} {y:.1f}" for x, y in np.asarray(points, dtype=float)[list(members)])
         paths.append(f"M{line}{'Z' if closed else ''}")
     return paths

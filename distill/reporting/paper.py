@@ -21,7 +21,6 @@ from reportlab.platypus import Table as Grid
 
 from distill.figures.report import to_bytes, typefaces
 from distill.figures.style import GRID, INK, MUTED, PREDICTION, TRUTH
-from distill.landmarks import OUTLINES
 from distill.reporting.document import Block, Chart, Column, Document, Gallery, Passage, Section, Table, Tile
 from distill.reporting.layout import Band, Page, Piece, Placed, Shrinking, lay_out
 from distill.reporting.wording import counted
@@ -371,7 +370,7 @@ class Sheet(Shrinking):
         canvas.setLineJoin(1)
         for name, points in tile.layers:
             canvas.setStrokeColor(HexColor(TRUTH if name == "truth" else PREDICTION))
-            for members, closed in OUTLINES:
+            for members, closed in tile.markup.outlines:
                 path = canvas.beginPath()
                 for place, (u, v) in enumerate(points[list(members)]):
                     (path.lineTo if place else path.moveTo)(x + u * scale, y + side - v * scale)

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
-from distill.submission.file import DECIMALS, FIELDS, LARGEST, MEMBER, check, read, read_names, sha256, write
+from distill.submission.file import (
+    DECIMALS,
+    FIELDS,
+    LARGEST,
+    MEMBER,
+    check,
+    check_points,
+    read,
+    read_names,
+    sha256,
+    write,
+)
 
-__all__ = ["DECIMALS", "FIELDS", "LARGEST", "MEMBER", "check", "read", "read_names", "sha256", "write"]
+__all__ = ["DECIMALS", "FIELDS", "LARGEST", "MEMBER", "check", "check_points", "read", "read_names", "sha256", "write"]

@@ -23,6 +23,9 @@ def make(args) -> None:
     from distill.jobs.references import resolve_model
 
     _folder("--images", args.images)
+    if Path(args.out).is_dir():
+        raise UserError(f"--out '{args.out}' is a folder; expected the name of a zip.")
+    cli.check_out(Path(args.out).parent)
     reference = resolve_model(args.model, TrackingConfig(store=args.store))
     from distill.data.annotations import read_set
     from distill.jobs import submitting

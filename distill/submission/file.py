@@ -19,14 +19,21 @@ from pathlib import Path
 import numpy as np
 
 from distill.errors import UserError
-from distill.landmarks import NUM_POINTS
+from distill.landmarks import IBUG68, Markup
 
 MEMBER = "solution.txt"
+NUM_POINTS = IBUG68.count  # the challenge's own, whatever a model predicts
 FIELDS = 1 + 2 * NUM_POINTS
 DECIMALS = 4
 LARGEST = 256_000_000  # bytes of text; the challenge's file has about 2 million, a zip bomb has no bound
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+
+
+def check_points(markup: Markup, what: str) -> None:
+    """Raises UserError where the points are not those that a submission has. what: whose they are, for people."""
+    if not markup.fits(IBUG68):
+        raise UserError(f"{what} predicts {markup}; a submission has the {IBUG68.count} of {IBUG68.name}.")
 
 
 def write(path_zip: str | os.PathLike, names: Sequence[str], points: np.ndarray) -> Path:

@@ -10,6 +10,8 @@ UserError with one sentence when there is no answer.
     spool.py        the local queue of such events, and its upload
     run.py          Run, NullRun
     lookup.py       finding runs, artifacts, registered models
+    moving.py       a store that is in another folder than it was
+    pages.py        what MLflow's pages show of an experiment
     after.py        what is said about a run from outside
     locks.py        which process is at work on what
     environment.py  code revision, package versions, hardware
@@ -31,11 +33,13 @@ from distill.tracking.lookup import (
     resolve_registry,
     runs_tagged,
 )
+from distill.tracking.pages import NOTE
 from distill.tracking.run import NullRun, Run
 from distill.tracking.spool import send_spooled, upload
 from distill.tracking.store import store_root, tracking_uri, work_dir
 
 __all__ = [
+    "NOTE",
     "Held",
     "NullRun",
     "Run",

@@ -25,7 +25,7 @@ def collect() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "hardware": hardware(),
-        "command": redact(shlex.join(sys.argv)),
+        "command": redact(_command(sys.argv)),
         "packages": packages(),
     }
 
@@ -35,7 +35,8 @@ def as_tags(environment: dict[str, Any]) -> dict[str, str]:
     code, machine = environment["code"], environment["hardware"]
     tags = {
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": environment["command"],
+        "mlflow.source.name": Path(sys.argv[0]).name,  # MLflow shows what follows the last slash
+        "command": environment["command"],
         "mlflow.user": _user(),
         "env.python": environment["python"],
         "env.platform": environment["platform"],
@@ -75,6 +76,16 @@ def hardware() -> dict[str, Any]:
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"cpu": _cpu_model(), "cores": cores, "memory_gib": _memory_gib(), "gpus": gpus}
+
+
+def _command(argv: list[str]) -> str:
+    """What was typed: for a module of this project, python -m and its name in place of its file."""
+    for package, folder in ((name, Path(__file__).resolve().parents[2] / name) for name in ("distill", "search")):
+        file = Path(argv[0]).resolve()
+        if file.is_relative_to(folder):
+            parts = [part for part in file.relative_to(folder).with_suffix("").parts if part != "__main__"]
+            return shlex.join(["python", "-m", ".".join((package, *parts)), *argv[1:]])
+    return shlex.join(argv)
 
 
 def _git(*args: str) -> str:

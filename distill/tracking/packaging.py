@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-# What the model needs wherever it is served; MLflow builds an environment from these lines.
-REQUIREMENTS = ["mlflow>=3.6", "numpy>=2.0", "onnx>=1.18", "onnxruntime>=1.22"]
+# What the model needs wherever it is served; MLflow builds an environment from these lines. Its pyfunc imports pandas, though
+# no table goes in or out; `onnx` is needed to write the model only.
+REQUIREMENTS = ["mlflow-skinny>=3.6", "numpy>=2.0", "onnxruntime>=1.22", "pandas>=2.2"]
 
 
 def write_mlflow_model(
@@ -20,8 +21,8 @@ def write_mlflow_model(
 ) -> None:
     """Put the files of MLflow's ONNX flavour into `folder`, beside what is there.
 
-    onnx_file: as jobs.exporting writes it: `image` (B, S, S, 3) uint8 RGB -> `points` (B, 68, 2) float32 in pixels of that
-    image, `confidence` (B, 68) float32. example: from the side S to images (B, S, S, 3) uint8, kept with the
+    onnx_file: as jobs.exporting writes it: `image` (B, S, S, 3) uint8 RGB -> `points` (B, P, 2) float32 in pixels of that
+    image, `confidence` (B, P) float32. example: from the side S to images (B, S, S, 3) uint8, kept with the
     model as its input example. metadata: JSON-able facts. Raises what MLflow or onnx raise where the file is none of theirs.
     """
     import mlflow.onnx

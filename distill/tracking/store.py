@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from distill.config import TrackingConfig
 from distill.errors import UserError
+from distill.tracking import pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,10 +29,6 @@ log = logging.getLogger("distill.tracking")
 
 PATIENCE = 4.0  # seconds for which a failing call is repeated before the server counts as away
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
-EXPERIMENT_NOTE = (
-    "Facial-landmark distillation. Filter by `tags.distill.job` (teacher, student, evaluate) and `tags.distill.recipe`; "
-    "compare runs by `val/nme` (percent, lower is better)."
-)
 
 # MLflow would otherwise retry an absent server for minutes, report usage to its makers, and draw its own bars.
 ENVIRONMENT = {
@@ -156,17 +153,14 @@ def experiment_id(client: MlflowClient, tracking: TrackingConfig) -> str:
         local = not tracking_uri(tracking).startswith(("http", "databricks"))
         folder = store_root(tracking) / "artifacts" / re.sub(r"[^\w.-]", "_", name)
         try:
-            return client.create_experiment(
-                name,
-                artifact_location=folder.as_uri() if local else None,
-                tags={"mlflow.note.content": EXPERIMENT_NOTE},
-            )
+            client.create_experiment(name, artifact_location=folder.as_uri() if local else None)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            found = client.get_experiment_by_name(name)  # another process was faster
+                raise  # else another process was faster
+        found = client.get_experiment_by_name(name)
     if found.lifecycle_stage != "active":
         raise UserError(f"tracking.experiment: '{name}' was deleted in the store; restore it or choose another name.")
+    pages.arrange(client, found)
     return found.experiment_id
 
 

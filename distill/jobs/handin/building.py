@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import distill
-from distill import config as configs
 from distill import submission
 from distill import tracking as track
 from distill.config import TrackingConfig
@@ -22,6 +21,7 @@ from distill.jobs.handin import pins, sources, steps
 from distill.jobs.handin.steps import Step
 from distill.jobs.references import resolve_model
 from distill.jobs.reporting import ARTIFACT_FOLDER
+from distill.reading import read_yaml
 from distill.tracking import RunInfo
 from distill.tracking.details import datasets
 
@@ -110,7 +110,7 @@ def _environment(info: RunInfo, tracking: TrackingConfig) -> dict:
 
 
 def _code(info: RunInfo, tracking: TrackingConfig) -> sources.Sources:
-    values = configs.read_yaml(track.artifact_path(tracking, info.id, "config.yaml"))
+    values = read_yaml(track.artifact_path(tracking, info.id, "config.yaml"))
     root = values.get("data", {}).get("root", "")
     private = [track.store_root(tracking), *([Path(root)] if root else [])]
     revision = info.tags.get("mlflow.source.git.commit", "")

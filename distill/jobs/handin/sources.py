@@ -109,7 +109,7 @@ def _without_data(
 
 def _is_checkout(root: Path) -> bool:
     """Whether git knows this package; an install inside somebody else's checkout does not count."""
-    return _git(root, "ls-files", "--error-unmatch", "distill/config.py") is not None
+    return _git(root, "ls-files", "--error-unmatch", "distill/__init__.py") is not None
 
 
 def _git(root: Path, *args: str) -> bytes | None:

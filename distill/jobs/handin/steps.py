@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from distill import config as configs
 from distill import tracking as track
 from distill.config import TrackingConfig
 from distill.errors import UserError
+from distill.reading import read_yaml
 from distill.tracking import RunInfo
 
 FOLDER = "train"
@@ -72,7 +72,7 @@ def _average(name: str, run: RunInfo, members: dict[str, str], remarks: list[str
 
 
 def _training(name: str, run: RunInfo, names: dict[str, str], remarks: list[str], tracking: TrackingConfig) -> Step:
-    values = configs.read_yaml(track.artifact_path(tracking, run.id, "config.yaml"))
+    values = read_yaml(track.artifact_path(tracking, run.id, "config.yaml"))
     files = {key: str(values[key]) for key in ("teacher", "init") if values.get(key) and key not in names}
     if not values.get("distill", {}).get("terms"):
         files.pop("teacher", None)  # named in the config, but without terms nobody listens to it

@@ -1,0 +1,165 @@
+"""All keys of an experiment, their defaults and their meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal  # noqa: UP035 - OmegaConf reads these annotations
+
+from distill import landmarks
+from distill.landmarks import Markup
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    root: str = ""  # folder that holds the sets; empty: $DISTILL_DATA, else the bundled sample
+    train: str = "synthetics_train"  # training set, a folder under root
+    val: str = "auto"  # validation set; auto: aflw_val, else synthetics_val
+    test: str = "auto"  # unlabelled test set; auto: aflw_test, else synthetics_test, else none
+    size: int = 0  # side in pixels that samples are warped to; 0: the larger input of student and teacher
+    on_bad: Literal["stop", "skip"] = "stop"  # a broken training image stops the run, or is skipped and counted
+    landmarks: str = "ibug68"  # the points of a label: ibug68, wflw98, lapa106, or a YAML file (docs/landmarks.md)
+    limit: int = 0  # use only this many training images, evenly spread; 0: all
+    cache: str = ""  # folder for a memory-mapped cache of decoded images; empty: none
+    cache_size: int = 0  # side of the cached images; 0: as they are (all must then have one size)
+    workers: int = 1  # loader processes; 0: load in the training process
+    crop_scale: float = 1.9  # Microsoft layout only: side of the crop over the larger side of the landmarks' box
+    crop_lift: float = 0.08  # Microsoft layout only: the crop's centre lies this far (of its side) above the box's
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """One albumentations transform: `name` is its class, `args` its arguments."""
+
+    name: str = ""
+    p: float = 0.5
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    flip: float = 0.5  # probability of a mirror image
+    rotate: float = 30.0  # usual in-plane rotation, uniform in +- degrees
+    rotate_wide: float = 0.0  # rare wide rotation, uniform in +- degrees
+    rotate_wide_p: float = 0.0  # ... drawn instead of the usual one with this probability
+    scale: float = 0.15  # log-uniform in [1/(1+s), 1+s]
+    shift: float = 0.05  # uniform in +- this fraction of the side, each axis
+    shear: float = 0.0  # uniform in +- degrees, each axis
+    perspective: float = 0.0  # corners move by up to this fraction of the side
+    pad_p: float = 0.0  # probability of black padding on one or more sides
+    pad: float = 0.25  # up to this fraction of the side is blackened
+    photometric: dict[str, StepConfig] = field(default_factory=dict)  # albumentations steps, in this order
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    kind: Literal["heatmap", "simcc", "regression"] = "heatmap"
+    width: int = 64  # channels of the head
+    stride: int = 4  # heatmap: input pixels per heatmap cell
+    bins: float = 2.0  # simcc: bins per input pixel
+    margin: float = 0.125  # heatmap, simcc: the grid reaches this fraction of the side beyond the frame
+    sigma: float = 0.02  # heatmap, simcc: standard deviation of the target, as a fraction of the side
+    upsample: Literal["deconv", "pyramid"] = "pyramid"  # heatmap: transposed convolutions, or fuse all levels
+    decode: Literal["softargmax", "dark"] = "softargmax"  # sub-pixel decoding
+    norm: Literal["batch", "group"] = "batch"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    backbone: str = "mobilenetv3_small_100"  # any timm model with features_only
+    backbone_args: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
+    pretrained: bool = False  # fetch the backbone's weights (needs a network)
+    checkpoint: str = ""  # or take them from this local file
+    input_size: int = 128  # side of the square input, pixels
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Supervised terms against the labels; every model learns from these."""
+
+    coordinate: Literal["l1", "smooth_l1", "wing", "nme"] = "l1"
+    coordinate_weight: float = 1.0
+    heatmap: Literal["cross_entropy", "mse"] = "cross_entropy"
+    heatmap_weight: float = 1.0
+    region_weights: dict[str, float] = field(default_factory=dict)  # e.g. {jaw: 1.5}; regions not named weigh 1
+
+
+@dataclass(frozen=True)
+class TermConfig:
+    """One distillation term: `weight(t) * loss(student, teacher)`, with t the fraction of training done."""
+
+    loss: str = ""  # a name in distill.methods.METHODS; sizes of their raw values: distill/losses/__init__.py
+    weight: float = 1.0
+    schedule: Literal["constant", "linear", "cosine", "warmup"] = "constant"  # to `final` x weight; warmup: from 0
+    final: float = 0.0  # linear, cosine: the weight at the end, as a fraction of `weight`
+    warmup: float = 0.1  # warmup: fraction of training over which the weight grows
+    student: str = ""  # feature terms: a tap, "level:2" (timm feature level) or a module path; for some several
+    teacher: str = ""
+    args: dict[str, Any] = field(default_factory=dict)  # the loss's own parameters, e.g. {temperature: 2}
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    terms: dict[str, TermConfig] = field(default_factory=dict)  # none: the control, no teacher is loaded
+    # grad_norm: scale each term so that its gradient in the backbone is `weight` times that of the labels' terms
+    balance: Literal["none", "grad_norm"] = "none"
+    balance_every: int = 50  # measure those gradients every N steps
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: int = 30
+    batch_size: int = 32  # global: over all processes and before accumulation is split off
+    accumulate: int = 1  # split each batch into this many passes
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 2e-3
+    min_lr: float = 1e-5
+    weight_decay: float = 0.02
+    warmup_epochs: float = 1.0
+    clip: float = 1.0  # largest gradient norm; 0: no clipping
+    ema: float = 0.999  # decay of the weight average that is evaluated and kept; 0: none
+    freeze: list[str] = field(default_factory=list)  # module paths of the model that do not train, e.g. [backbone]
+    snapshots: int = 0  # keep the validated weights of the last N epochs, for weight averaging
+    patience: int = 0  # stop after this many epochs without a better val/nme; 0: never
+    amp: Literal["auto", "off", "bf16"] = "auto"  # auto: bf16 where the device has it natively
+    channels_last: bool = True
+    compile: bool = False  # torch.compile: slower to start, faster per step; needs a C++ compiler
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0  # CPU threads; 0: torch's choice
+    checkpoint_seconds: float = 300.0  # also save inside an epoch, this often; 0: only at its end
+    val_every: int = 1  # validate every N epochs (and always at the last)
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    uri: str = ""  # empty: $MLFLOW_TRACKING_URI, else sqlite under `store`
+    store: str = "mlruns"  # local folder: database, artifacts, checkpoints, offline spool
+    experiment: str = "distill"
+    run_name: str = ""  # empty: made from name, backbone and seed
+    tags: dict[str, str] = field(default_factory=dict)
+    register: bool = True  # enter the finished model in the model registry
+    outputs: Literal["full", "light"] = "full"  # light: metrics, model and report; no pictures, ONNX or submission
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = "student"  # short name of the recipe; part of the run's name
+    seed: int = 0
+    teacher: str = ""  # run id, models:/NAME@ALIAS, or file; empty: the newest teacher of this data
+    init: str = ""  # start from the weights of this run id, models:/NAME@ALIAS, or file (of the same architecture)
+    resume: str = ""  # run id to continue, or "last"
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+SUPERVISED_TERMS = ("coordinate", "heatmap", "expected_error")  # logged beside the distillation terms, by these names
+
+
+def markup_of(config: Config) -> Markup:
+    """The landmark set of a config. Raises UserError where a config that was not `load`ed names none."""
+    return landmarks.find(config.data.landmarks)
