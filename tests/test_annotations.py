@@ -459,6 +459,12 @@ def test_resolve_names_what_is_missing(tiny_root):
         resolve(DataConfig(root=str(tiny_root)))
 
 
+def test_resolve_shows_the_folders_that_are_there(tiny_root):
+    (tiny_root / "dataset_100000").mkdir()
+    with pytest.raises(UserError, match="'photos' is not in .*, which has dataset_100000, .*; expected"):
+        resolve(DataConfig(root=str(tiny_root), train="photos"))
+
+
 def test_training_and_validation_must_be_disjoint(tiny_root):
     train, val = read_set(tiny_root / "synthetics_train"), read_set(tiny_root / "synthetics_val")
     assert_disjoint(train, val)

@@ -380,12 +380,13 @@ def test_validation_images_are_never_trained_on(tiny, other_root):
     refused(tiny, "same content", f"data.root={other_root}")
 
 
-def test_bad_images_stop_or_are_skipped_and_counted(tiny, bare, other_root):
+def test_bad_images_stop_or_are_skipped_counted_and_told(tiny, bare, other_root, capsys):
     for name in ("000003.jpg", "000007.jpg"):
         file = other_root / "synthetics_train" / name
         file.write_bytes(file.read_bytes()[:-200])
     refused(tiny, "000003.jpg.*truncated", f"data.root={other_root}")
     result = training.train_teacher(tiny.short(f"data.root={other_root}", "data.on_bad=skip"))
+    assert "2 of 24 training images are left out, such as '000003.jpg'" in capsys.readouterr().out
     info = tiny.info(result)
     assert info.tags["data.skipped_images"] == "2" and info.metrics["data/skipped"] == 2
     assert info.metrics["data/train_images"] == 22

@@ -450,7 +450,12 @@ def resolve(data: DataConfig) -> SetPaths:
 
     def existing(key: str, name: str) -> Path:
         if not (root / name).is_dir():
-            raise UserError(f"data.{key}: folder '{name}' is not in the data root '{root}' (from {source}).")
+            there = sorted(path.name for path in root.iterdir() if path.is_dir())
+            shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "") or "no folder"
+            raise UserError(
+                f"data.{key}: folder '{name}' is not in the data root '{root}' (from {source}), which has {shown}; expected "
+                f"a root that holds it, or another folder's name in data.{key}."
+            )
         return root / name
 
     def first(*names: str) -> Path | None:

@@ -136,6 +136,11 @@ def _train_in(config: Config, job: str, processes: distributed.Processes, watch:
     # data: read and checked whole before anything else
     paths = resolve(config.data)
     train_set, val_set = read_sets(config, paths)
+    if train_set.skipped and processes.rank == 0:
+        (name, reason), count = train_set.skipped[0], len(train_set.skipped)
+        print(
+            f"{count} of {count + len(train_set)} training images are left out, such as '{name}': {reason}.", flush=True
+        )
     fingerprints = {"train": train_set.fingerprint, "val": val_set.fingerprint}
     if state is not None:
         _check_same(config, state, fingerprints)
