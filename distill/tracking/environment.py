@@ -55,7 +55,7 @@ def as_tags(environment: dict[str, Any]) -> dict[str, str]:
 def code_state() -> dict[str, Any]:
     """Git revision (hex, or "" outside a checkout of this package), branch, and whether tracked files were changed."""
     try:
-        _git("ls-files", "--error-unmatch", "config.py")  # an install inside somebody else's checkout does not count
+        _git("ls-files", "--error-unmatch", "__init__.py")  # an install inside somebody else's checkout does not count
         revision, branch = _git("rev-parse", "HEAD"), _git("rev-parse", "--abbrev-ref", "HEAD")
         dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
