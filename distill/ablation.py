@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 
 from distill import cli, grid
@@ -25,7 +24,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--workers is {args.workers}; expected 0 or more.")
     cli.check_out(args.out)
     planned = grid.load(args.file, args.overrides)
-    _check_roots(planned)
+    cli.check_roots((*planned.teachers.values(), *planned.cells.values()))
 
     from distill.jobs import ablation, table
 
@@ -40,11 +39,7 @@ def main(argv: list[str]) -> None:
     print(f"\n{table.to_text(done.table)}\n")
     print(f"parent run  {done.parent_id or 'none: `run` makes one'}")
     print(f"written to  {args.out / planned.name}: {', '.join(file.name for file in done.files)}")
-    if done.failed:
-        print(f"\n{len(done.failed)} failed; the same command tries them again:", file=sys.stderr)
-        for line in done.failed:
-            print(f"  {line}", file=sys.stderr)
-        sys.exit(1)
+    cli.stop_if_failed(done.failed)
 
 
 def _parser() -> cli.Parser:
@@ -66,14 +61,6 @@ def _parser() -> cli.Parser:
             "--out", metavar="DIR", type=Path, default=Path("outputs/ablations"), help="default: %(default)s"
         )
     return parser
-
-
-def _check_roots(planned: grid.Grid) -> None:
-    """A data folder that is not there is told before torch is imported."""
-    from distill.data.annotations import resolve
-
-    for data in dict.fromkeys(config.data for config in (*planned.teachers.values(), *planned.cells.values())):
-        resolve(data)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +92,23 @@ def check_out(path: str | os.PathLike, option: str = "--out") -> Path:
     return folder
 
 
+def check_roots(configs: Iterable[Config]) -> None:
+    """A data folder that is not there is told at once, before torch is imported: UserError."""
+    from distill.data.annotations import resolve
+
+    for data in dict.fromkeys(config.data for config in configs):
+        resolve(data)
+
+
+def stop_if_failed(failed: Sequence[str]) -> None:
+    """Tell of trainings that failed, a line each, and exit with code 1; nothing where there are none."""
+    if failed:
+        print(f"\n{len(failed)} failed; the same command tries them again:", file=sys.stderr)
+        for line in failed:
+            print(f"  {line}", file=sys.stderr)
+        sys.exit(1)
+
+
 def experiment_file(path: str | os.PathLike, hint: str) -> str:
     """The path of one of this project's experiment files. They are in a clone, not in an installed package: UserError where
     it is not in the folder in which we run; `hint` says what helps there."""
@@ -144,9 +161,7 @@ def read_train_config(parser: Parser, argv: list[str], default: str) -> tuple[Co
         print(configs.to_yaml(config), end="")
         return None
     if not config.resume:  # a resumed run may have its own root
-        from distill.data.annotations import resolve
-
-        resolve(config.data)  # a folder that is not there is told at once, before torch is imported
+        check_roots([config])
     only_local = args.config is None and all(item.startswith(LOCAL_KEYS) for item in args.overrides)
     keys = [item.partition("=")[0].strip() for item in args.overrides]
     return config, keys if config.resume and only_local else None

@@ -60,9 +60,8 @@ def main(argv: list[str]) -> None:
             f"{label:12}{result.report.nme:>10.3f}{cost.file_bytes / 1e6:>8.2f}{cost.latency_ms:>20.1f}   {result.run_id}"
         )
     gain = metrics.paired_bootstrap(student.report.per_image, alone.report.per_image)
-    p = "p < 0.001" if gain.p < 0.001 else f"p = {gain.p:.3f}"
     print(
-        f"\nDistilled minus control: {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {p} (bootstrap over "
+        f"\nDistilled minus control: {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {gain.p_statement} (bootstrap over "
         f"{student.report.count} images, one seed, rendered faces: a demonstration, not a result)"
     )
     print(f"\nstudent     {out / 'student.safetensors'} and {out / 'student.onnx'}")

@@ -9,6 +9,7 @@ from typing import Any
 from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
+from distill.reading import read_yaml
 
 # Many short runs: what a single one would keep for looking at is not worth its time, and none is the next champion.
 DEFAULTS = {"tracking.outputs": "light", "tracking.register": False}
@@ -29,11 +30,16 @@ def section(parent: dict, key: str, path: Path, full: str = "") -> dict[str, Any
     return {str(name): inner for name, inner in value.items()}
 
 
-def base_of(raw: dict, path: Path, expected: str) -> str:
-    """The experiment file that a file's `base` names, as it stands there. Raises UserError where it names none."""
+def opened(path: Path, keys: Sequence[str], expected: str) -> tuple[dict[str, Any], str]:
+    """A file's contents, and the experiment file that its `base` names, as it stands there; `expected` says what for.
+
+    Raises UserError for a file that cannot be read, a key that is not one of `keys`, and one that names no base.
+    """
+    raw = read_yaml(path)
+    known(raw, keys, f"{path}: ")
     if not isinstance(raw.get("base"), str):
         raise UserError(f"{path}: 'base' is {raw.get('base')!r}; expected the experiment file {expected}.")
-    return raw["base"]
+    return raw, raw["base"]
 
 
 def configured(base: Path, settings: dict[str, Any], overrides: Sequence[str], where: str) -> Config:

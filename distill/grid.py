@@ -32,8 +32,7 @@ from typing import Any
 from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
-from distill.experiment_files import DEFAULTS, base_of, configured, known, section
-from distill.reading import read_yaml
+from distill.experiment_files import DEFAULTS, configured, known, opened, section
 
 TEACHER_MARK = "@"  # `teacher: "@small"` is the teacher that this file trains under the name `small`
 FILE_KEYS = ("base", "ablation")
@@ -96,9 +95,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
     Raises UserError naming file, cell and key.
     """
     path = Path(path)
-    raw = read_yaml(path)
-    known(raw, FILE_KEYS, f"{path}: ")
-    base_file = base_of(raw, path, "that all cells share")
+    raw, base_file = opened(path, FILE_KEYS, "that all cells share")
     about = section(raw, "ablation", path)
     known(about, KEYS, f"{path}: ", "ablation.")
     seeds = _seeds(about.get("seeds", [0]), path)

@@ -82,6 +82,7 @@ class Markup:
 # ---------------------------------------------------------------------------------------------------- finding
 
 
+@functools.cache
 def shipped() -> tuple[str, ...]:
     """Names of the sets that come with the package."""
     return (IBUG68.name, *sorted(path.stem for path in FOLDER.glob("*.yaml")))

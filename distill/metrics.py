@@ -212,6 +212,11 @@ class BootstrapResult:
     p: float  # two-sided: how often resampling the images takes the difference to the other side of zero, doubled
     relative: float  # mean / mean error of b, a fraction; nan where that error is 0
 
+    @property
+    def p_statement(self) -> str:
+        """p < 0.001, or p = 0.012"""
+        return "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
+
     def to_dict(self) -> dict[str, float]:
         return dict(vars(self))
 

@@ -30,10 +30,7 @@ def main(argv: list[str]) -> None:
         return
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("A recipe's stages are trained by one process each; expected no torchrun.")
-    from distill.data.annotations import resolve
-
-    for data in dict.fromkeys(stage.config.data for stage in recipe.stages):
-        resolve(data)  # a folder that is not there is told at once, before torch is imported
+    cli.check_roots(stage.config for stage in recipe.stages)
     from distill.jobs import recipe as job
 
     def tell(stage: stages.Stage) -> None:

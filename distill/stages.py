@@ -32,8 +32,7 @@ from typing import Any
 from distill import config as configs
 from distill.config import Config, TermConfig
 from distill.errors import UserError
-from distill.experiment_files import base_of, configured, known
-from distill.reading import read_yaml
+from distill.experiment_files import configured, known, opened
 
 JOBS = ("student", "teacher", "average")
 AVERAGES = ("uniform", "greedy")
@@ -86,9 +85,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     `key=value` overrides hold for all its stages, after their own `set`; `stages.NAME.key=value` for one of them. Raises UserError naming file, stage and key.
     """
     path = Path(path)
-    raw = read_yaml(path)
-    known(raw, FILE_KEYS, f"{path}: ")
-    base_file = base_of(raw, path, "that all stages share")
+    raw, base_file = opened(path, FILE_KEYS, "that all stages share")
     name = raw.get("name", path.stem)
     if not isinstance(name, str) or not name or "/" in name:
         raise UserError(f"{path}: 'name' is {name!r}; expected a short name without '/'.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 
 from distill import cli, grid
@@ -30,7 +29,7 @@ def main(argv: list[str]) -> None:
     asked = retraining.order(study)
     planned = grid.load(retraining.write_files(asked, args.seeds, args.store, args.out), args.overrides)
     folder = planned.path.parent
-    _check_root(planned)
+    cli.check_roots([planned.cells[planned.control]])
 
     from distill.jobs import ablation, table
     from search import handout
@@ -38,22 +37,11 @@ def main(argv: list[str]) -> None:
     again = shlex.join(["python", "-m", "search.best", *argv])
     done = ablation.run(planned, folder, args.workers, again)
     print(f"\n{table.to_text(done.table)}\n")
-    if done.failed:
-        print(f"{len(done.failed)} failed; the same command tries them again:", file=sys.stderr)
-        for line in done.failed:
-            print(f"  {line}", file=sys.stderr)
-        sys.exit(1)
+    cli.stop_if_failed(done.failed)
     print(f"{handout.beats(done.table, asked.cell)}\n")
     print(handout.to_text(handout.hand_out(done.table, asked.cell, planned.cells[asked.cell], folder / "export")))
     print(f"parent run  {done.parent_id}")
     print(f"written to  {folder}")
-
-
-def _check_root(planned: grid.Grid) -> None:
-    """A data folder that is not there is told before torch is imported."""
-    from distill.data.annotations import resolve
-
-    resolve(planned.cells[planned.control].data)
 
 
 def _parser() -> cli.Parser:

@@ -42,8 +42,7 @@ from typing import Any
 from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
-from distill.experiment_files import DEFAULTS, base_of, configured, known, section
-from distill.reading import read_yaml
+from distill.experiment_files import DEFAULTS, configured, known, opened, section
 from search import settings, tree
 from search.changes import changed, expected_at, is_entry, of_branch, value_at, with_fields_of
 from search.parameters import MISSING, Branch, Fork, Node, Parameter, describe, every, touches
@@ -169,9 +168,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     file and key.
     """
     path = Path(path)
-    raw = read_yaml(path)
-    known(raw, FILE_KEYS, f"{path}: ")
-    base_file = base_of(raw, path, "to start from")
+    raw, base_file = opened(path, FILE_KEYS, "to start from")
     about = section(raw, "search", path)
     known(about, KEYS, f"{path}: ", "search.")
     shared = {**DEFAULTS, **section(about, "set", path, "search.set")}

@@ -8,7 +8,6 @@ from pathlib import Path
 from distill import cli
 from distill.errors import UserError
 from search import space as spaces
-from search.space import Space
 
 SUMMARY = (
     "Search around a hand-written recipe for a better one: a study of N trials, each a training under one parent run."
@@ -26,7 +25,7 @@ def main(argv: list[str]) -> None:
         print(sampling.to_text(space, sampling.draw(space, args.trials)))
         return
     cli.check_out(args.out)
-    _check_root(space)
+    cli.check_roots([space.base])
 
     from search import running, storage
 
@@ -43,13 +42,6 @@ def main(argv: list[str]) -> None:
         storage_too = ["--storage", args.storage] if args.storage else []
         store = ["--store", space.base.tracking.store] if space.base.tracking.store != "mlruns" else []
         print(f"next        {shlex.join(['python', '-m', 'search.best', name, '--seeds', '3', *store, *storage_too])}")
-
-
-def _check_root(space: Space) -> None:
-    """A data folder that is not there is told before torch is imported."""
-    from distill.data.annotations import resolve
-
-    resolve(space.base.data)
 
 
 def _parser() -> cli.Parser:

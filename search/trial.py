@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -66,22 +66,20 @@ class Clock:
     def restart(self) -> None:
         self.started, self.training = time.perf_counter(), 0.0
 
-    @contextmanager
-    def train(self) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.training += time.perf_counter() - start
+    def train(self) -> AbstractContextManager[None]:
+        return self._count(1)
+
+    def pause(self) -> AbstractContextManager[None]:
+        """What the study does inside training is no training."""
+        return self._count(-1)
 
     @contextmanager
-    def pause(self) -> Iterator[None]:
-        """What the study does inside training is no training."""
+    def _count(self, sign: int) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.training -= time.perf_counter() - start
+            self.training += sign * (time.perf_counter() - start)
 
     @property
     def rest(self) -> float:

@@ -145,7 +145,7 @@ def log(
         "submission.sha256": digest,
         "submission.date": day.isoformat(),
         "submission.public": f"{public:g}",
-        "mlflow.note.content": f"Submitted on {day.isoformat()}: public score {public:g} %.",
+        track.NOTE: f"Submitted on {day.isoformat()}: public score {public:g} %.",
     }
     values = {"public/nme": public}
     if old is None:

@@ -105,8 +105,7 @@ def _rival(role: str, run_id: str, report: metric.Report, errors) -> Rival:
 
 def _words(other: Rival) -> str:
     d = other.difference
-    p = "p < 0.001" if d.p < 0.001 else f"p = {d.p:.3f}"
     return (
         f"{other.role} {f'`{other.run_id[:8]}` ' if other.run_id else ''}{other.nme:.3f} %, this run {d.mean:+.3f} "
-        f"[{d.low:+.3f}, {d.high:+.3f}], {p}"
+        f"[{d.low:+.3f}, {d.high:+.3f}], {d.p_statement}"
     )
