@@ -18,9 +18,9 @@ import numpy as np
 
 from distill import config as configs
 from distill.config import AugmentConfig
+from distill.data import SAMPLE_ROOT
 from distill.data.annotations import read_set
-from distill.data.sample import SAMPLE_ROOT
-from distill.data.transforms import Augmenter
+from distill.data.augment import Augmenter
 
 SIZE = 128
 BASE = Path(__file__).resolve().parent.parent / "experiments" / "base.yaml"

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from search import queue, storage, trial, worker
+from search import objective, queue, storage, worker
 from search import space as spaces
 
 SMALL = Path(__file__).resolve().parent.parent / "experiments" / "search" / "tiny.yaml"
@@ -43,7 +43,7 @@ def main() -> None:
         study = storage.find_study(name, url)
         ended = [found.user_attrs for found in study.trials if queue.REFUSED not in found.user_attrs]
     spent = [about["overhead"] for about in ended]
-    trained = [about[trial.SECONDS] for about in ended]
+    trained = [about[objective.SECONDS] for about in ended]
     failed = [about[queue.ERROR] for about in ended if queue.ERROR in about]
     print(
         f"{len(ended)} trials in {seconds:.0f} s, {sum(trained):.0f} s of it training{': ' * bool(failed)}{'; '.join(failed)}"

@@ -15,14 +15,14 @@ import time
 from pathlib import Path
 
 from distill import config as configs
+from distill.data import SAMPLE_ROOT
 from distill.data.annotations import read_set
+from distill.data.augment import Augmenter
 from distill.data.loading import EpochSampler, TrainDataset, train_loader
-from distill.data.sample import SAMPLE_ROOT
-from distill.data.transforms import Augmenter
-from distill.distiller import Objective, Supervision
+from distill.distillation.distiller import Objective, Supervision
 from distill.models.landmarker import Landmarker
-from distill.training import distributed, engine
-from distill.training.optimisation import make_optimizer
+from distill.training import distributed, loop
+from distill.training.optim import make_optimizer
 
 CONFIG = Path(__file__).resolve().parent.parent / "experiments" / "cpu" / "student.yaml"
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args()
     config = configs.load(args.config, [*args.overrides, f"train.epochs={args.epochs}"])
-    engine.seed_everything(0)
+    loop.seed_everything(0)
     processes = distributed.start(config.train.device)
     faces = read_set(SAMPLE_ROOT / "synthetics_train")
     objective = Objective(Landmarker(config.model), Supervision(config.loss))
@@ -42,17 +42,17 @@ def main() -> None:
     dataset = TrainDataset(faces, Augmenter(config.augment, config.model.input_size, 0))
     loader = train_loader(dataset, sampler, config.data.workers, pin=processes.device.type == "cuda")
     rates: list[float] = []
-    hooks = engine.Hooks(
-        validate=lambda _: {engine.SELECT: 0.0},
+    hooks = loop.Hooks(
+        validate=lambda _: {loop.SELECT: 0.0},
         on_epoch=lambda _, values: rates.append(values["train/images_per_second"]),
         on_best=lambda *_: None,
     )
     with tempfile.TemporaryDirectory() as folder:
-        engine.fit(
+        loop.fit(
             objective, loader, sampler, hooks, config.train, processes,
             seed=0, checkpoint_path=Path(folder) / "checkpoint.pt", identity={},
         )  # fmt: skip
-    loop = sorted(rates)[len(rates) // 2]
+    in_loop = sorted(rates)[len(rates) // 2]
 
     batch = next(iter(loader))
     images, landmarks = batch.images.to(processes.device), batch.landmarks.to(processes.device)
@@ -67,7 +67,7 @@ def main() -> None:
         optimizer.step()
         total.item()
     bare = steps * len(images) / (time.perf_counter() - start)
-    print(f"loop {loop:.1f} images/s   bare compute {bare:.1f} images/s   ratio {loop / bare:.2f}")
+    print(f"loop {in_loop:.1f} images/s   bare compute {bare:.1f} images/s   ratio {in_loop / bare:.2f}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill.jobs.students import load_student
+    from distill.predict.load import load_student
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_student"]
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
     if name == "load_student":
         from importlib import import_module
 
-        return import_module("distill.jobs.students").load_student
+        return import_module("distill.predict.load").load_student
     raise AttributeError(f"module 'distill' has no attribute '{name}'")
 
 

@@ -129,7 +129,7 @@ def train(job: str, default: str, summary: str, argv: list[str]) -> None:
     asked = read_train_config(train_parser(job, default, summary), argv, default)
     if asked is None:
         return
-    from distill.jobs import training
+    from distill.training import job as training
 
     config, given = asked
     if given is not None:

@@ -26,9 +26,11 @@ def main(argv: list[str]) -> None:
     files = [cli.experiment_file(EXPERIMENTS / f"{name}.yaml", "run it there") for name in FILES]
     teacher, control, distilled = (configs.load(file, args.overrides) for file in files)
 
-    from distill import evaluate, export, metrics
-    from distill.data.sample import SAMPLE_ROOT
-    from distill.jobs import training
+    from distill import metrics
+    from distill.data import SAMPLE_ROOT
+    from distill.evaluate import __main__ as evaluate
+    from distill.export import __main__ as export
+    from distill.training import job as training
 
     def on_sample(config: configs.Config, **fields) -> configs.Config:
         return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(SAMPLE_ROOT)), **fields)

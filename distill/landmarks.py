@@ -116,7 +116,7 @@ def _shipped(name: str) -> Markup:
 
 
 def _read(path: Path) -> Markup:
-    from distill.reading import read_yaml  # here, so that predicting from an ONNX file needs no YAML
+    from distill.files import read_yaml  # here, so that predicting from an ONNX file needs no YAML
 
     return from_dict(read_yaml(path, "Landmark set"), f"Landmark set '{path}'")
 

@@ -31,8 +31,8 @@ from distill.figures.style import (  # noqa: E402
     outlines,
     rgb_of,
 )
-from distill.jobs.references import resolve_model  # noqa: E402
 from distill.landmarks import IBUG68  # noqa: E402
+from distill.models.references import resolve_model  # noqa: E402
 
 WIDTH, HEIGHT, DPI = 10.0, 6.6, 140  # inches: 1400 x 924 pixels
 TEACHER, STUDENT, LABEL = "#3b6fb6", "#e8780c", "#1f9d57"
@@ -145,9 +145,9 @@ def coloured(view: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def draw(teacher: str, student: str, store: str) -> Board:
+    from distill.data import SAMPLE_ROOT
     from distill.data.annotations import read_set
-    from distill.data.sample import SAMPLE_ROOT
-    from distill.data.transforms import Augmenter
+    from distill.data.augment import Augmenter
 
     faces = read_set(SAMPLE_ROOT / "synthetics_train")
     index = faces.names.index(FACE)

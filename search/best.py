@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from distill import cli, grid
+from distill import cli
+from distill.ablation import file as grid
 from distill.config import TrackingConfig
 from distill.errors import UserError
 
@@ -23,23 +24,24 @@ def main(argv: list[str]) -> None:
         )
 
     cli.check_out(args.out)
-    from search import retraining, storage
+    from search import retrain, storage
 
     study = storage.find_study(args.study, storage.url_of(TrackingConfig(store=args.store), args.storage))
-    asked = retraining.order(study)
-    planned = grid.load(retraining.write_files(asked, args.seeds, args.store, args.out), args.overrides)
+    asked = retrain.order(study)
+    planned = grid.load(retrain.write_files(asked, args.seeds, args.store, args.out), args.overrides)
     folder = planned.path.parent
     cli.check_roots([planned.cells[planned.control]])
 
-    from distill.jobs import ablation, table
-    from search import handout
+    from distill.ablation import job as ablation
+    from distill.ablation import table
+    from search import release
 
     again = shlex.join(["python", "-m", "search.best", *argv])
     done = ablation.run(planned, folder, args.workers, again)
     print(f"\n{table.to_text(done.table)}\n")
     cli.stop_if_failed(done.failed)
-    print(f"{handout.beats(done.table, asked.cell)}\n")
-    print(handout.to_text(handout.hand_out(done.table, asked.cell, planned.cells[asked.cell], folder / "export")))
+    print(f"{release.beats(done.table, asked.cell)}\n")
+    print(release.to_text(release.hand_out(done.table, asked.cell, planned.cells[asked.cell], folder / "export")))
     print(f"parent run  {done.parent_id}")
     print(f"written to  {folder}")
 

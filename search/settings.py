@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from distill.experiment_files import known
+from distill.runs.experiment_file import known
 from search.parameters import is_number, number
 
 OBJECTIVE = "val/nme"

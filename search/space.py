@@ -42,7 +42,13 @@ from typing import Any
 from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
-from distill.experiment_files import DEFAULTS, configured, known, opened, section
+from distill.runs.experiment_file import (
+    DEFAULTS,
+    configured,
+    known,
+    opened,
+    section,
+)
 from search import settings, tree
 from search.changes import changed, expected_at, is_entry, of_branch, value_at, with_fields_of
 from search.parameters import MISSING, Branch, Fork, Node, Parameter, describe, every, touches
@@ -179,7 +185,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Space:
         return configured(path.parent / base_file, shared, overrides, f"{path}: ")
 
     base = based([item for item in overrides if item.strip() not in for_trials])
-    trial = section(about, "trial", path, "search.trial")
+    trial = section(about, "trial", path, "search.objective")
     for item in [item.removeprefix("trial.") for item in for_trials]:
         key = item.partition("=")[0].strip()
         trial[key] = value_at(based([item]), key)
@@ -222,7 +228,7 @@ def _override_own(about: dict[str, Any], overrides: Sequence[str], path: Path) -
 
 
 def _check_trial(space: Space) -> None:
-    where = f"{space.path}, 'search.trial'"
+    where = f"{space.path}, 'search.objective'"
     for key in space.trial:
         for node in every(space.parameters):
             for own in (node.key,) if isinstance(node, Parameter) else node.keys:

@@ -27,13 +27,13 @@ def main(argv: list[str]) -> None:
     cli.check_out(args.out)
     cli.check_roots([space.base])
 
-    from search import running, storage
+    from search import runner, storage
 
     name = args.study or space.name
     url = storage.url_of(space.base.tracking, args.storage)
     again = shlex.join(["python", "-m", "search.study", *argv])
-    order = running.Order(name, url, args.trials, args.workers, tuple(args.overrides), again)
-    done = running.run(space, order, args.out)
+    order = runner.Order(name, url, args.trials, args.workers, tuple(args.overrides), again)
+    done = runner.run(space, order, args.out)
     print(f"\n{done.told}\n")
     print(f"parent run  {done.parent_id}")
     if done.files:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from distill.experiment_files import known, section
+from distill.runs.experiment_file import known, section
 from search.parameters import KINDS, MISSING, Branch, Fork, Node, Parameter, is_number, number, reaches, touches
 
 FORK_KEYS = ("recipe", "branches")

@@ -1,6 +1,6 @@
 """A worker of a study: it asks for trials and trains them, one after the other, until as many as wanted have ended.
 
-`python -m search.worker SPEC` is what `search.running` starts; not for people.
+`python -m search.worker SPEC` is what `search.runner` starts; not for people.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Spec:
 def main(argv: list[str]) -> None:
     spec = Spec(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
 
-    from distill.jobs import pool
+    from distill.runs import workers as pool
     from search import space as spaces
 
     pool.follow(spec.runner)
@@ -55,16 +55,16 @@ def work_off(spec: Spec, space: Space, url: str) -> None:
     Raises UserError where the database goes away, or all that is drawn is refused; SystemExit where this process cannot train
     any more.
     """
-    from search import queue, storage, trial
+    from search import objective, queue, storage
 
     study = storage.open_study(space, spec.study, url, spec.worker)
-    place = trial.Place(space.base.tracking, spec.study, spec.parent, spec.teacher, spec.threads)
-    clock, refused = trial.Clock(), 0
+    place = objective.Place(space.base.tracking, spec.study, spec.parent, spec.teacher, spec.threads)
+    clock, refused = objective.Clock(), 0
     while True:
         found = queue.take(study, space, spec.trials, url, place.tracking)
         if found.complete:
             return
-        end = "waiting" if found.trial is None else trial.run(found.trial, found.values, space, place, clock)
+        end = "waiting" if found.trial is None else objective.run(found.trial, found.values, space, place, clock)
         if end == "waiting":
             time.sleep(PAUSE)
             clock.restart()

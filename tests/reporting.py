@@ -9,7 +9,17 @@ import numpy as np
 from distill import config as configs
 from distill import metrics
 from distill.config import Config, TermConfig
-from distill.reporting.facts import Ablation, AblationRow, Dataset, Effect, Findings, Look, Photo, Photos, RunFacts
+from distill.report.facts import (
+    Ablation,
+    AblationRow,
+    Dataset,
+    Effect,
+    Findings,
+    Look,
+    Photo,
+    Photos,
+    RunFacts,
+)
 
 IMAGES = 40
 TRUTH = np.random.default_rng(0).uniform(60, 300, (IMAGES, 68, 2))

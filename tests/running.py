@@ -83,20 +83,20 @@ class Tiny:
     @cached_property
     def teacher(self):
         """Larger than the student, at another input size."""
-        from distill.jobs import training
+        from distill.training import job as training
 
         return training.train_teacher(self.config("name=teacher", "model.backbone=lcnet_075", "model.input_size=96"))
 
     @cached_property
     def control(self):
-        from distill.jobs import training
+        from distill.training import job as training
 
         return training.train_student(self.config())
 
     @cached_property
     def distilled(self):
         assert self.control  # trained before, whichever test comes first
-        from distill.jobs import training
+        from distill.training import job as training
 
         return training.train_student(self.config(f"teacher={self.teacher.run_id}", distilled=True))
 
@@ -121,7 +121,9 @@ def tiny(tmp_path_factory):
 @pytest.fixture
 def bare(monkeypatch):
     """Whole runs without pictures and ONNX export, for tests that look at neither."""
-    from distill.jobs import evaluation, exporting, finishing
+    from distill.evaluate import job as evaluation
+    from distill.export import job as exporting
+    from distill.training import finalize
 
     def no_onnx(_model, path, _described):
         path.write_bytes(b"")
@@ -129,7 +131,7 @@ def bare(monkeypatch):
 
     monkeypatch.setattr(evaluation, "pictures", lambda *_, **__: [])
     monkeypatch.setattr(exporting, "to_onnx", no_onnx)
-    monkeypatch.setattr(finishing, "pack", lambda *_: [])
+    monkeypatch.setattr(finalize, "pack", lambda *_: [])
 
 
 def same_weights(a: Path, b: Path) -> bool:

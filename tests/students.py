@@ -13,7 +13,7 @@ def exported(tmp_path_factory):
     from conftest import draw_face
 
     from distill.config import HeadConfig, ModelConfig
-    from distill.jobs import exporting
+    from distill.export import job as exporting
     from distill.models.files import save_model
     from distill.models.landmarker import Landmarker, to_input
 

@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 from running import REPO, same_weights
 
-from distill import cli, demo, evaluate, export, predict, student
+from distill import cli, demo, student
 from distill.config import load
 from distill.errors import UserError
-from distill.jobs.references import BUNDLED
+from distill.evaluate import __main__ as evaluate
+from distill.export import __main__ as export
 from distill.landmarks import IBUG68
+from distill.models.references import BUNDLED
+from distill.predict import __main__ as predict
 
 # ---------------------------------------------------------------------------------------------------- quick answers
 
@@ -281,7 +284,7 @@ def test_export_hands_out_the_trained_student(tiny, tmp_path, capsys):
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="no student is bundled yet")
 def test_the_bundled_student_works_from_a_clone(tmp_path):
-    from distill.data.sample import SAMPLE_ROOT
+    from distill.data import SAMPLE_ROOT
 
     assert report("bundled", SAMPLE_ROOT / "synthetics_val", tmp_path / "e")["nme"] < 5
     export.main(["bundled", "--out", str(tmp_path), "--images", str(SAMPLE_ROOT / "synthetics_test")])

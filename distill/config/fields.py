@@ -88,7 +88,9 @@ class LossConfig:
 class TermConfig:
     """One distillation term: `weight(t) * loss(student, teacher)`, with t the fraction of training done."""
 
-    loss: str = ""  # a name in distill.methods.METHODS; sizes of their raw values: distill/losses/__init__.py
+    loss: str = (
+        ""  # a name in distill.distillation.methods.METHODS; sizes of their raw values: distill/losses/__init__.py
+    )
     weight: float = 1.0
     schedule: Literal["constant", "linear", "cosine", "warmup"] = "constant"  # to `final` x weight; warmup: from 0
     final: float = 0.0  # linear, cosine: the weight at the end, as a fraction of `weight`

@@ -17,7 +17,7 @@ from distill import landmarks
 from distill.config.checking import check
 from distill.config.fields import Config, DataConfig, ModelConfig
 from distill.errors import UserError
-from distill.reading import Loader, read_yaml
+from distill.files import Loader, read_yaml
 
 
 def load(path: str | os.PathLike, overrides: list[str] | tuple[str, ...] = ()) -> Config:

@@ -32,8 +32,7 @@ import cv2
 import numpy as np
 
 from distill.config import DataConfig
-from distill.data import geometry, safe_pickle
-from distill.data.sample import SAMPLE_ROOT
+from distill.data import SAMPLE_ROOT, geometry, unpickling
 from distill.errors import UserError
 from distill.landmarks import IBUG68, Markup
 
@@ -214,7 +213,7 @@ def _list(folder: Path) -> dict[str, int]:
 
 def _parse_annot(path: Path) -> tuple[list[str], Sequence]:
     """Names and labels, the latter as they were pickled."""
-    pair = safe_pickle.load(path)
+    pair = unpickling.load(path)
     if (
         not isinstance(pair, list | tuple)
         or len(pair) != 2

@@ -16,7 +16,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from distill.data.annotations import LandmarkSet
-from distill.data.transforms import plain
+from distill.data.augment import plain
 from distill.errors import UserError
 
 

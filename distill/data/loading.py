@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distill.data.annotations import LandmarkSet
-from distill.data.transforms import Augmenter, plain
+from distill.data.augment import Augmenter, plain
 from distill.errors import UserError
 
 

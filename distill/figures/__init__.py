@@ -15,7 +15,13 @@ P the points of the `markup` that a function is given.
 
 from __future__ import annotations
 
-from distill.figures.ablation import Candidate, Effect, forest, heat, pareto
+from distill.figures.compare import (
+    Candidate,
+    Effect,
+    forest,
+    heat,
+    pareto,
+)
 from distill.figures.curves import ced, error_by_point, error_by_region_and_yaw, learning_curves
 from distill.figures.faces import (
     best_median_worst,

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from distill import metrics
-from distill.figures.ablation import front, place_labels
+from distill.figures.compare import front, place_labels
 from distill.figures.curves import away, face_layout, plot_curves
 from distill.figures.style import GRID, INK, MUTED, colours, legend, new_figure, outlines, style_axes
 from distill.landmarks import IBUG68, Markup

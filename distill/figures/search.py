@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill.figures.ablation import place_labels
+from distill.figures.compare import place_labels
 from distill.figures.style import CYCLE, INK, MUTED, heading, legend, new_figure, style_axes
 
 if TYPE_CHECKING:

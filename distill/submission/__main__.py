@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
 
 
 def make(args) -> None:
-    from distill.jobs.references import resolve_model
+    from distill.models.references import resolve_model
 
     _folder("--images", args.images)
     if Path(args.out).is_dir():
@@ -28,7 +28,7 @@ def make(args) -> None:
     cli.check_out(Path(args.out).parent)
     reference = resolve_model(args.model, TrackingConfig(store=args.store))
     from distill.data.annotations import read_set
-    from distill.jobs import submitting
+    from distill.submission import job as submitting
 
     images = read_set(args.images, need_labels=False)
     path = submitting.make(reference.path, images, Path(args.out))
@@ -72,7 +72,7 @@ def score(args) -> None:
     file = _file(args.file)
     _folder("--data", args.data)
     from distill.data.annotations import read_set
-    from distill.jobs import submitting
+    from distill.submission import job as submitting
 
     labelled = read_set(args.data)
     found = submitting.score(file, labelled, seed=args.seed)
@@ -95,7 +95,7 @@ def score(args) -> None:
 
 def log(args) -> None:
     file = _file(args.file)
-    from distill.jobs import submitting
+    from distill.submission import job as submitting
 
     logged = submitting.log(
         file, args.public, TrackingConfig(store=args.store), run=args.run, date=args.date, note=args.note
@@ -112,7 +112,7 @@ def log(args) -> None:
 
 
 def show_ledger(args) -> None:
-    from distill.jobs import submitting
+    from distill.submission import job as submitting
 
     known = submitting.entries(TrackingConfig(store=args.store))
     if not known:

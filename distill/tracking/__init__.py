@@ -19,9 +19,11 @@ UserError with one sentence when there is no answer.
 
 from __future__ import annotations
 
-from distill.tracking.after import add_artifacts, end_run, register_run, tag_run
+from distill.tracking.amend import add_artifacts, end_run, register_run, tag_run
+from distill.tracking.client import store_root, tracking_uri, work_dir
 from distill.tracking.locks import Held, exclusive, hold, is_held
 from distill.tracking.lookup import (
+    MODEL_FOLDER,
     RunInfo,
     alias_holder,
     artifact_path,
@@ -33,12 +35,12 @@ from distill.tracking.lookup import (
     resolve_registry,
     runs_tagged,
 )
-from distill.tracking.pages import NOTE
+from distill.tracking.offline import send_spooled, upload
 from distill.tracking.run import NullRun, Run
-from distill.tracking.spool import send_spooled, upload
-from distill.tracking.store import store_root, tracking_uri, work_dir
+from distill.tracking.ui import NOTE
 
 __all__ = [
+    "MODEL_FOLDER",
     "NOTE",
     "Held",
     "NullRun",

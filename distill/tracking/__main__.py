@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from distill.errors import UserError
-from distill.tracking.moving import relocate
-from distill.tracking.spool import upload
+from distill.tracking.offline import upload
+from distill.tracking.relocate import relocate
 
 
 def main(argv: list[str] | None = None) -> int:

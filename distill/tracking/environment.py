@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from distill.tracking.store import redact
+from distill.tracking.client import redact
 
 TAGGED = ("torch", "timm", "mlflow", "albumentations", "numpy")  # the versions worth a tag; all are in the file
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.config import TrackingConfig
-from distill.tracking import pages
-from distill.tracking.store import experiment_id
+from distill.tracking import ui
+from distill.tracking.client import experiment_id
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -143,12 +143,12 @@ def _register(client: MlflowClient, run_id: str, event: Event) -> str:
 
     name, source = event["name"], f"runs:/{run_id}/{event['folder']}"
     try:
-        client.create_registered_model(name, description=pages.model_note(name))
+        client.create_registered_model(name, description=ui.model_note(name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         if not client.get_registered_model(name).description:
-            client.update_registered_model(name, pages.model_note(name))
+            client.update_registered_model(name, ui.model_note(name))
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     version = next((str(found.version) for found in versions if found.source == source), None)
     if version is None:

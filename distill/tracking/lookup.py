@@ -11,8 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from distill.config import TrackingConfig
 from distill.errors import UserError
-from distill.tracking.spool import Spool
-from distill.tracking.store import (
+from distill.tracking.client import (
     Missing,
     Refused,
     ServerAway,
@@ -23,10 +22,14 @@ from distill.tracking.store import (
     store_root,
     tracking_uri,
 )
+from distill.tracking.offline import Spool
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
+
+
+MODEL_FOLDER = "model"  # the artifact folder of a run that holds its one model file
 
 
 @dataclass(frozen=True)

@@ -19,20 +19,7 @@ from typing import TYPE_CHECKING, Any
 from distill.config import TrackingConfig
 from distill.errors import UserError
 from distill.tracking import environment
-from distill.tracking.events import (
-    MAX_PARAM,
-    MAX_TAG,
-    Event,
-    above,
-    apply,
-    create,
-    key_text,
-    last_steps,
-    now_ms,
-    value_text,
-)
-from distill.tracking.spool import Spool
-from distill.tracking.store import (
+from distill.tracking.client import (
     Missing,
     Refused,
     ServerAway,
@@ -45,6 +32,19 @@ from distill.tracking.store import (
     tracking_uri,
     work_dir,
 )
+from distill.tracking.events import (
+    MAX_PARAM,
+    MAX_TAG,
+    Event,
+    above,
+    apply,
+    create,
+    key_text,
+    last_steps,
+    now_ms,
+    value_text,
+)
+from distill.tracking.offline import Spool
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

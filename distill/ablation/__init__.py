@@ -1,0 +1,1 @@
+"""An ablation: a grid of cells and seeds from one file, its trainings, its table."""

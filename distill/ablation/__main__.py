@@ -1,0 +1,69 @@
+"""Door: run an ablation file, and tabulate what it found."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from distill import cli
+from distill.ablation import file as grid
+from distill.errors import UserError
+
+SUMMARY = (
+    "Train every cell of an ablation file with every seed, whatever is missing, and compare them with their control."
+)
+
+
+def main(argv: list[str]) -> None:
+    if argv[:1] == ["cell"]:  # what `run` starts, one process a training; not for people
+        from distill.runs import workers as pool
+
+        pool.work(Path(argv[1]))
+        return
+    args = _parser().parse_args(argv)
+    if args.command == "run" and args.workers < 0:
+        raise UserError(f"--workers is {args.workers}; expected 0 or more.")
+    cli.check_out(args.out)
+    planned = grid.load(args.file, args.overrides)
+    cli.check_roots((*planned.teachers.values(), *planned.cells.values()))
+
+    from distill.ablation import job as ablation
+    from distill.ablation import table
+
+    if args.command == "run" and args.dry_run:
+        print(ablation.dry_run(planned))
+        return
+    if args.command == "run":
+        again = shlex.join(["python", "-m", "distill.ablation", *argv])
+        done = ablation.run(planned, args.out, args.workers, again)
+    else:
+        done = ablation.show(planned, args.out)
+    print(f"\n{table.to_text(done.table)}\n")
+    print(f"parent run  {done.parent_id or 'none: `run` makes one'}")
+    print(f"written to  {args.out / planned.name}: {', '.join(file.name for file in done.files)}")
+    cli.stop_if_failed(done.failed)
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(prog="python -m distill.ablation", description=SUMMARY)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run | table")
+    run = commands.add_parser("run", help="train what is missing, then write the table; the same command continues")
+    run.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="trainings at a time (default: one a GPU, or 1)"
+    )
+    run.add_argument("--dry-run", action="store_true", help="print what would be trained, and stop")
+    table = commands.add_parser("table", help="write the table of what there is, complete or not")
+    for command in (run, table):
+        command.add_argument("file", metavar="FILE", help="an ablation file, e.g. experiments/ablations/terms.yaml")
+        command.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="for all cells, e.g. data.root=DIR teacher=RUN_ID; or "
+            "teachers.NAME.key=value"
+        )  # fmt: skip
+        command.add_argument(
+            "--out", metavar="DIR", type=Path, default=Path("outputs/ablations"), help="default: %(default)s"
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    cli.run(main)

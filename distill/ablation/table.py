@@ -1,0 +1,322 @@
+"""What an ablation found: per cell mean and spread over seeds, and the difference to the control with its interval."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distill import metrics
+from distill.ablation.file import short_names
+from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHORT_ID = 8  # characters of a run id: enough for every command that takes one
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished training."""
+
+    cell: str
+    seed: int
+    run_id: str
+    per_image: np.ndarray  # (N,) NME in percent, in the order of the validation set
+    agreement: float | None = None  # NME between student and teacher
+    minutes: float | None = None
+    megabytes: float | None = None
+    latency_ms: float | None = None
+
+    @property
+    def nme(self) -> float:
+        return float(np.mean(self.per_image))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A cell minus the control: per-image errors averaged over the seeds that both have, then bootstrapped over images."""
+
+    mean: float  # percent points; negative: better than the control
+    low: float  # 95 % interval
+    high: float
+    p: float
+    relative: float  # fraction of the control's error
+    by_seed: dict[int, float]
+
+    @property
+    def clear(self) -> bool:
+        """Neither images nor seeds speak against it: the interval leaves out 0, and every seed lies on its side."""
+        return self.low * self.high > 0 and all(value * self.mean > 0 for value in self.by_seed.values())
+
+    @property
+    def better(self) -> int:
+        """Seeds that beat the control's same seed."""
+        return sum(value < 0 for value in self.by_seed.values())
+
+
+@dataclass(frozen=True)
+class Row:
+    cell: str
+    runs: dict[int, str]  # seed -> run id
+    nme: dict[int, float]  # seed -> best/val/nme
+    difference: Difference | None  # None for the control, and where there is nothing to compare
+    agreement: float | None  # means over seeds
+    minutes: float | None
+    megabytes: float | None
+    latency_ms: float | None  # the smallest: other work on the machine only ever adds
+    point: dict[str, Any] = field(default_factory=dict)  # place in the grid
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.nme.values()) if self.nme else math.nan
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation over seeds; None for fewer than three, of which it says nothing."""
+        return statistics.stdev(self.nme.values()) if len(self.nme) > 2 else None
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    title: str
+    control: str
+    seeds: tuple[int, ...]
+    images: int  # of the validation set
+    data: dict[str, str]  # fingerprints: train, val
+    rows: tuple[Row, ...]
+    axes: tuple[str, ...] = ()  # the grid's keys
+    pareto: bool = False
+
+    @property
+    def missing(self) -> list[tuple[str, int]]:
+        """(cell, seed) of every training that is not there yet."""
+        return [(row.cell, seed) for seed in self.seeds for row in self.rows if seed not in row.runs]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Table:
+        rows = tuple(_row_from(row) for row in values["rows"])
+        return cls(**{**values, "seeds": tuple(values["seeds"]), "axes": tuple(values["axes"]), "rows": rows})
+
+
+def tabulate(
+    name: str,
+    title: str,
+    cells: Mapping[str, Mapping[str, Any]],
+    control: str,
+    seeds: Sequence[int],
+    data: Mapping[str, str],
+    results: Sequence[Result],
+    axes: Sequence[str] = (),
+    pareto: bool = False,
+) -> Table:
+    """The table of `cells` (name -> place in the grid, maybe {}), in their order, from whatever results there are.
+
+    Raises UserError where two results were measured on different numbers of images.
+    """
+    by_cell: dict[str, dict[int, Result]] = {cell: {} for cell in cells}
+    for result in sorted(results, key=lambda result: result.seed):
+        by_cell[result.cell][result.seed] = result
+    counts = {len(result.per_image): f"{result.cell}, seed {result.seed}" for result in results}
+    if len(counts) > 1:
+        (some, these), (others, those), *_ = counts.items()
+        raise UserError(
+            f"Ablation '{name}': the validation set had {some} images for {these} and {others} for {those}; expected one set."
+        )
+    rows = tuple(_row(cell, by_cell[cell], by_cell[control], cell == control, dict(cells[cell])) for cell in cells)
+    return Table(name, title, control, tuple(seeds), next(iter(counts), 0), dict(data), rows, tuple(axes), pareto)
+
+
+def _row(cell: str, own: dict[int, Result], control: dict[int, Result], is_control: bool, point: dict) -> Row:
+    return Row(
+        cell=cell,
+        runs={seed: result.run_id for seed, result in own.items()},
+        nme={seed: result.nme for seed, result in own.items()},
+        difference=None if is_control else compare(own, control),
+        agreement=_over(statistics.fmean, [result.agreement for result in own.values()]),
+        minutes=_over(statistics.fmean, [result.minutes for result in own.values()]),
+        megabytes=_over(statistics.fmean, [result.megabytes for result in own.values()]),
+        latency_ms=_over(min, [result.latency_ms for result in own.values()]),
+        point=point,
+    )
+
+
+def compare(own: Mapping[int, Result], control: Mapping[int, Result]) -> Difference | None:
+    """Over the seeds that both have; None if there are none."""
+    seeds = [seed for seed in own if seed in control]
+    if not seeds:
+        return None
+    a, b = (np.mean([results[seed].per_image for seed in seeds], axis=0) for results in (own, control))
+    found = metrics.paired_bootstrap(a, b)
+    by_seed = {seed: own[seed].nme - control[seed].nme for seed in seeds}
+    return Difference(found.mean, found.low, found.high, found.p, found.relative, by_seed)
+
+
+def _over(reduce, values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return reduce(known) if known else None
+
+
+def _row_from(values: Mapping[str, Any]) -> Row:
+    """JSON's keys are text; seeds are numbers."""
+    row = Row(**values)
+    difference = row.difference and Difference(**row.difference)
+    if difference:
+        difference = replace(difference, by_seed=_by_number(difference.by_seed))
+    return replace(row, runs=_by_number(row.runs), nme=_by_number(row.nme), difference=difference)
+
+
+def _by_number(values: Mapping) -> dict[int, Any]:
+    return {int(seed): value for seed, value in values.items()}
+
+
+# ---------------------------------------------------------------------------------------------------- as pictures
+
+
+def pictures(table: Table) -> dict[str, Figure]:
+    """File name -> figure: the differences; accuracy against cost where the file asks for it; a grid of two numbers."""
+    from distill import figures
+
+    made = {}
+    caption = f"{table.images} validation images, seeds {' '.join(map(str, table.seeds))}; bars: 95 % interval, dots: seeds; in colour where both agree"
+    effects = [
+        figures.Effect(row.cell, d.mean, d.low, d.high, d.clear, list(d.by_seed.values()), nme_words(row))
+        for row in table.rows
+        if (d := row.difference)
+    ]
+    if effects:
+        made["ablation.png"] = figures.forest(effects, table.control, table.title, caption)
+    candidates = [
+        figures.Candidate(row.cell, row.mean, row.megabytes, row.latency_ms)
+        for row in table.rows
+        if row.nme and row.megabytes is not None and row.latency_ms is not None
+    ]
+    if table.pareto and candidates:
+        made["pareto.png"] = figures.pareto(candidates, table.title)
+    places = {tuple(row.point[key] for key in table.axes): row.mean for row in table.rows if row.point and row.nme}
+    crossed = sum(bool(row.point and row.nme) for row in table.rows)
+    numbers = all(isinstance(value, int | float) for place in places for value in place)
+    if len(table.axes) == 2 and places and numbers and len(places) == crossed:
+        names = short_names(list(table.axes))
+        control = next(row for row in table.rows if row.cell == table.control)
+        beside = f"mean val/nme (%); {table.control}: {nme_words(control)}"
+        made["grid.png"] = figures.heat(places, *(names[key] for key in table.axes), table.title, beside)
+    return made
+
+
+# ---------------------------------------------------------------------------------------------------- as text
+
+HEAD = ("cell", "seeds", "val/nme %", "difference", "relative", "95 % interval", "p", "better", "agreement", "minutes", "runs")  # fmt: skip
+
+
+def lines(table: Table) -> list[list[str]]:
+    """The table as words: one list a row, in the columns of HEAD."""
+    return [_words(table, row) for row in table.rows]
+
+
+def notes(table: Table) -> list[str]:
+    """How to read it, and what is not in it."""
+    said = [
+        f"NME of {table.images} validation images (fingerprint {table.data['val']}), trained on {table.data['train']}; mean ± "
+        f"standard deviation over seeds. Difference to '{table.control}': per-image errors averaged over the seeds that both "
+        f"have, interval and p by paired bootstrap over images; negative is better. They tell luck of the images, not of "
+        f"training: for that see the spread, and 'better', the seeds that beat the control's same seed.",
+    ]
+    if table.missing:
+        cells = ", ".join(f"{cell} s{seed}" for cell, seed in table.missing)
+        said.append(f"Missing, {len(table.missing)} of {len(table.rows) * len(table.seeds)}: {cells}.")
+    return said
+
+
+def to_text(table: Table) -> str:
+    """For a terminal."""
+    body = [list(HEAD), *lines(table)]
+    widths = [max(len(row[i]) for row in body) for i in range(len(HEAD))]
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in body]
+    return "\n".join([table.title, "", rows[0], "-" * len(rows[0]), *rows[1:], "", *notes(table)])
+
+
+def to_markdown(table: Table) -> str:
+    """For GitHub: the control's row in italics, clear differences in bold."""
+    out = [f"### {table.title}", "", f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
+    for row, words in zip(table.rows, lines(table), strict=True):
+        words = [word.replace("|", "\\|") for word in words]
+        if row.cell == table.control:
+            words[0] = f"*{words[0]}*"
+        if row.difference and row.difference.clear:
+            words[3] = f"**{words[3]}**"
+        words[-1] = " ".join(f"`{word}`" for word in words[-1].split()) or "-"
+        out.append(f"| {' | '.join(words)} |")
+    return "\n".join([*out, "", *(f"{note}\n" for note in notes(table))])
+
+
+def to_csv(table: Table) -> str:
+    """All digits, one row a cell; seeds and run ids separated by spaces."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    numbers = ("mean", "low", "high", "p", "relative")
+    writer.writerow([
+        "cell", "seeds", "nme_mean", "nme_sd", "nme_by_seed", *(f"difference_{name}" for name in numbers),
+        "seeds_better", "seeds_compared", "agreement", "minutes", "megabytes", "latency_ms", "run_ids",
+    ])  # fmt: skip
+    for row in table.rows:
+        d = row.difference
+        writer.writerow([
+            row.cell, _list(row.runs), row.mean if row.nme else "", _blank(row.spread), _list(row.nme.values()),
+            *([getattr(d, name) for name in numbers] if d else [""] * len(numbers)),
+            d.better if d else "", len(d.by_seed) if d else "",
+            *(_blank(v) for v in (row.agreement, row.minutes, row.megabytes, row.latency_ms)), _list(row.runs.values()),
+        ])  # fmt: skip
+    return out.getvalue()
+
+
+def _words(table: Table, row: Row) -> list[str]:
+    d = row.difference
+    if d:
+        compared = [
+            f"{d.mean:+.3f}", f"{100 * d.relative:+.1f} %", f"[{d.low:+.3f}, {d.high:+.3f}]", p_words(d.p),
+            f"{d.better} of {len(d.by_seed)}",
+        ]  # fmt: skip
+    else:
+        compared = ["control" if row.cell == table.control else "-", "", "", "", ""]
+    return [
+        row.cell,
+        f"{len(row.runs)} of {len(table.seeds)}",
+        nme_words(row),
+        *compared,
+        "" if row.agreement is None else f"{row.agreement:.3f}",
+        "" if row.minutes is None else f"{row.minutes:.1f}",
+        " ".join(run_id[:SHORT_ID] for run_id in row.runs.values()),
+    ]
+
+
+def nme_words(row: Row) -> str:
+    """Mean and spread over seeds; both values where there are but two."""
+    if not row.nme:
+        return "-"
+    if len(row.nme) == 2:
+        return f"{row.mean:.3f} ({min(row.nme.values()):.3f} to {max(row.nme.values()):.3f})"
+    return f"{row.mean:.3f}" + (f" ± {row.spread:.3f}" if row.spread is not None else "")
+
+
+def p_words(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _list(values) -> str:
+    return " ".join(str(value) for value in values)
+
+
+def _blank(value: float | None) -> float | str:
+    return "" if value is None else value

@@ -1,0 +1,59 @@
+"""Door: one model from several, by the mean of their weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from distill import cli
+from distill.average import AVERAGES
+from distill.config import TrackingConfig
+from distill.errors import UserError
+
+
+def main(argv: list[str]) -> None:
+    parser = cli.Parser(
+        prog="python -m distill.average",
+        description="The mean of the weights of a run's last epochs (train.snapshots=N), or of several models of one "
+        "architecture: one single model, measured, exported and kept in a run of its own.",
+    )
+    parser.add_argument(
+        "models",
+        metavar="RUN|FILE",
+        nargs="+",
+        help="one run with snapshots; or several run ids, models:/NAME@ALIAS, files",
+    )
+    parser.add_argument(
+        "--method", choices=AVERAGES, default="greedy",
+        help="greedy: from the best one on, those that make the mean no worse on the validation set (default); uniform: all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder of one labelled set to measure on (default: the run's validation set)"
+    )
+    parser.add_argument("--name", help="name of the new run")
+    parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
+    args = parser.parse_args(argv)
+    data = Path(args.data) if args.data else None
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data '{data}' is not a folder; expected one that holds annot.pkl or *_ldmks.txt.")
+    from distill.average import job as averaging
+
+    tracking = TrackingConfig(store=args.store)
+    config = averaging.source_config(averaging.find_members(args.models, tracking), tracking)
+    config = replace(config, tracking=replace(config.tracking, run_name=args.name or ""))
+    tell(averaging.average(args.models, args.method, config, data=data))
+
+
+def tell(averaged) -> None:
+    """Print what an average (a jobs.averaging.Averaged) came to."""
+    print("\nmembers, NME in percent:")
+    for index, (member, error) in enumerate(zip(averaged.members, averaged.errors, strict=True)):
+        print(f"  {error:7.3f}  {member.label}{'  kept' if index in averaged.kept else ''}")
+    count = len(averaged.members)
+    print(f"  {averaged.mean:7.3f}  mean of all {count}")
+    print(f"  {averaged.result.report.nme:7.3f}  the result, the mean of {len(averaged.kept)} of {count}")
+    cli.tell(averaged.result)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Learning from a teacher: losses, methods, taps, and the objective they add up to."""

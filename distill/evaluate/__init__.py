@@ -1,0 +1,1 @@
+"""Predict a labelled set with a model, measure it, draw it."""

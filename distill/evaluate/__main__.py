@@ -1,0 +1,62 @@
+"""Door: measure a model on a labelled set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill import cli
+from distill.config import DataConfig, TrackingConfig
+from distill.errors import UserError
+from distill.models.references import resolve_model
+
+NORMALIZERS = ("image", "bbox", "interocular")
+
+
+def main(argv: list[str]) -> None:
+    parser = cli.Parser(
+        prog="python -m distill.evaluate",
+        description="NME in percent by region and yaw, CED, worst images: JSON and pictures.",
+    )
+    cli.add_model_arguments(parser)
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder of one labelled set (default: the validation set of the data root)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", default="outputs/evaluation", help="where JSON and pictures go (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--normalizer", choices=NORMALIZERS, default="image", help="image: sqrt(W*H), the challenge's 384 (default)"
+    )
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image (twice the work)")
+    args = parser.parse_args(argv)
+    folder = Path(args.data) if args.data else None
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--data '{folder}' is not a folder; expected one that holds annot.pkl or *_ldmks.txt.")
+    out = cli.check_out(args.out)
+    reference = resolve_model(args.model, TrackingConfig(store=args.store))
+    from distill.data.annotations import read_set, resolve
+    from distill.evaluate import job as evaluation
+    from distill.models.files import load_model
+
+    model, described = load_model(reference.path)
+    labelled = read_set(folder or resolve(DataConfig()).val, markup=model.markup)
+    predictions = evaluation.predict_set(model, labelled, flip=args.flip)
+    report = evaluation.measure(predictions, labelled, args.normalizer)
+    label = reference.label + (" (flip)" if args.flip else "")
+    facts = {
+        "model": args.model, "about": described["about"], "data": labelled.folder.name, "fingerprint": labelled.fingerprint,
+        "images": len(labelled), "flip": args.flip, "mean_confidence": float(predictions.confidence.mean()),
+    }  # fmt: skip
+    evaluation.write_json(out / "report.json", facts | report.to_dict() | {"names": list(labelled.names)})
+    evaluation.pictures(out / "pictures", labelled, {label: predictions}, {label: report})
+    print(f"{label} on {labelled.folder.name}: {len(labelled)} images, errors in percent of '{args.normalizer}'")
+    print(f"  NME {report.nme:.3f}   median {report.median:.3f}   95th percentile {report.p95:.3f}")
+    print(f"  failures above 8 %: {100 * report.failure_rate:.1f} % of images   AUC to 8 %: {report.auc:.3f}")
+    print("  " + "   ".join(f"{name} {value:.2f}" for name, value in report.by_region.items()))
+    cells = ((name.replace("_", " "), cell) for name, cell in report.by_yaw.items() if cell)
+    print("  yaw " + "   ".join(f"{name}: {cell['nme']:.2f} ({cell['count']})" for name, cell in cells))
+    print(f"  {out / 'report.json'}, pictures in {out / 'pictures'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

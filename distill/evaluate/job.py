@@ -1,0 +1,150 @@
+"""Predict a set with a model, measure it, show it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill import headpose, metrics
+from distill.data.annotations import LandmarkSet
+from distill.data.loading import eval_batches
+from distill.files import write_text
+from distill.models.landmarker import Landmarker, to_input
+
+
+@dataclass(frozen=True)
+class Predictions:
+    points: np.ndarray  # (N, P, 2) float32, pixels of each source image
+    confidence: np.ndarray  # (N, P) in 0..1
+
+
+@torch.no_grad()
+def predict_set(model: Landmarker, images: LandmarkSet, flip: bool = False, batch_size: int = 64) -> Predictions:
+    """Run a model, in eval mode and in float32, over a whole set.
+
+    flip: also predict the mirror image and average (test-time augmentation: twice the work, reported as such).
+    """
+    device = next(model.parameters()).device
+    permutation = list(model.markup.flip_permutation)
+    model.eval()
+    points, confidence = [], []
+    for batch in eval_batches(images, model.size, batch_size):
+        x = to_input(batch.images.to(device), model.size)
+        out = model(x)
+        p, c = out.points.float(), out.confidence.float()
+        if flip:
+            mirrored = model(x.flip(-1))
+            q = mirrored.points.float()[:, permutation]
+            q = torch.stack((model.size - q[..., 0], q[..., 1]), dim=-1)
+            p, c = (p + q) / 2, (c + mirrored.confidence.float()[:, permutation]) / 2
+        points.append(p.cpu().numpy())
+        confidence.append(c.cpu().numpy())
+    scale = images.sizes[:, None, :].astype(np.float32) / model.size
+    return Predictions(np.concatenate(points) * scale, np.concatenate(confidence))
+
+
+def measure(predictions: Predictions, labelled: LandmarkSet, normalizer: str = "image") -> metrics.Report:
+    """Against the labels; by yaw where the landmark set tells it."""
+    markup = labelled.markup
+    yaw = headpose.estimate(labelled.landmarks, markup)[:, 0] if headpose.can_tell(markup) else None
+    return metrics.evaluate(predictions.points, labelled.landmarks, labelled.sizes, normalizer, yaw, markup)
+
+
+def as_metrics(report: metrics.Report, split: str) -> dict[str, float]:
+    """The report as MLflow metrics, the split a word in every name."""
+    values = {
+        f"{split}/nme": report.nme,
+        f"{split}/median": report.median,
+        f"{split}/p95": report.p95,
+        f"{split}/failure_rate": report.failure_rate,
+        f"{split}/auc": report.auc,
+    }
+    values |= {f"{split}/region/{name}": value for name, value in report.by_region.items()}
+    values |= {f"{split}/yaw/{name}": cell["nme"] for name, cell in report.by_yaw.items() if cell}
+    return values
+
+
+def agreement(student: Predictions, teacher: Predictions, images: LandmarkSet) -> metrics.Report:
+    """How far a student's points lie from its teacher's, in percent of the image's side: the labels play no part."""
+    return metrics.evaluate(student.points, teacher.points, images.sizes, markup=images.markup)
+
+
+def agreement_metrics(report: metrics.Report, split: str) -> dict[str, float]:
+    """`val/agreement/nme` and `val/agreement/region/NAME`: lower is closer."""
+    regions = {f"{split}/agreement/region/{name}": value for name, value in report.by_region.items()}
+    return {f"{split}/agreement/nme": report.nme} | regions
+
+
+def pictures(
+    folder: Path,
+    labelled: LandmarkSet,
+    predictions: dict[str, Predictions],
+    reports: dict[str, metrics.Report],
+    history: dict[str, list[tuple[int, float]]] | None = None,
+) -> list[Path]:
+    """Write the figures of the last-named model, beside the others where a figure compares; return their paths."""
+    from distill import figures
+
+    label = list(predictions)[-1]
+    report, own, markup = reports[label], predictions[label], labelled.markup
+    made = [
+        ("overlays", figures.best_median_worst(
+            _Images(labelled), own.points, labelled.landmarks, report.per_image, names=labelled.names,
+            markup=markup)),
+        ("worst", _worst(labelled, own, report)),
+        ("ced", figures.ced({name: r.per_image for name, r in reports.items()})),
+        ("error_by_point", figures.error_by_point(
+            report.per_point, f"{label}: error by point", markup, report.layout)),
+        ("error_by_region_and_yaw", figures.error_by_region_and_yaw(reports)),
+    ]  # fmt: skip
+    if len(predictions) > 1:
+        chosen = np.concatenate([which[:2] for which in figures.choose(report.per_image).values()])
+        made.append(("teacher_against_student", figures.teacher_against_student(
+            [labelled.image(int(i)) for i in chosen],
+            labelled.landmarks[chosen],
+            {name: p.points[chosen] for name, p in predictions.items()},
+            {name: r.per_image[chosen] for name, r in reports.items()},
+            titles=[labelled.names[i] for i in chosen],
+            markup=markup,
+        )))  # fmt: skip
+    if history:
+        made.append(("learning_curves", figures.learning_curves(history, label)))
+    folder.mkdir(parents=True, exist_ok=True)
+    return [figures.to_png(figure, folder / f"{name}.png") for name, figure in made]
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Atomically, indented, keys in order."""
+    return write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+class _Images:
+    """A LandmarkSet as a sequence of images, read one at a time."""
+
+    def __init__(self, images: LandmarkSet):
+        self.set = images
+
+    def __len__(self) -> int:
+        return len(self.set)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.set.image(int(index))
+
+
+def _worst(labelled: LandmarkSet, predictions: Predictions, report: metrics.Report, count: int = 16):
+    from distill import figures
+
+    order = np.argsort(-report.per_image)[:count]
+    return figures.overlay_sheet(
+        [labelled.image(int(i)) for i in order],
+        predictions.points[order],
+        labelled.landmarks[order],
+        titles=[f"{labelled.names[i]}  {report.per_image[i]:.2f} %" for i in order],
+        title="Worst images",
+        markup=labelled.markup,
+    )

@@ -1,0 +1,180 @@
+"""The single student, ready to hand out: float32 weights under 15 MB, ONNX that agrees with them, solution.zip."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from distill.data import SAMPLE_ROOT
+from distill.data.annotations import LandmarkSet, read_set
+from distill.data.loading import eval_batches
+from distill.errors import UserError
+from distill.evaluate.job import predict_set
+from distill.landmarks import IBUG68
+from distill.models.files import MAX_BYTES, load_model, markup_of, read_description
+from distill.models.landmarker import Landmarker
+from distill.submission import file as submission_file
+
+PARITY_PIXELS = 0.01  # largest difference between ONNX and torch coordinates
+
+
+@dataclass(frozen=True)
+class Export:
+    weights: Path
+    onnx: Path
+    parity: float  # largest coordinate difference between ONNX and torch, pixels of the input
+    submission: Path | None
+
+
+def export(model_file: Path, out: Path, images: LandmarkSet | None) -> Export:
+    """Check a student's file against the challenge's rules, copy it to `out`, and derive ONNX and submission from it.
+
+    Raises UserError where a rule is broken, the ONNX model disagrees, or there are `images` and the student's points are not
+    the challenge's; nothing is left half-written.
+    """
+    check_rules(model_file)
+    model, described = load_model(model_file)
+    if images is not None:
+        submission_file.check_points(model.markup, f"Model file '{model_file}'")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as made:  # all or nothing reaches `out`
+        fresh = Path(made)
+        shutil.copyfile(model_file, fresh / "student.safetensors")
+        _, parity = to_onnx(model, fresh / "student.onnx", described)
+        if images is not None:
+            # reads back and checks what it wrote
+            submission_file.write(fresh / "solution.zip", images.names, solve(model, images))
+        for path in fresh.iterdir():
+            os.replace(path, out / path.name)
+    solution = out / "solution.zip" if images is not None else None
+    return Export(out / "student.safetensors", out / "student.onnx", parity, solution)
+
+
+def sample_faces(count: int, size: int) -> Tensor:
+    """(count, size, size, 3) uint8 RGB: rendered faces that come with the package."""
+    return next(
+        eval_batches(read_set(SAMPLE_ROOT / "synthetics_test", need_labels=False, limit=count), size, count)
+    ).images
+
+
+def images_to_submit(folder: Path | None, model_file: Path) -> LandmarkSet | None:
+    """The test images, where a submission can be made of them; else None, and why is printed."""
+    if folder is None:
+        return None
+    markup = markup_of(model_file, read_description(model_file))
+    if not markup.fits(IBUG68):
+        print(
+            f"No submission is made: the model predicts {markup}, and a submission has the {IBUG68.count} of {IBUG68.name}."
+        )
+        return None
+    return read_set(folder, need_labels=False)
+
+
+def submission_tags(exported: Export, images: LandmarkSet) -> dict[str, str]:
+    """What a run says of the submission that it keeps. images: the set that it predicts."""
+    facts = {
+        "images": str(len(images)),
+        "set": images.folder.name,
+        "sha256": submission_file.sha256(exported.submission),
+    }
+    return {f"submission.{key}": value for key, value in facts.items()}
+
+
+def solve(model: Landmarker, images: LandmarkSet) -> np.ndarray:
+    """The points of a submission, (N, P, 2) in pixels, by one thread: with more, the last digits depend on how many."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return predict_set(model, images).points
+    finally:
+        torch.set_num_threads(threads)
+
+
+def check_rules(model_file: Path) -> None:
+    """Challenge rules 3 and 4. Raises UserError for a file over 15,000,000 bytes, weights that are not float32 or not one
+    student's, quantisation, an ensemble, teacher or adapter weights."""
+    described = read_description(model_file)
+    about = described["about"]
+    if about.get("job") == "teacher":
+        raise UserError(
+            f"'{model_file}' is a teacher (run {about.get('run_id', '?')}); only a student can be exported."
+        )
+    size = model_file.stat().st_size
+    if size > MAX_BYTES:
+        raise UserError(f"'{model_file}' has {size:,} bytes; expected at most {MAX_BYTES:,} (challenge rule 3).")
+    with safe_open(str(model_file), framework="pt") as file:
+        names = list(file.keys())
+        kinds = {name: file.get_slice(name).get_dtype() for name in names}
+    if not names:
+        raise UserError(f"'{model_file}' contains no weights (challenge rule 3).")
+    for name, kind in kinds.items():
+        if kind != "F32":
+            raise UserError(
+                f"'{model_file}': tensor '{name}' is {kind}; expected float32, without quantisation (challenge rule 3)."
+            )
+        if not name.startswith(("backbone.", "head.")):
+            raise UserError(
+                f"'{model_file}': tensor '{name}' belongs to no single student (an ensemble, a teacher or an adapter?); "
+                f"expected backbone and head only (challenge rule 4)."
+            )
+
+
+class _WithPoints(nn.Module):
+    """What the ONNX graph computes: (B, S, S, 3) uint8 RGB -> points in its pixels, confidence."""
+
+    def __init__(self, model: Landmarker):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.model(images.permute(0, 3, 1, 2).float())
+        return out.points, out.confidence
+
+
+def to_onnx(model: Landmarker, path: Path, described: dict) -> tuple[Path, float]:
+    """Write a self-contained ONNX file and compare it with torch on rendered faces, in batches of 1, 2 and 3.
+
+    Input `image` (B, S, S, 3) uint8 RGB; outputs `points` (B, P, 2) in pixels of that image and `confidence` (B, P).
+    Returns the path and the largest coordinate difference. Raises UserError where it exceeds PARITY_PIXELS.
+    """
+    import onnxruntime
+
+    wrapped = _WithPoints(model.eval())
+    example = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            wrapped, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), external_data=False,
+            input_names=["image"], output_names=["points", "confidence"], verbose=False,
+        )  # fmt: skip
+    program.model.metadata_props["distill"] = json.dumps(described, sort_keys=True)
+    temporary = path.with_name(path.name + ".tmp")
+    program.save(str(temporary), external_data=False)
+    session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+    differences = []
+    for images in sample_faces(6, model.size).split([1, 2, 3]):
+        with torch.no_grad():
+            expected = wrapped(images)[0].numpy()
+        differences.append(np.abs(session.run(["points"], {"image": images.numpy()})[0] - expected).max())
+    worst = float(np.max(differences))  # nan stays nan, where the builtin max would drop it
+    if not worst <= PARITY_PIXELS:
+        temporary.unlink()
+        raise UserError(
+            f"The ONNX model differs from the student by {worst:.4f} px; expected at most {PARITY_PIXELS} px."
+        )
+    os.replace(temporary, path)
+    return path, worst

@@ -1,0 +1,70 @@
+"""Text files: YAML read without guessing, text written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill.errors import UserError
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text beside its place first, and then into it; folders are made. Several processes may do this at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+class Loader(yaml.SafeLoader):
+    """YAML that does not guess: `off`, `no`, `on` and `yes` are words, 0123456 is a run id and not octal, and a key that
+    stands twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(problem="a key is no plain word", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(problem=f"'{key.value}' twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+
+
+def read_yaml(path: Path, kind: str = "Config file") -> dict[str, Any]:
+    """A file's keys and values as they stand there; `kind` is what a message calls the file.
+
+    Raises UserError for a missing, malformed or ambiguous file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{kind} '{path}' cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{kind} '{path}' is not UTF-8 text.") from None
+    try:
+        values = yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{kind} '{path}'{where} is not valid YAML: {getattr(error, 'problem', error)}.") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(f"{kind} '{path}' holds a {type(values).__name__}; expected keys and values.")
+    return values

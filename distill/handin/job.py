@@ -1,0 +1,265 @@
+"""The hand-in: one zip with the model, the submission, the report, the code and how to make it all again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import distill
+from distill import submission
+from distill import tracking as track
+from distill.config import TrackingConfig
+from distill.data.annotations import read_set
+from distill.errors import UserError
+from distill.files import read_yaml
+from distill.handin import pins, sources, steps
+from distill.handin.steps import Step
+from distill.models.references import resolve_model
+from distill.report.job import ARTIFACT_FOLDER
+from distill.submission import job as submitting
+from distill.tracking import RunInfo
+from distill.tracking.datasets import datasets
+
+MODEL, SOLUTION, REPORT, README = "student.safetensors", "solution.zip", "report.pdf", "README.md"
+PINS, ENVIRONMENT, CODE = "requirements.txt", "environment.json", "code"
+IMAGES = "IMAGES"  # stands for the folder of test images in the README's command
+AGAIN = "again"  # folder that the README's command writes to
+
+
+@dataclass(frozen=True)
+class HandIn:
+    path: Path
+    run: RunInfo
+    files: int
+    bytes: dict[str, int]  # of the parts, unpacked
+    statement: str  # which code is in it
+
+
+def check_id(text: str) -> str:
+    """The id itself. Raises UserError where it is not a letter or letters, and digits."""
+    if not re.fullmatch(r"[A-Za-z]+[0-9]+", text):
+        raise UserError(f"--id '{text}' is not a student's id; expected a letter or letters and digits, as R07654321.")
+    return text
+
+
+def build(
+    owner: str,
+    reference: str,
+    out: Path,
+    tracking: TrackingConfig,
+    *,
+    report: Path | None = None,
+    images: Path | None = None,
+) -> HandIn:
+    """Write `out`/OWNER.zip, which unzips to the one folder OWNER, for a student's run.
+
+    report: this PDF in place of the run's own, or of the one that is written and kept there where it has none. images:
+    predict this folder where the run has no submission. The same run and the same files give the same bytes. Raises
+    UserError where the run has not finished or is no student, breaks the challenge's rules, or has no submission.
+    """
+    check_id(owner)
+    info = track.find_run(tracking, reference)
+    if info.status != "FINISHED" or info.job != "student":
+        raise UserError(
+            f"Run '{info.id}' ({info.name}) is a {info.status} {info.job or 'run of another kind'}; expected a FINISHED student."
+        )
+    from distill.export.job import check_rules  # with torch, which wrong calls need not wait for
+
+    model = resolve_model(info.id, tracking).path
+    check_rules(model)
+    way = steps.trace(info, tracking)
+    environment = _environment(info, tracking)
+    code = _code(info, tracking)
+    with tempfile.TemporaryDirectory() as folder:
+        solution = _submission(info, tracking, model, images, Path(folder))
+        names, _ = submission.read(solution)
+        files = {
+            MODEL: model.read_bytes(),
+            SOLUTION: solution.read_bytes(),
+            REPORT: _report(info, tracking, report, Path(folder)).read_bytes(),
+            PINS: pins.requirements(environment, pins.stated(code.files)).encode(),
+            ENVIRONMENT: (json.dumps(environment, indent=2, ensure_ascii=False) + "\n").encode(),
+        }
+        scored = _public_score(solution, tracking)
+    files |= {step.file: step.config.encode() for step in way if step.config}
+    files |= {f"{CODE}/{name}": data for name, data in code.files.items()}
+    files[README] = _readme(owner, info, way, environment, code, len(names), scored, tracking).encode()
+    executable = {f"{CODE}/{name}" for name in code.executable}
+    path = _write(out / f"{owner}.zip", owner, files, executable)
+    sizes = {name: len(data) for name, data in files.items() if "/" not in name}
+    sizes[CODE] = sum(map(len, code.files.values()))
+    return HandIn(path, info, len(files), sizes, code.statement)
+
+
+# ---------------------------------------------------------------------------------------------------- the parts
+
+
+def _environment(info: RunInfo, tracking: TrackingConfig) -> dict:
+    """The run's environment.json, less the command line, which tells of its machine."""
+    path = track.artifact_path(tracking, info.id, "environment.json")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: found[key] for key in ("code", "python", "platform", "hardware", "packages")}
+    except (ValueError, KeyError):
+        raise UserError(f"Run '{info.id}': its artifact 'environment.json' was not written by this package.") from None
+
+
+def _code(info: RunInfo, tracking: TrackingConfig) -> sources.Sources:
+    values = read_yaml(track.artifact_path(tracking, info.id, "config.yaml"))
+    root = values.get("data", {}).get("root", "")
+    private = [track.store_root(tracking), *([Path(root)] if root else [])]
+    revision = info.tags.get("mlflow.source.git.commit", "")
+    return sources.collect(revision, info.tags.get("code.dirty") == "false", private)
+
+
+def _submission(info: RunInfo, tracking: TrackingConfig, model: Path, images: Path | None, folder: Path) -> Path:
+    try:
+        return track.artifact_path(tracking, info.id, f"submission/{SOLUTION}")
+    except UserError:
+        if images is None:
+            raise UserError(
+                f"Run '{info.id}' ({info.name}) has no submission; give the folder of test images with --images."
+            ) from None
+    return submitting.make(model, read_set(images, need_labels=False), folder / SOLUTION)
+
+
+def _report(info: RunInfo, tracking: TrackingConfig, given: Path | None, folder: Path) -> Path:
+    if given is not None:
+        if not given.read_bytes().startswith(b"%PDF"):
+            raise UserError(f"--report '{given}' is not a PDF file.")
+        return given
+    try:
+        return track.artifact_path(tracking, info.id, f"{ARTIFACT_FOLDER}/{REPORT}")
+    except UserError:
+        from distill.report import job as reporting
+
+        return reporting.report([info.id], tracking, folder / "report").pdf  # which keeps it with the run, too
+
+
+def _public_score(solution: Path, tracking: TrackingConfig) -> submitting.Entry | None:
+    """What the ledger knows of this very file."""
+    digest = submission.sha256(solution)
+    return next((entry for entry in submitting.entries(tracking) if entry.sha256 == digest), None)
+
+
+# ---------------------------------------------------------------------------------------------------- README
+
+
+def _readme(
+    owner: str,
+    info: RunInfo,
+    way: list[Step],
+    environment: dict,
+    code: sources.Sources,
+    rows: int,
+    scored: submitting.Entry | None,
+    tracking: TrackingConfig,
+) -> str:
+    machine, python = environment["hardware"], environment["python"]
+    short = ".".join(python.split(".")[:2])
+    threads = int(info.params.get("train.threads") or 0) or machine["cores"]
+    test_set = info.tags.get("submission.set") or "the test set"
+    score = f" Its public score was {scored.public:g} % ({scored.date.isoformat()})." if scored else ""
+    nme = info.metrics.get("best/val/nme")
+    data = {found.context: found for found in datasets(tracking, info.id) or datasets(tracking, way[0].run.id)}
+    lines = [
+        f"# {owner}",
+        "",
+        f"68 facial landmarks by one compact student: MLflow run `{info.id}` ({info.name})"
+        + (f", val/nme {nme:.3f} %." if nme is not None else "."),
+        "",
+        "| | |",
+        "|---|---|",
+        f"| `{MODEL}` | the model, float32, the one that the submission was made with |",
+        f"| `{SOLUTION}` | the submission as made: {rows} rows |",
+        f"| `{REPORT}` | the report |",
+        f"| `{CODE}/` | the code |",
+        f"| `{steps.FOLDER}/` | the experiment file of each training |",
+        f"| `{PINS}`, `{ENVIRONMENT}` | the environment as it ran |",
+        "",
+        code.statement + " No data set is in here.",
+        "",
+        "All commands are for this folder.",
+        "",
+        "## Environment",
+        "",
+        f"It ran on Python {python}, {environment['platform']}, {machine['cores']} cores of {machine['cpu']}, "
+        f"GPU: {', '.join(machine['gpus']) or 'none'}.",
+        "",
+        "```",
+        f"python{short} -m venv venv",
+        ". venv/bin/activate",
+        f"pip install -r {PINS}",
+        f"export PYTHONPATH={CODE}",
+        "```",
+        "",
+        "## Test",
+        "",
+        f"`{IMAGES}` is the folder of the {rows} images of {test_set}.",
+        "",
+        "```",
+        _predict_command(code, threads),
+        "```",
+        "",
+        f"The `solution.txt` in `{AGAIN}/{SOLUTION}` is that of `{SOLUTION}`, to the last digit.{score} Another kind of processor or "
+        f"other versions may change last digits.",
+        "",
+        "## Train",
+        "",
+        f"`{steps.DATA}` is the data root."
+        + "".join(
+            f" {found.context.capitalize()}: `{found.name}`, fingerprint `{found.digest}`." for found in data.values()
+        ),
+        "",
+        "```",
+        *(step.command for step in way),
+        "```",
+        "",
+    ]
+    for step in way:
+        revision = step.run.tags.get("mlflow.source.git.commit", "")
+        revision = f", from revision `{revision[:12]}`" if revision else ""
+        value = step.run.metrics.get("best/val/nme")
+        measured = f", val/nme {value:.3f} %" if value is not None else ""
+        lines.append(" ".join([f"- {step.name}: was run `{step.run.id}`{measured}{revision}.", *step.remarks]))
+    lines += ["", f"Then, as above with the new model: `{_predict_command(code, threads, way[-1].name)}`.", ""]
+    return "\n".join([*lines, f"Built by distill {distill.__version__}.", ""])
+
+
+def _predict_command(code: sources.Sources, threads: int, model: str = MODEL) -> str:
+    """Older code makes submissions by its export door alone, in as many threads as there are: as the training had, here."""
+    if "distill/submission/__main__.py" in code.files:
+        return f"python -m distill.submission make {model} --images {IMAGES} --out {AGAIN}/{SOLUTION}"
+    return f"OMP_NUM_THREADS={threads} python -m distill.export {model} --images {IMAGES} --out {AGAIN}"
+
+
+# ---------------------------------------------------------------------------------------------------- the zip
+
+
+def _write(path: Path, folder: str, files: dict[str, bytes], executable: set[str]) -> Path:
+    """All files under `folder`, in order and without a clock; read back before it takes its place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name in sorted(files):
+                entry = zipfile.ZipInfo(f"{folder}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.create_system = 3  # Unix, whatever machine writes it
+                entry.external_attr = (0o100755 if name in executable else 0o100644) << 16
+                archive.writestr(entry, files[name])
+        with zipfile.ZipFile(temporary) as archive:
+            if archive.testzip() is not None or len(archive.namelist()) != len(files):
+                raise RuntimeError(f"{path}: what was written does not read back")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written: {error.strerror or error}.") from None
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+    return path

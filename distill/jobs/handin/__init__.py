@@ -1,8 +1,0 @@
-"""The challenge's hand-in: one zip with all that is needed to make the submission again, and its check.
-
-building.py      the zip and its README
-pins.py          requirements.txt: what the code needs, at the run's versions
-sources.py       the code at the run's revision
-steps.py         the commands that trained the run, and those it goes back to
-reproducing.py   the check: unpacked elsewhere, installed, predicted again, compared
-"""

@@ -1,0 +1,1 @@
+"""A recipe: trainings in stages, from one file."""

@@ -1,0 +1,53 @@
+"""Door: a page and a PDF about runs, ablations or a whole experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill import cli
+from distill.config import TrackingConfig
+from distill.errors import UserError
+
+
+def main(argv: list[str]) -> None:
+    parser = cli.Parser(
+        prog="python -m distill.report",
+        description="Write report.html, one self-contained page, and report.pdf, at most four pages, from what MLflow knows.",
+    )
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help="run id, its beginning, or name: teachers, students, ablations"
+    )
+    parser.add_argument("--experiment", metavar="NAME", default="", help="the best student of this MLflow experiment, its control, teacher, ablations")  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="DIR", default="outputs/report", help="where both files go (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", help="show photographs of this labelled set, not of the validation set"
+    )
+    parser.add_argument("--title", metavar="TEXT", default="", help="title of the report")
+    parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
+    parser.add_argument("--no-log", action="store_true", help="do not store the report with the student's run")
+    args = parser.parse_args(argv)
+    if bool(args.runs) == bool(args.experiment):
+        raise UserError("Give either runs or --experiment NAME. See --help.")
+    data = Path(args.data) if args.data else None
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data '{data}' is not a folder; expected one that holds annot.pkl or *_ldmks.txt.")
+    out = cli.check_out(args.out)
+    from distill.report import job as reporting
+
+    written = reporting.report(
+        args.runs, TrackingConfig(store=args.store), out,
+        experiment=args.experiment, data=data, title=args.title, keep=not args.no_log,
+    )  # fmt: skip
+    print(written.statement)
+    print(f"  {written.html}   {written.html.stat().st_size / 1e6:.1f} MB, one file")
+    print(f"  {written.pdf}   {written.pages} pages")
+    if written.left_out:
+        print(f"  only in the page, for want of room: {'; '.join(written.left_out)}")
+    if written.run_id:
+        print(f"  both are in the artifacts of run {written.run_id}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,249 @@
+"""Seeds of one recipe as one model; which control belongs to which student; the test between two models."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from distill import config as configs
+from distill import metrics
+from distill.config import Config, DistillConfig
+from distill.metrics import YAW_BINS, BootstrapResult
+from distill.report.facts import ROLES, RunFacts
+
+STUDENTS = ("control", "tuned", "distilled", "averaged")
+# keys in which a control may differ from its student without being another experiment
+NOT_COMPARED = ("seed", "teacher", "distill.", "init", "train.snapshots", "train.compile")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """One recipe, trained with one or several seeds. The figures of a model are means over its runs."""
+
+    label: str
+    role: str
+    runs: tuple[RunFacts, ...]
+    lead: RunFacts  # the one whose pictures are shown
+
+    @property
+    def title(self) -> str:
+        """The label as it stands in a sentence."""
+        return f"{self.label} student" if self.label in ("tuned", "distilled", "averaged") else self.label
+
+    @property
+    def nme(self) -> float:
+        return float(np.mean([run.nme for run in self.runs]))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(run.id for run in self.runs)
+
+    @cached_property
+    def reports(self) -> list[metrics.Report]:
+        return [run.report for run in self.runs if run.report is not None]
+
+    def pooled(self) -> np.ndarray:
+        """(seeds * N,) NME of each image with each seed: its distribution is the mean of the seeds' distributions."""
+        return np.concatenate([report.per_image for report in self.reports])
+
+    def per_point(self) -> np.ndarray:
+        """(P,) percent."""
+        return np.mean([report.per_point for report in self.reports], axis=0)
+
+    def by_region(self) -> dict[str, float]:
+        names = self.reports[0].by_region
+        return {name: float(np.mean([report.by_region[name] for report in self.reports])) for name in names}
+
+    def by_yaw(self) -> dict[str, tuple[float, int]]:
+        """Bin -> (percent, images), for the bins that hold an image."""
+        cells = {name: [r.by_yaw[name] for r in self.reports if r.by_yaw.get(name)] for name in YAW_BINS}
+        return {
+            name: (float(np.mean([cell["nme"] for cell in found])), found[0]["count"])
+            for name, found in cells.items() if found
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """`model` minus `reference`, paired by image."""
+
+    model: Model
+    reference: Model
+    result: BootstrapResult
+    images: int
+    seeds: tuple[int, int]  # averaged over, of each
+    differing: tuple[str, ...]  # config keys, beyond distillation itself, in which the two differ
+
+    @property
+    def significant(self) -> bool:
+        return self.result.p < 0.05
+
+
+def is_taught(run: RunFacts) -> bool:
+    return run.role in ("distilled", "averaged") and bool(run.config.distill.terms or run.teacher_id)
+
+
+def recipe(run: RunFacts) -> tuple[str, ...]:
+    """Equal for runs that differ in their seed alone."""
+    bare = dataclasses.replace(run.config, seed=0, teacher="")
+    return run.role, configs.digest(bare), run.teacher_id, run.tags.get("data.train", ""), run.validated_on
+
+
+def compared_values(config: Config) -> dict[str, object]:
+    """What a student and its control must share: dotted key -> value."""
+    bare = dataclasses.replace(configs.computing(config), distill=DistillConfig())
+    return {key: value for key, value in configs.flatten(bare).items() if not key.startswith(NOT_COMPARED)}
+
+
+def differing(a: RunFacts, b: RunFacts) -> tuple[str, ...]:
+    """`key (value of a against value of b)` where two runs differ beyond distillation and seed."""
+    one, other = compared_values(a.config), compared_values(b.config)
+    keys = dict.fromkeys((*one, *other))
+    found = [f"{key} ({one.get(key)} against {other.get(key)})" for key in keys if one.get(key) != other.get(key)]
+    if a.tags.get("data.train") != b.tags.get("data.train"):
+        found.append("the training data")
+    return tuple(found)
+
+
+# ---------------------------------------------------------------------------------------------------- choosing
+
+
+def nearest_control(student: RunFacts, runs: Sequence[RunFacts]) -> RunFacts | None:
+    """The control that differs from the student in the fewest keys; among equals the one with its seed."""
+    controls = [run for run in runs if run.role == "control" and run.validated_on == student.validated_on]
+    return min(
+        controls,
+        key=lambda run: (len(differing(student, run)), run.config.seed != student.config.seed, run.config.seed),
+        default=None,
+    )
+
+
+def siblings(run: RunFacts, runs: Sequence[RunFacts]) -> list[RunFacts]:
+    """The runs of the same recipe, by seed, `run` among them; of runs with one seed the better."""
+    by_seed = {run.config.seed: run}
+    for other in sorted(runs, key=lambda other: other.nme):
+        if recipe(other) == recipe(run):
+            by_seed.setdefault(other.config.seed, other)
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def usual_validation(runs: Sequence[RunFacts]) -> str:
+    """Fingerprint of the validation set that most runs were measured on."""
+    return Counter(run.validated_on for run in runs).most_common(1)[0][0] if runs else ""
+
+
+def choose(runs: Sequence[RunFacts]) -> list[RunFacts]:
+    """Of an experiment's runs the ones to report: the best distilled student, its control, each with its other seeds.
+
+    Without a distilled student the best control, without any student the best teacher. Only runs that were validated
+    on the set that most of them share are comparable; the others do not count.
+    """
+    usual = usual_validation([run for run in runs if run.role in STUDENTS] or runs)
+    runs = [run for run in runs if run.validated_on == usual and math.isfinite(run.nme)]
+    taught = [run for run in runs if is_taught(run)]
+    pool = taught or [run for run in runs if run.role == "control"] or list(runs)
+    if not pool:
+        return []
+    best = min(pool, key=lambda run: run.nme)
+    chosen = siblings(best, runs)
+    control = nearest_control(best, runs) if taught else None
+    return chosen + (siblings(control, runs) if control else [])
+
+
+def models(runs: Sequence[RunFacts]) -> list[Model]:
+    """Runs as models, teachers first. Labels are the roles, with the config's name where a role occurs twice."""
+    groups: dict[tuple[str, ...], list[RunFacts]] = {}
+    for run in runs:
+        groups.setdefault(recipe(run), []).append(run)
+    ordered = sorted(groups.values(), key=lambda group: (ROLES.index(group[0].role), -np.mean([r.nme for r in group])))
+    names = [group[0].role for group in ordered]
+    labels = [
+        role if names.count(role) == 1 else f"{role} {group[0].config.name.removeprefix(f'{role}-')}"
+        for role, group in zip(names, ordered, strict=True)
+    ]
+    labels = [
+        label if labels.count(label) == 1 else f"{label} {group[0].id[:6]}"
+        for label, group in zip(labels, ordered, strict=True)
+    ]
+    best = [min(group, key=lambda run: run.nme) for group in ordered]
+    student = next((run for run in reversed(best) if is_taught(run)), None)
+    leads = [
+        # a control is shown with the seed of the student beside it
+        next(
+            (run for run in group if student and run.role == "control" and run.config.seed == student.config.seed), top
+        )
+        for group, top in zip(ordered, best, strict=True)
+    ]
+    return [
+        Model(label, group[0].role, tuple(sorted(group, key=lambda run: run.config.seed)), lead)
+        for label, group, lead in zip(labels, ordered, leads, strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Cast:
+    """Who plays which part in a report."""
+
+    models: tuple[Model, ...]
+
+    @cached_property
+    def student(self) -> Model | None:
+        """The best student with a teacher."""
+        return min((m for m in self.models if is_taught(m.lead)), key=lambda m: m.nme, default=None)
+
+    @cached_property
+    def control(self) -> Model | None:
+        """The student's own; without a taught student the best control."""
+        controls = [m for m in self.models if m.role == "control"]
+        if self.student:
+            nearest = nearest_control(self.student.lead, [run for m in controls for run in m.runs])
+            return next((m for m in controls if nearest in m.runs), None)
+        return min(controls, key=lambda m: m.nme, default=None)
+
+    @cached_property
+    def teacher(self) -> Model | None:
+        """The student's own; without a taught student the best teacher."""
+        if self.student:
+            return next((m for m in self.models if self.student.lead.teacher_id in m.ids), None)
+        return min((m for m in self.models if m.role == "teacher"), key=lambda m: m.nme, default=None)
+
+    @cached_property
+    def main(self) -> Model:
+        """The model that the report is about."""
+        return self.student or self.control or self.models[-1]
+
+    def milliseconds(self, model: Model) -> float | None:
+        """The least latency of all runs of this architecture: other work on the machine only ever adds to it."""
+        runs = [run for other in self.models for run in other.runs if run.config.model == model.lead.config.model]
+        return min((run.metrics["model/latency_ms"] for run in runs if "model/latency_ms" in run.metrics), default=None)
+
+    @cached_property
+    def trio(self) -> list[Model]:
+        """Teacher, control and student, as far as they are there; else the main model alone."""
+        return [m for m in (self.teacher, self.control, self.student) if m] or [self.main]
+
+
+def compare(model: Model, reference: Model) -> Comparison | None:
+    """Paired bootstrap over the validation images, on errors averaged over the seeds that student and control both have,
+    or over all where they share none. None where the two were not measured on the same images."""
+    ours, theirs = (([run for run in m.runs if run.report is not None]) for m in (model, reference))
+    if len({(run.validated_on, run.report.count, run.report.normalizer) for run in (*ours, *theirs)}) != 1:
+        return None
+    if not ours or not theirs:
+        return None
+    shared = {run.config.seed for run in ours} & {run.config.seed for run in theirs}
+    if reference.role != "control":  # a teacher's seed has nothing to do with its student's
+        shared = set()
+    errors = [
+        np.mean([run.report.per_image for run in runs if not shared or run.config.seed in shared], axis=0)
+        for runs in (ours, theirs)
+    ]
+    seeds = (len(shared), len(shared)) if shared else (len(ours), len(theirs))
+    result = metrics.paired_bootstrap(*errors)
+    return Comparison(model, reference, result, ours[0].report.count, seeds, differing(model.lead, reference.lead))

@@ -1,0 +1,1 @@
+"""What ablations, recipes and searches share: find a finished run or train it, worker processes, experiment files."""

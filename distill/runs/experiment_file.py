@@ -1,0 +1,50 @@
+"""What files of many trainings share (ablations, recipes, searches): sections, known keys, overrides of a base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill import config as configs
+from distill.config import Config
+from distill.errors import UserError
+from distill.files import read_yaml
+
+# Many short runs: what a single one would keep for looking at is not worth its time, and none is the next champion.
+DEFAULTS = {"tracking.outputs": "light", "tracking.register": False}
+
+
+def known(section: dict, keys: Sequence[str], where: str, prefix: str = "") -> None:
+    """Raises UserError, beginning with `where`, for a key that is not one of `keys`; `prefix` is told before it."""
+    for key in section:
+        if key not in keys:
+            raise UserError(f"{where}'{prefix}{key}' is unknown; expected one of {', '.join(keys)}.")
+
+
+def section(parent: dict, key: str, path: Path, full: str = "") -> dict[str, Any]:
+    """The keys and values under a key; none where it is missing. `full` is the key as a message tells it."""
+    value = parent.get(key) or {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: '{full or key}' is {value!r}; expected keys and values.")
+    return {str(name): inner for name, inner in value.items()}
+
+
+def opened(path: Path, keys: Sequence[str], expected: str) -> tuple[dict[str, Any], str]:
+    """A file's contents, and the experiment file that its `base` names, as it stands there; `expected` says what for.
+
+    Raises UserError for a file that cannot be read, a key that is not one of `keys`, and one that names no base.
+    """
+    raw = read_yaml(path)
+    known(raw, keys, f"{path}: ")
+    if not isinstance(raw.get("base"), str):
+        raise UserError(f"{path}: 'base' is {raw.get('base')!r}; expected the experiment file {expected}.")
+    return raw, raw["base"]
+
+
+def configured(base: Path, settings: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
+    """The experiment file `base` with dotted settings, then overrides. Raises UserError that begins with `where`."""
+    try:
+        return configs.load(base, [*(f"{key}={configs.flow(value)}" for key, value in settings.items()), *overrides])
+    except UserError as error:
+        raise UserError(f"{where}{error}") from None

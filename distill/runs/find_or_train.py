@@ -1,0 +1,223 @@
+"""One training of a plan: found if it was done before, continued if it was cut, else done now.
+
+Two trainings are the same when job, config digest, data fingerprints and teacher are; whoever made the first one, an
+ablation, a recipe or a person at the door, the second one need not be made. A lock file per training lets several processes
+work on plans that overlap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from distill import config as configs
+from distill import tracking as track
+from distill.config import Config, DataConfig, TrackingConfig
+from distill.data.annotations import resolve
+from distill.errors import UserError
+from distill.models.references import ModelReference, resolve_model, resolve_teacher
+from distill.tracking import Held, RunInfo
+from distill.tracking.registry import METRIC
+from distill.training import checkpoint
+from distill.training import job as training
+
+PAUSE = 5.0  # seconds between looks at a training that another process is at
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A training to be had. `job` is teacher or student; `name` is for people."""
+
+    name: str
+    job: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    train: str
+    val: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that makes a training what it is."""
+
+    job: str
+    digests: tuple[str, ...]  # of the config, under each way in which it may have named this same teacher
+    data: Fingerprints
+    sources: dict[str, str]  # tag -> value: the runs of the models it goes out from, or hashes of bare files
+
+    @property
+    def key(self) -> str:
+        """16 hex digits, the same however the teacher was named."""
+        said = "\n".join([self.job, self.digests[-1], *vars(self.data).values(), *self.sources.values()])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the store knows of a training."""
+
+    state: Literal["finished", "unfinished", "new"]
+    run: RunInfo | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    run_id: str
+    how: Literal["found", "continued", "trained"]
+
+
+def run_cell(cell: Cell, tags: dict[str, str] | None = None) -> str:
+    """The id of a finished run of this training; made now if need be, in a run that carries `tags`.
+
+    Waits while another process makes it. Raises UserError as training does, and in one of several torchrun processes.
+    """
+    return settle(cell, tags, wait=True).run_id
+
+
+def settle(cell: Cell, tags: dict[str, str] | None = None, *, wait: bool = True) -> Outcome:
+    """`run_cell`, and how its run came about. wait=False: raises Held where another process is at it."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("A plan's trainings run in one process each; expected no torchrun.")
+    data = fingerprints(cell.config.data)
+    cell, identity = identify(cell, data, teacher_of(cell.config, data))
+    tracking = cell.config.tracking
+    with _only_one(tracking, identity, wait):
+        found = _await(tracking, identity) if wait else find(tracking, identity)
+        if found.state == "finished":
+            return Outcome(found.run.id, "found")
+        config = _tagged(cell.config, identity, tags or {})
+        if found.state == "unfinished":
+            stored = configs.from_dict(load_checkpoint(tracking, found.run.id)["config"], "the checkpoint's config")
+            config = replace(config, resume=found.run.id, teacher=stored.teacher)
+        else:
+            _bury(tracking, identity)
+        result = (training.train_teacher if cell.job == "teacher" else training.train_student)(config)
+        return Outcome(result.run_id, "continued" if found.state == "unfinished" else "trained")
+
+
+def fingerprints(data: DataConfig) -> Fingerprints:
+    """Of the sets that the config means, read and checked as training does. Raises UserError where they cannot be used."""
+    train_set, val_set = training.read_sets(Config(data=data), resolve(data))
+    return Fingerprints(train_set.fingerprint, val_set.fingerprint)
+
+
+def teacher_of(config: Config, data: Fingerprints) -> ModelReference | None:
+    """What the config's teacher is at this moment; None for a config without terms. Raises UserError if there is none."""
+    return resolve_teacher(config.teacher, config.tracking, data.train) if config.distill.terms else None
+
+
+def identify(cell: Cell, data: Fingerprints, teacher: ModelReference | None) -> tuple[Cell, Identity]:
+    """The cell with its teacher named for good (by run id where it has one), and its identity.
+
+    Raises UserError where the weights that it starts from are not to be found.
+    """
+    config = cell.config
+    ways, sources = [config], {"teacher.run_id": ""}
+    if config.distill.terms and teacher:
+        sources = _source("teacher", teacher)
+        ways.insert(0, replace(config, teacher=teacher.run_id or config.teacher))
+        ways.append(replace(config, teacher=""))
+    if config.init:
+        sources |= _source("init", resolve_model(config.init, config.tracking))
+    digests = tuple(dict.fromkeys(configs.digest(way) for way in ways))
+    return replace(cell, config=ways[0]), Identity(cell.job, digests, data, sources)
+
+
+def find(tracking: TrackingConfig, identity: Identity) -> Found:
+    """A finished run of this training, else one with a checkpoint to continue from. Raises Held where one is at work."""
+    runs = _same(tracking, identity)
+    for run in runs:
+        if run.status == "FINISHED" and METRIC in run.metrics:
+            return Found("finished", run)
+    for run in runs:
+        if run.status != "FINISHED" and _can_continue(tracking, run, identity):
+            if track.is_held(track.work_dir(tracking, run.id)):
+                raise Held(f"Run '{run.id}' is being trained by another process right now.")
+            return Found("unfinished", run)
+    return Found("new")
+
+
+def is_busy(tracking: TrackingConfig, identity: Identity) -> bool:
+    """Whether another process is at this training through a plan."""
+    try:
+        with _only_one(tracking, identity, wait=False):
+            return False
+    except Held:
+        return True
+
+
+def load_checkpoint(tracking: TrackingConfig, run_id: str) -> dict:
+    return checkpoint.load(track.work_dir(tracking, run_id) / training.CHECKPOINT)
+
+
+# ---------------------------------------------------------------------------------------------------- inside
+
+
+def _await(tracking: TrackingConfig, identity: Identity) -> Found:
+    """`find`, once nobody is at work on it any more: a door takes no part in our locks, but holds its run."""
+    while True:
+        try:
+            return find(tracking, identity)
+        except Held:
+            time.sleep(PAUSE)
+
+
+def _same(tracking: TrackingConfig, identity: Identity) -> list[RunInfo]:
+    """All runs of this training, newest first for each way of naming its teacher."""
+    data = {"data.train": identity.data.train, "data.val": identity.data.val}
+    runs = [
+        run
+        for digest in identity.digests
+        for run in track.runs_tagged(tracking, identity.job, {"distill.digest": digest, **data})
+    ]
+    return [run for run in runs if all(run.tags.get(tag, "") == value for tag, value in identity.sources.items())]
+
+
+def _can_continue(tracking: TrackingConfig, run: RunInfo, identity: Identity) -> bool:
+    if not (_work(tracking, run) / training.CHECKPOINT).is_file():
+        return False
+    try:
+        state = load_checkpoint(tracking, run.id)
+    except UserError:  # damaged, or of another version: the training begins anew
+        return False
+    return state["data"] == vars(identity.data)
+
+
+def _bury(tracking: TrackingConfig, identity: Identity) -> None:
+    """Runs of this training that died before their first checkpoint: MLflow would show them RUNNING for ever."""
+    for run in _same(tracking, identity):
+        work = _work(tracking, run)
+        if run.status == "RUNNING" and work.is_dir() and not track.is_held(work):  # without a folder: another machine's
+            track.end_run(tracking, run.id, "KILLED")
+
+
+def _work(tracking: TrackingConfig, run: RunInfo) -> Path:
+    return track.store_root(tracking) / "work" / run.id
+
+
+def _tagged(config: Config, identity: Identity, tags: dict[str, str]) -> Config:
+    hashes = {tag: value for tag, value in identity.sources.items() if tag.endswith(".file")}
+    return replace(config, tracking=replace(config.tracking, tags={**config.tracking.tags, **hashes, **tags}))
+
+
+@contextmanager
+def _only_one(tracking: TrackingConfig, identity: Identity, wait: bool) -> Iterator[None]:
+    file = track.store_root(tracking) / "work" / "locks" / f"{identity.key}.lock"
+    with track.exclusive(file, "Another process is at this very training.", seconds=-1 if wait else 0):
+        yield
+
+
+def _source(kind: str, model: ModelReference) -> dict[str, str]:
+    """The tag that tells which model it was; nothing but its bytes tells bare files apart."""
+    if model.run_id:
+        return {f"{kind}.run_id": model.run_id}
+    return {f"{kind}.file": hashlib.sha256(model.path.read_bytes()).hexdigest()[:16]}

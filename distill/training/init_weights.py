@@ -1,0 +1,56 @@
+"""Weights from one model into another of the same architecture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from distill import config as configs
+from distill.config import Config, ModelConfig
+from distill.errors import UserError
+from distill.models.files import load_model, weights
+from distill.models.landmarker import Landmarker
+from distill.models.references import ModelReference
+
+# What may change the shapes of a model's weights, the likeliest first. Where no shape differs these may: a convolutional
+# model takes weights that were trained at another input size.
+SHAPING = ("backbone", "head.kind", "head.width", "backbone_args", "head.stride", "head.upsample", "head.norm", "head.bins",
+           "head.margin", "input_size")  # fmt: skip
+
+
+def start_from(model: Landmarker, reference: ModelReference) -> str:
+    """Fill `model` with the weights of a file, and give the id of the run that made them ("": unknown).
+
+    Raises UserError where the file's architecture is another one.
+    """
+    source, described = load_model(reference.path)
+    if different := difference(source, model):
+        key, found, expected = different
+        raise UserError(
+            f"init: {reference.label} has {key} {found}, and this config says {expected}; weights go on in the same "
+            f"architecture only."
+        )
+    model.load_state_dict(weights(source), strict=False)  # without batch counters, which files do not keep
+    return reference.run_id or str(described["about"].get("run_id", ""))
+
+
+def difference(a: Landmarker, b: Landmarker) -> tuple[str, str, str] | None:
+    """The first thing in which two architectures differ, and what it is in each; None: weights of one fit the other."""
+    if not a.markup.fits(b.markup):
+        return "data.landmarks", str(a.markup), str(b.markup)
+    was, now = _shaping(a.config), _shaping(b.config)
+    changed = next(((key, str(was[key]), str(now[key])) for key in was if was[key] != now[key]), None)
+    ours, theirs = ({name: tuple(tensor.shape) for name, tensor in weights(model).items()} for model in (a, b))
+    if ours == theirs and was["model.backbone"] == now["model.backbone"]:
+        return None
+    if changed:
+        return changed
+    name = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
+    return f"tensor {name}", f"{ours.get(name, 'missing')}", f"{theirs.get(name, 'missing')}"
+
+
+def _shaping(model: ModelConfig) -> dict[str, object]:
+    """Dotted key -> value of what shapes a model; a backbone's name without the tag of its pretrained weights."""
+    bare = replace(model, backbone=model.backbone.split(".")[0])
+    values = configs.flatten(replace(Config(), model=bare))
+    args = {"model.backbone_args": bare.backbone_args}
+    return {f"model.{key}": (values | args)[f"model.{key}"] for key in SHAPING}

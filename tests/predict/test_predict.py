@@ -1,0 +1,327 @@
+"""`python -m distill.predict`: pictures, folders, video; as files; and from the ONNX file alone, where there is no torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import draw_face
+from running import REPO
+from test_imports import MODULES, imports
+
+from distill import cli
+from distill.errors import UserError
+from distill.predict import __main__ as predict
+from distill.predict import job as predicting
+from distill.predict import smoothing, video
+
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def model(exported) -> str:
+    return str(exported.onnx)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Four pictures of different sizes and kinds."""
+    inside = tmp_path / "pictures"
+    inside.mkdir()
+    rng = np.random.default_rng(0)
+    for name, width, height in (("a.jpg", 100, 100), ("b.png", 160, 90), ("c.bmp", 64, 80), ("d.PNG", 64, 64)):
+        image = cv2.resize(draw_face(rng, 128)[0], (width, height))
+        cv2.imwrite(str(inside / name), image[..., ::-1])
+    (inside / "notes.txt").write_text("no picture")
+    return inside
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """A drawn face that trembles, 96x64 pixels, 25 frames a second."""
+    path = tmp_path_factory.mktemp("clips") / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (96, 64))
+    face = draw_face(np.random.default_rng(1), 64)[0]
+    rng = np.random.default_rng(2)
+    for _ in range(FRAMES):
+        frame = np.zeros((64, 96, 3), np.uint8)
+        x, y = rng.integers(0, 24), rng.integers(0, 4)
+        frame[y:64, x : x + 64] = face[: 64 - y]
+        writer.write(frame[..., ::-1])
+    writer.release()
+    return path
+
+
+def run(*args) -> None:
+    predict.main([str(arg) for arg in args])
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# ---------------------------------------------------------------------------------------------------- pictures
+
+
+def test_a_folder_becomes_landmarks_and_drawn_pictures(model, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    run(model, folder, "--out", out)
+    said = json.loads((out / "landmarks.json").read_text())
+    assert list(said) == ["a.jpg", "b.png", "c.bmp", "d.PNG"]
+    for name, face in said.items():
+        assert np.array(face["points"]).shape == (68, 2) and all(0 <= c <= 1 for c in face["confidence"])
+        source, drawn = cv2.imread(str(folder / name)), cv2.imread(str(out / f"{Path(name).stem}.png"))
+        assert drawn.shape == source.shape and (drawn != source).any()
+    assert {path.name for path in out.iterdir()} == {"landmarks.json", "a.png", "b.png", "c.png", "d.png"}
+    assert "4 images -> " in capsys.readouterr().out
+
+
+def test_csv_says_what_json_says(model, folder, tmp_path):
+    for kind in ("json", "csv"):
+        run(model, folder, "--out", tmp_path / "out", "--format", kind, "--no-pictures")
+    said, rows = json.loads((tmp_path / "out/landmarks.json").read_text()), rows_of(tmp_path / "out/landmarks.csv")
+    assert [(row["image"], row["face"]) for row in rows] == [(name, "0") for name in said]
+    for row, face in zip(rows, said.values(), strict=True):
+        points = [[float(row[f"x{i}"]), float(row[f"y{i}"])] for i in range(1, 69)]
+        assert np.array(points) == pytest.approx(np.array(face["points"]), abs=2e-3)
+        assert [float(row[f"c{i}"]) for i in range(1, 69)] == pytest.approx(face["confidence"], abs=2e-4)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"landmarks.json", "landmarks.csv"}
+
+
+def test_boxes_choose_the_faces(model, folder, tmp_path, capsys):
+    table = tmp_path / "boxes.csv"
+    table.write_text(f"image,x,y,w,h\na.jpg,20,20,60,60\na.jpg,0,0,100,100\n{folder / 'b.png'},40,10,70,70\n")
+    run(model, folder, "--boxes", table, "--out", tmp_path / "boxed")
+    run(model, folder, "--out", tmp_path / "whole", "--no-pictures")
+    run(model, folder, "--boxes", table, "--box-scale", "1", "--out", tmp_path / "one", "--no-pictures")
+    boxed, whole, one = (json.loads((tmp_path / n / "landmarks.json").read_text()) for n in ("boxed", "whole", "one"))
+    assert [len(faces) for faces in boxed.values()] == [2, 1, 1, 1]
+    assert [face.get("box") for face in boxed["a.jpg"]] == [[20, 20, 60, 60], [0, 0, 100, 100]]
+    assert boxed["c.bmp"] == [whole["c.bmp"]], "no box: the whole picture is the crop"
+    assert boxed["a.jpg"][0]["points"] != boxed["a.jpg"][1]["points"] != whole["a.jpg"]["points"]
+    # a box that is the whole picture, taken as it is
+    assert np.array(one["a.jpg"][1]["points"]) == pytest.approx(np.array(whole["a.jpg"]["points"]), abs=2)
+    said = capsys.readouterr().out
+    assert "4 images, 5 faces" in said and "2 images have no box" in said
+
+
+def test_pictures_of_one_name_keep_their_paths(model, folder, tmp_path):
+    other = tmp_path / "others"
+    other.mkdir()
+    shutil.copy(folder / "d.PNG", other / "a.jpg")
+    run(model, folder / "a.jpg", other / "a.jpg", folder / "a.jpg", folder / "c.bmp", "--out", tmp_path / "out")
+    said = json.loads((tmp_path / "out/landmarks.json").read_text())
+    assert said.keys() == {str(folder / "a.jpg"), str(other / "a.jpg"), "c.bmp"}
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_a_drawing_never_replaces_a_picture(model, folder):
+    before = (folder / "b.png").read_bytes()
+    with pytest.raises(UserError, match="would replace the picture"):
+        run(model, folder, "--out", folder)
+    assert (folder / "b.png").read_bytes() == before
+    run(model, folder, "--out", folder, "--no-pictures")
+
+
+# ---------------------------------------------------------------------------------------------------- video
+
+
+def track(path: Path) -> np.ndarray:
+    return np.array([frame["points"] for frame in json.loads(path.read_text())["frames"]])
+
+
+def test_a_video_becomes_landmarks_a_drawn_video_and_its_jitter(model, clip, tmp_path, capsys):
+    run(model, clip, "--out", tmp_path / "raw")
+    said = json.loads((tmp_path / "raw/landmarks.json").read_text())
+    points = track(tmp_path / "raw/landmarks.json")
+    assert points.shape == (FRAMES, 68, 2)
+    assert (said["width"], said["height"], said["fps"], said["smoothed"]) == (96, 64, 25, False)
+    assert [frame["seconds"] for frame in said["frames"]] == pytest.approx(np.arange(FRAMES) / 25)
+    assert said["jitter_percent"]["raw"] == pytest.approx(smoothing.jitter(points, (96 * 64) ** 0.5), rel=1e-3)
+    assert 0 < said["jitter_percent"]["smoothed"] < said["jitter_percent"]["raw"]
+    line = next(line for line in capsys.readouterr().out.splitlines() if "jitter" in line)
+    assert all(f"{said['jitter_percent'][kind]:.3f} %" in line for kind in ("raw", "smoothed")) and "lag" in line
+    with video.opened(str(tmp_path / "raw/clip_landmarks.mp4")) as opened:
+        assert (opened.width, opened.height, opened.fps) == (96, 64, 25)
+        assert len(list(opened.frames())) == FRAMES
+
+
+def test_smooth_gives_out_the_smoothed_points(model, clip, tmp_path):
+    for name, more in (("raw", ()), ("smooth", ("--smooth",))):
+        run(model, clip, "--out", tmp_path / name, "--no-pictures", *more)
+    raw, smooth = track(tmp_path / "raw/landmarks.json"), track(tmp_path / "smooth/landmarks.json")
+    calm = smoothing.OneEuro()
+    expected = np.stack([calm(points, index / 25) for index, points in enumerate(raw)])
+    assert smooth == pytest.approx(expected, abs=0.01) and not np.allclose(raw, smooth, atol=0.1)
+    assert json.loads((tmp_path / "smooth/landmarks.json").read_text())["smoothed"] is True
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["landmarks.json"]
+
+
+def test_a_puppet_plays_beside_the_frames(model, clip, tmp_path):
+    run(model, clip, "--out", tmp_path, "--puppet", "--no-pictures", "--format", "csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"landmarks.csv", "clip_puppet.mp4"}
+    with video.opened(str(tmp_path / "clip_puppet.mp4")) as opened:
+        frames = [frame.image for frame in opened.frames()]
+    assert len(frames) == FRAMES and frames[0].shape == (64, 96 + 64, 3)
+    assert frames[0][:5, 100:].mean() > 200, "the puppet's bright background"
+    assert [row["frame"] for row in rows_of(tmp_path / "landmarks.csv")] == [str(i) for i in range(FRAMES)]
+
+
+def test_a_box_holds_from_its_frame_on(model, clip, tmp_path):
+    (tmp_path / "boxes.json").write_text('{"3": [10, 5, 50, 50], "8": [30, 5, 50, 50]}')
+    run(model, clip, "--boxes", tmp_path / "boxes.json", "--out", tmp_path, "--no-pictures")
+    said = json.loads((tmp_path / "landmarks.json").read_text())["frames"]
+    assert [frame.get("box") for frame in said] == [None] * 3 + [[10, 5, 50, 50]] * 5 + [[30, 5, 50, 50]] * (FRAMES - 8)
+
+
+def test_a_camera_is_read_until_it_is_stopped_and_then_written(exported, clip, tmp_path, monkeypatch):
+    from distill.predict.runtime import load_onnx
+
+    read = []
+
+    class Camera:  # a file that never ends and is stopped by Ctrl-C at its seventh frame
+        def __init__(self, _index):
+            self.real = cv2_capture(str(clip))
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def read(self):
+            if len(read) == 7:
+                raise KeyboardInterrupt
+            read.append(1)
+            return self.real.read()
+
+    cv2_capture = cv2.VideoCapture
+    monkeypatch.setattr(video.cv2, "VideoCapture", Camera)
+    made = predicting.predict_video(load_onnx(exported.onnx), "camera:3", predicting.Wanted(out=tmp_path, smooth=True))
+    monkeypatch.undo()
+    assert made.pictures == 7 and made.drawn == tmp_path / "camera3_landmarks.mp4"
+    with video.opened(str(made.drawn)) as opened:
+        assert len(list(opened.frames())) == 7
+    seconds = [frame["seconds"] for frame in json.loads((tmp_path / "landmarks.json").read_text())["frames"]]
+    assert seconds == sorted(seconds)
+
+
+# ---------------------------------------------------------------------------------------------------- wrong calls
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["absent"], "'absent' is not a folder"),
+        (["{clip}", "{folder}"], "expected it alone"),
+        (["{folder}", "--smooth"], "--smooth is for video"),
+        (["{folder}", "--puppet"], "--puppet is for video"),
+        (["{folder}", "--boxes", "absent.csv"], "'absent.csv' cannot be read"),
+        (["{folder}", "--format", "xml"], "xml"),
+        (["{folder}", "--boxes", "{boxes}", "--box-scale", "0"], "box scale is 0"),
+        (["{folder}", "--box-scale", "2"], "--box-scale is for --boxes"),
+        (["{folder}", "--boxes", "{far}"], "Image '{folder}/a.jpg': The face box 900"),
+        (["{folder}", "--boxes", "{none}"], "names none of the 4 pictures"),
+        (["{clip}", "--boxes", "{boxes}"], "has the image 'a.jpg'; expected a video's frame number"),
+        (["{empty}"], "is empty: no picture"),
+        (["{folder}", "{folder}/notes.txt", "{text}"], "expected it alone"),
+        (["{folder}", "{text}"], "Image '{text}' cannot be decoded"),
+        (["{folder}/notes.txt"], "cannot be decoded"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence(model, folder, clip, tmp_path, args, words):
+    places = {"folder": folder, "clip": clip, "empty": tmp_path / "empty"}
+    (tmp_path / "empty").mkdir()
+    places["text"] = tmp_path / "text.jpg"
+    places["text"].write_text("no picture")
+    for name, row in (("boxes", "a.jpg,20,20,60,60"), ("far", "a.jpg,900,20,60,60"), ("none", "z.jpg,20,20,60,60")):
+        places[name] = tmp_path / f"{name}.csv"
+        places[name].write_text(f"image,x,y,w,h\n{row}\n")
+    with pytest.raises(UserError) as error:
+        run(model, *(arg.format(**places) for arg in args), "--out", tmp_path / "out")
+    assert words.format(**places) in str(error.value)
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+# ---------------------------------------------------------------------------------------------------- without torch
+
+# what a light install has not; then the door runs as `python -m` does, and tells what it took
+LIGHT = """
+import runpy, sys
+HEAVY = {"torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "matplotlib", "optuna", "psutil",
+         "filelock", "scipy", "pandas", "PIL", *sys.argv[1].split(",")}
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in HEAVY:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+sys.argv = sys.argv[2:]
+try:
+    runpy.run_module("distill." + sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    print("loaded:", *sorted(HEAVY & set(sys.modules)))
+"""
+
+
+def light(where: Path, door: str, *args, absent: str = "") -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", LIGHT, absent, door, *(str(arg) for arg in args)]
+    return subprocess.run(
+        command, cwd=where, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": path}
+    )
+
+
+def test_the_onnx_file_numpy_opencv_and_onnxruntime_are_enough_from_anywhere(model, folder, clip, tmp_path):
+    where = tmp_path / "elsewhere"
+    where.mkdir()
+    shutil.copy(model, where / "mine.onnx")
+    for source, more in ((folder, ()), (clip, ("--smooth", "--puppet"))):
+        done = light(where, "predict", "mine.onnx", source, "--out", "out", *more, absent="omegaconf,yaml")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "loaded:"
+    assert track(where / "out/landmarks.json").shape == (FRAMES, 68, 2)
+    assert {"a.png", "clip_landmarks.mp4", "clip_puppet.mp4"} <= {path.name for path in (where / "out").iterdir()}
+    assert not (where / "mlruns").exists()
+
+
+def test_a_light_install_says_what_is_missing_in_one_sentence(folder, tmp_path):
+    done = light(tmp_path, "predict", "bundled", folder)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("error: Model 'bundled' needs the package '")
+    assert "pip install 'distill[train]'" in line and "python -m distill.export bundled --out DIR" in line
+    for door, args in (("evaluate", ["bundled"]), ("export", ["bundled", "--out", "x"])):
+        done = light(tmp_path, door, *args)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 2 and line.startswith("error: This needs the package"), done.stderr
+        assert line.endswith("pip install 'distill[train]'.")
+
+
+def test_a_package_that_is_nobodys_extra_is_an_error_of_ours(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x"])
+
+    def main(_argv):
+        import distill.no_such_module  # noqa: F401
+
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        cli.run(main)
+
+
+def test_every_package_that_is_imported_has_its_place_in_pyproject():
+    names = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    declared = {"distill": project["dependencies"]}
+    declared |= {f"distill[{extra}]": needs for extra, needs in project["optional-dependencies"].items()}
+    for place, packages in cli.EXTRAS.items():
+        bare = {need.partition(">")[0].partition("[")[0] for need in declared[place]}
+        assert {names.get(package, package) for package in packages} <= bare, place
+    known = {package for packages in cli.EXTRAS.values() for package in packages}
+    outside = {name.partition(".")[0] for path in MODULES.values() for name in imports(path)}
+    brought_by_others = {"requests", "markupsafe"}  # mlflow's and jinja2's own
+    assert outside - sys.stdlib_module_names - {"distill", "search"} - brought_by_others <= known

@@ -1,0 +1,356 @@
+"""A run that is cut, however it is cut, continues to the very weights of an uncut one, in the same MLflow run.
+
+The references are the session's uncut runs (`tiny.control`, `tiny.distilled`): 12 epochs of 6 batches, one thread, no
+loader worker. What is cut and resumed here loads with a worker, which must not matter either.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import write_challenge
+from running import REPO, TERMS, same_weights
+
+from distill import student, tracking
+from distill.distillation.losses import coordinate as landmark_losses
+from distill.errors import UserError
+from distill.tracking import RunInfo
+from distill.training import checkpoint
+from distill.training import job as training
+
+# a model that draws random numbers in every step (stochastic depth)
+CHANCE = ("model.backbone=convnext_atto", "model.backbone_args={drop_path_rate: 0.3}", "train.lr=0.001", "train.epochs=3",
+          "tracking.register=false")  # fmt: skip
+
+# ---------------------------------------------------------------------------------------------------- real processes
+
+
+@dataclass
+class Cut:
+    """One session of a run in a process of its own, ended by a signal in the middle of an epoch."""
+
+    code: int
+    output: str
+    state: dict  # the checkpoint it left
+    status: str  # of the MLflow run afterwards
+
+
+# `python -m distill.student`, but it waits a little after each checkpoint: on a fast machine nobody could catch it in between
+SLOWLY = """
+import runpy, sys, time
+from distill.training import checkpoint
+save = checkpoint.save
+checkpoint.save = lambda *args: (save(*args), time.sleep(0.15))
+sys.argv = ["distill.student", *sys.argv[1:]]
+runpy.run_module("distill.student", run_name="__main__", alter_sys=True)
+"""
+
+
+class Door:
+    """`python -m distill.student` in a process of its own, watched through its checkpoint."""
+
+    def __init__(self, store: Path, log: Path, *args: str):
+        self.store, self.log = store, log
+        self.before = set(store.glob("work/*"))
+        self.steps = {folder: checkpoint.load(folder / training.CHECKPOINT)["progress"]["step"] for folder in self.before
+                      if (folder / training.CHECKPOINT).exists()}  # fmt: skip
+        with open(log, "wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", SLOWLY, *args, "data.workers=1"],
+                cwd=REPO, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(REPO)},
+            )  # fmt: skip
+
+    def state(self, run_id: str | None) -> tuple[str, dict] | None:
+        found = [self.store / "work" / run_id] if run_id else set(self.store.glob("work/*")) - self.before
+        for folder in found:
+            if (folder / training.CHECKPOINT).exists():
+                return folder.name, checkpoint.load(folder / training.CHECKPOINT)
+        return None
+
+    def under_way(self, run_id: str | None, after: int) -> bool:
+        found = self.state(run_id)
+        if not found:
+            return False
+        # of 6 batches; a process stopped while it writes one checkpoint is two batches further when it sees a signal
+        progress = found[1]["progress"]
+        own = progress["step"] > self.steps.get(self.store / "work" / found[0], 0)  # not what it was to resume from
+        return own and progress["epoch"] >= after and 0 < progress["batch"] < 4
+
+    def cut(self, number: int, after: int, run_id: str | None = None) -> tuple[str, Cut]:
+        """Send the signal once a checkpoint says that an epoch from `after` on (from 0) is under way."""
+        deadline = time.monotonic() + 600
+        while True:
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            if self.under_way(run_id, after):
+                self.process.send_signal(signal.SIGSTOP)  # so that what the checkpoint says stays true
+                if self.under_way(run_id, after):
+                    break
+                self.process.send_signal(signal.SIGCONT)
+            time.sleep(0.01)
+        run_id = self.state(run_id)[0]
+        self.process.send_signal(number)
+        self.process.send_signal(signal.SIGCONT)
+        code = self.process.wait(120)
+        run_id, state = self.state(run_id)
+        return run_id, Cut(code, self.log.read_text(), state, "")
+
+
+@pytest.fixture(scope="module")
+def history(tiny, tmp_path_factory):
+    """A distilled run: killed, resumed, terminated, resumed, interrupted, resumed to its end. By the door throughout."""
+    folder = tmp_path_factory.mktemp("cuts")
+    reference = tiny.distilled
+    store = f"tracking.store={tiny.store}"
+    often = "train.checkpoint_seconds=0.0001"  # a checkpoint after every batch
+    cuts: dict[str, Cut] = {}
+
+    def cut(name: str, number: int, after: int, run_id: str | None, *args: str) -> str:
+        door = Door(tiny.store, folder / name, *args)
+        try:
+            run_id, cuts[name] = door.cut(number, after, run_id)
+        finally:
+            door.process.kill()
+        cuts[name].status = tracking.find_run(tiny.tracking, run_id).status
+        return run_id
+
+    yaml, teacher = str(tiny.distilled_yaml), f"teacher={tiny.teacher.run_id}"
+    unregistered = "tracking.register=false"  # the session's own student stays the newest
+    run_id = cut("kill", signal.SIGKILL, 1, None, "--config", yaml, teacher, often, unregistered)
+    cut("terminate", signal.SIGTERM, 3, run_id, f"resume={run_id}", store)
+    command = re.search(r"Continue with: (python -m distill\.student .*)", cuts["terminate"].output)
+    assert command, cuts["terminate"].output
+    args = shlex.split(command[1])[3:]  # as printed, but for the worker that Door adds
+    cut("interrupt", signal.SIGINT, 5, run_id, *args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPO)
+        student.main([f"resume={run_id[:8]}", store])
+    return reference, run_id, cuts
+
+
+def test_killed_in_mid_epoch_ends_in_the_very_same_weights(tiny, history):
+    reference, run_id, cuts = history
+    assert cuts["kill"].code == -signal.SIGKILL and cuts["kill"].status == "RUNNING"
+    for cut in cuts.values():
+        assert 0 < cut.state["progress"]["batch"] < 6
+    steps = [cut.state["progress"]["step"] for cut in cuts.values()]
+    assert steps == sorted(set(steps)) and steps[-1] < 72
+    resumed = tracking.artifact_path(tiny.tracking, run_id, "model/student.safetensors")
+    assert same_weights(resumed, reference.model_file)
+
+
+def test_a_resumed_run_is_the_same_run_with_every_point_once(tiny, history):
+    reference, run_id, _ = history
+    info = tracking.find_run(tiny.tracking, run_id)
+    assert info.status == "FINISHED" and info.tags["teacher.run_id"] == tiny.teacher.run_id
+    assert info.params == tiny.info(reference).params | {
+        key: info.params[key] for key in ("train.checkpoint_seconds", "data.workers", "tracking.register")
+    }
+    assert info.metrics.keys() == tiny.info(reference).metrics.keys()
+    exact = ["train/loss", "train/lr", "train/grad_norm", "val/nme", *(f"train/raw/{name}" for name in TERMS)]
+    for key in exact:
+        assert tiny.curve(run_id, key) == tiny.curve(reference.run_id, key), key
+    for key in info.metrics:
+        points = tracking.metric_history(tiny.tracking, run_id, key)
+        assert len({step for step, _ in points}) == len(points), key
+
+
+def test_nothing_is_left_to_resume(tiny, history):
+    _, run_id, _ = history
+    left = {path.name for path in (tiny.store / "work" / run_id).iterdir()}
+    assert training.CHECKPOINT not in left and training.TEACHER_COPY not in left
+    with pytest.raises(UserError, match=f"no unfinished run '{run_id}'"):
+        training.stored_config(tiny.config(f"resume={run_id}"))
+
+
+@pytest.mark.parametrize(("name", "number"), [("terminate", signal.SIGTERM), ("interrupt", signal.SIGINT)])
+def test_a_signal_ends_the_process_in_order(history, name, number):
+    _, run_id, cuts = history
+    cut = cuts[name]
+    assert (cut.code, cut.status) == (128 + number, "KILLED")
+    assert f"python -m distill.student resume={run_id}" in cut.output and "Traceback" not in cut.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_very_batch(tiny, bare, uncut, monkeypatch, capsys, number):
+    """Without any checkpoint inside an epoch but the one that the signal asks for."""
+    real, calls = landmark_losses.LOSSES["nme"], []
+
+    def interrupting(*args):
+        calls.append(1)
+        if len(calls) == 9:  # the third batch of the second epoch
+            os.kill(os.getpid(), number)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(landmark_losses.LOSSES, "nme", interrupting)
+        with pytest.raises(SystemExit) as stopped:
+            training.train_teacher(tiny.config(*CHANCE))
+    assert stopped.value.code == 128 + number and len(calls) == 9
+    (run_id,) = re.findall(r"Continue with: python -m distill.teacher resume=(\w+)", capsys.readouterr().out)
+    progress = checkpoint.load(tiny.store / "work" / run_id / training.CHECKPOINT)["progress"]
+    assert (progress["epoch"], progress["batch"], progress["step"]) == (1, 3, 9)
+    assert tracking.find_run(tiny.tracking, run_id).status == "KILLED"
+    result = training.train_teacher(tiny.config(*CHANCE, "resume=last"))
+    assert result.run_id == run_id and same_weights(result.model_file, uncut.model_file)
+
+
+# ---------------------------------------------------------------------------------------------------- any moment
+
+
+class Killed(BaseException):
+    """As unexpected as a power cut, but in this process."""
+
+
+MOMENTS = {
+    "before the first checkpoint": ("checkpoint.save", "before", 1),
+    "after an epoch was logged, before it was saved": ("checkpoint.save", "before", 2),
+    "just after an epoch was saved": ("checkpoint.save", "after", 1),
+    "while validating": ("evaluation.predict_set", "before", 2),
+    "after the best weights were written": ("training.save_model", "after", 2),
+    "when all was trained, before it was evaluated": ("evaluation.predict_set", "before", 4),
+}
+
+
+@pytest.fixture(scope="module")
+def uncut(tiny):
+    return training.train_teacher(tiny.config(*CHANCE))
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_resumes_from_any_moment(tiny, bare, uncut, monkeypatch, moment):
+    from distill.evaluate import job as evaluation
+
+    name, when, count = MOMENTS[moment]
+    owner = {"checkpoint": checkpoint, "evaluation": evaluation, "training": training}[name.split(".")[0]]
+    function = name.split(".")[1]
+    real, calls = getattr(owner, function), []
+
+    def fragile(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == count and when == "before":
+            raise Killed
+        result = real(*args, **kwargs)
+        if len(calls) == count:
+            raise Killed
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, function, fragile)
+        with pytest.raises(Killed):
+            training.train_teacher(tiny.config(*CHANCE))
+    run_id = tracking.list_runs(tiny.tracking)[0].id
+    if moment == "before the first checkpoint":
+        with pytest.raises(UserError, match="no unfinished run"):
+            training.train_teacher(tiny.config(*CHANCE, f"resume={run_id}"))
+        return
+    result = training.train_teacher(tiny.config(*CHANCE, f"resume={run_id}"))
+    assert result.run_id == run_id and same_weights(result.model_file, uncut.model_file)
+    for key in ("train/loss", "val/nme"):
+        assert tiny.curve(run_id, key) == tiny.curve(uncut.run_id, key)
+    assert tiny.info(result).status == "FINISHED"
+
+
+def test_resumes_without_what_it_started_from_to_the_same_snapshots(tiny, bare, monkeypatch, tmp_path):
+    """Killed after the third of four epochs was written and before it was saved; frozen parts stay frozen."""
+    source = tmp_path / "source.safetensors"
+    shutil.copyfile(tiny.control.model_file, source)
+    often = [f"init={source}", "train.freeze=[backbone.blocks.1, head.mix]", "train.epochs=4", "train.snapshots=3"]
+    whole = training.train_student(tiny.short(*often))
+    real, saves = checkpoint.save, []
+
+    def fragile(path, state):
+        saves.append(1)
+        if len(saves) == 3:
+            raise Killed
+        real(path, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", fragile)
+        with pytest.raises(Killed):
+            training.train_student(tiny.short(*often))
+    run_id = tracking.list_runs(tiny.tracking)[0].id
+    early = {path.name: path.read_bytes() for path in (tiny.store / "work" / run_id / "snapshots").iterdir()}
+    assert set(early) == {"epoch_002.safetensors", "epoch_003.safetensors"}
+    source.unlink()
+    result = training.train_student(tiny.short(*often, f"resume={run_id}"))
+    assert same_weights(result.model_file, whole.model_file)
+    ours, theirs = (tracking.artifact_path(tiny.tracking, run.run_id, "snapshots") for run in (result, whole))
+    names = [f"epoch_{epoch:03d}.safetensors" for epoch in (2, 3, 4)]
+    assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir()) == names
+    for name in names:
+        mine, other = (ours / name).read_bytes(), (theirs / name).read_bytes()
+        assert mine == early.get(name, mine) == other.replace(whole.run_id.encode(), run_id.encode())
+    assert tiny.info(result).tags["init.run_id"] == tiny.control.run_id
+
+
+# ---------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.fixture(scope="module")
+def unfinished(tiny) -> RunInfo:
+    """A teacher that stopped after its first epoch; on a data root of its own, which tests may copy."""
+
+    def stop(*_args, **_kwargs):
+        raise Killed
+
+    real = checkpoint.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", lambda path, state: (real(path, state), stop()))
+        with pytest.raises(Killed):
+            training.train_teacher(tiny.short())
+    return tracking.list_runs(tiny.tracking)[0]
+
+
+def test_resume_refuses_another_config_by_naming_the_key(tiny, unfinished):
+    for change, key in (("train.lr=0.004", "train.lr"), ("augment.flip=0.1", "augment.flip"), ("seed=5", "seed")):
+        with pytest.raises(UserError, match=rf"resume: the run was started with {key}=.*this call says"):
+            training.train_teacher(tiny.short(f"resume={unfinished.id}", change))
+
+
+def test_resume_refuses_other_data(tiny, unfinished, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(tiny.data, root)
+    write_challenge(root / "synthetics_val", 8, seed=9)
+    with pytest.raises(UserError, match="resume: the val data has fingerprint"):
+        training.train_teacher(tiny.short(f"resume={unfinished.id}", f"data.root={root}"))
+    write_challenge(root / "synthetics_train", 24, seed=8)
+    with pytest.raises(UserError, match="resume: the train data has fingerprint"):
+        training.train_teacher(tiny.short(f"resume={unfinished.id}", f"data.root={root}"))
+
+
+def test_resume_refuses_what_is_not_there_or_not_that(tiny, unfinished):
+    with pytest.raises(UserError, match="no unfinished run '0123456789abcdef'"):
+        training.train_teacher(tiny.short("resume=0123456789abcdef"))
+    with pytest.raises(UserError, match="no unfinished run"):
+        training.train_teacher(tiny.short(f"resume={tiny.teacher.run_id}"))
+    with pytest.raises(UserError, match="is a teacher, not a student"):
+        training.train_student(tiny.short(f"resume={unfinished.id}"))
+    assert tracking.find_run(tiny.tracking, unfinished.id).status == "KILLED"  # refused, and not touched
+
+
+def test_resume_alone_brings_the_run_s_own_config(tiny, unfinished):
+    """Whatever the default experiment says; only what was given beside it is this call's."""
+    call = tiny.config(f"resume={unfinished.id}", "train.lr=0.1", "data.workers=3", "tracking.experiment=other")
+    stored = training.stored_config(call, ["data.workers"])
+    assert (stored.train.lr, stored.data.workers, stored.tracking.experiment) == (0.005, 3, "tiny")
+    assert training.stored_config(call).data.workers == 0
+    assert stored.resume == unfinished.id and stored.tracking.store == str(tiny.store)
+
+
+def test_a_broken_checkpoint_is_one_sentence(tiny, tmp_path):
+    folder = tmp_path / "work" / "abc"
+    folder.mkdir(parents=True)
+    file = folder / training.CHECKPOINT
+    file.write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="Checkpoint .* cannot be read"):
+        training.train_teacher(tiny.short("resume=last", f"tracking.store={tmp_path}"))

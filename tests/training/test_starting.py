@@ -1,0 +1,148 @@
+"""Training that goes on from weights (`init`), with parts that do not train (`train.freeze`)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from distill import tracking
+from distill.config import HeadConfig, ModelConfig
+from distill.errors import UserError
+from distill.models.files import save_model, weights
+from distill.models.landmarker import Landmarker
+from distill.models.references import ModelReference, resolve_teacher
+from distill.training import job as training
+from distill.training.freeze import freeze, train_mode
+from distill.training.init_weights import start_from
+
+SMALL = ModelConfig("lcnet_050", input_size=64, head=HeadConfig(stride=8, width=16))
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """An untrained model's."""
+    path = tmp_path_factory.mktemp("init") / "model.safetensors"
+    save_model(Landmarker(SMALL), path, {"job": "student", "run_id": "abc"})
+    return path
+
+
+def model(**changes) -> Landmarker:
+    head = {key: changes.pop(key) for key in ("width", "stride", "norm", "kind") if key in changes}
+    fields = vars(SMALL) | {"head": HeadConfig(**(vars(SMALL.head) | head))} | changes
+    return Landmarker(ModelConfig(**fields))
+
+
+# ---------------------------------------------------------------------------------------------------- init
+
+
+def test_a_model_starts_from_the_weights_of_a_file(file):
+    for own in (model(), model(input_size=96)):  # what is convolutional may grow
+        assert not torch.equal(own.head.out.weight, load_file(file)["head.out.weight"])
+        assert start_from(own, ModelReference(file, "", "model")) == "abc"
+        given = load_file(file)
+        assert all(torch.equal(given[name], tensor) for name, tensor in weights(own).items())
+    assert start_from(model(), ModelReference(file, "def", "model")) == "def"  # the store knows better
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"backbone": "lcnet_075"}, "model.backbone lcnet_050, and this config says lcnet_075"),
+        ({"width": 32, "input_size": 96}, "model.head.width 16, and this config says 32"),
+        ({"norm": "group"}, "model.head.norm batch, and this config says group"),
+        ({"stride": 16}, "model.head.stride 8, and this config says 16"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused_by_what_differs_first(file, changes, words):
+    with pytest.raises(UserError, match=f"^init: first has {words}"):
+        start_from(model(**changes), ModelReference(file, "", "first"))
+
+
+def test_a_run_goes_on_from_another_and_says_so(tiny, bare):
+    first = training.train_student(tiny.short("train.epochs=4"))
+    # a learning rate of next to nothing: what was there at the beginning is still there at the end
+    config = tiny.short(f"init={first.run_id}", "train.epochs=1", "train.lr=1e-7", "train.min_lr=0")
+    second = training.train_student(config)
+    info = tiny.info(second)
+    assert (info.tags["init.run_id"], info.tags["distill.role"]) == (first.run_id, "tuned")
+    before, after = load_file(first.model_file), load_file(second.model_file)
+    for name in (name for name in before if "running" not in name):
+        assert torch.allclose(before[name], after[name], atol=1e-4), name
+    assert tiny.info(first).tags["init.run_id"] == ""
+
+
+def test_an_init_that_cannot_be_is_refused_before_a_run_exists(tiny, file):
+    before = len(tracking.list_runs(tiny.tracking))
+    for overrides, words in (
+        ((f"init={file}", "model.head.width=32"), "init: model has model.head.width 16"),
+        (("init=absent.safetensors",), "absent.safetensors"),
+        (("train.freeze=[backbone.blocks.9]",), "'backbone.blocks.9' is no module of the model.*backbone.blocks.5"),
+        (("train.freeze=[backbone, head]",), "train.freeze: backbone, head leave nothing of the model to train"),
+    ):
+        with pytest.raises(UserError, match=words):
+            training.train_student(tiny.short(*overrides))
+    assert len(tracking.list_runs(tiny.tracking)) == before
+
+
+# ---------------------------------------------------------------------------------------------------- freeze
+
+
+@pytest.mark.parametrize("average", ["train.ema=0.9", "train.ema=0"])
+def test_what_is_frozen_is_bit_for_bit_what_it_was(tiny, bare, file, average):
+    """Batch statistics included; without a weight average the model itself is validated, and put back as it was."""
+    config = tiny.short(f"init={file}", "train.freeze=[backbone, head.mix]", average, "train.weight_decay=0.5")
+    trained, given = load_file(training.train_student(config).model_file), load_file(file)
+    still = {name for name in given if name.startswith(("backbone.", "head.mix."))}
+    assert [name for name in still if "running_mean" in name]
+    assert {name for name in given if torch.equal(given[name], trained[name])} == still
+
+
+def test_the_rest_of_a_model_trains_on_while_a_part_does_not():
+    own = model()
+    freeze(own, ["backbone.blocks.1"])
+    objective = nn.Module()
+    objective.student = own
+    own.backbone.blocks[1].append(nn.Dropout())
+    train_mode(objective, ["backbone.blocks.1"])
+    for path, module in own.named_modules():
+        assert module.training != path.startswith("backbone.blocks.1"), path
+    for name, parameter in own.named_parameters():
+        assert parameter.requires_grad != name.startswith("backbone.blocks.1."), name
+
+
+@pytest.mark.slow
+def test_two_processes_freeze_as_one_does(tiny, bare):
+    """torchrun, DDP, gloo; with a distilled term whose adapter trains on features that do not."""
+    from test_distributed import ALONE, torchrun  # samples that do not see each other
+
+    first = training.train_student(tiny.config(*ALONE, "train.epochs=1"))
+    overrides = (*ALONE, f"init={first.run_id}", "train.freeze=[backbone]", f"teacher={tiny.teacher.model_file}")
+    one = training.train_student(tiny.config(*overrides, distilled=True))
+    before = {run.id for run in tracking.list_runs(tiny.tracking)}
+    done = torchrun("--config", str(tiny.distilled_yaml), *overrides, "name=two")
+    assert done.returncode == 0, done.stderr[-4000:]
+    (two,) = [run for run in tracking.list_runs(tiny.tracking) if run.id not in before]
+    for key in ("train/loss", "train/raw/hint", "train/grad_norm", "val/nme", "val/agreement/nme"):
+        assert tiny.curve(two.id, key) == pytest.approx(tiny.curve(one.run_id, key), rel=1e-3), key
+    given = load_file(first.model_file)
+    trained = load_file(tracking.artifact_path(tiny.tracking, two.id, "model/student.safetensors"))
+    same = {name for name in given if torch.equal(given[name], trained[name])}
+    assert same == {name for name in given if name.startswith("backbone.")}
+
+
+# ---------------------------------------------------------------------------------------------------- assistants
+
+
+def test_a_teacher_with_a_teacher_is_an_assistant_and_no_one_s_default(tiny, bare, file, tmp_path):
+    """It is measured against its own teacher; a store of its own, in which it is the only one of the teachers' job."""
+    few = (f"tracking.store={tmp_path}", "train.epochs=1", "model.input_size=96")
+    result = training.train_teacher(tiny.short(f"teacher={file}", *few, distilled=True))
+    where = tiny.config(*few).tracking
+    info = tracking.find_run(where, result.run_id)
+    assert (info.job, info.tags["distill.role"]) == ("teacher", "assistant")
+    assert info.metrics["best/val/agreement/nme"] > 0 and not result.submission
+    assert tracking.newest_run(where, "teacher", {}).id == result.run_id
+    with pytest.raises(UserError, match="No teacher of this training data"):
+        resolve_teacher("", where, info.tags["data.train"])

@@ -1,0 +1,414 @@
+"""Promises of a whole training run: what it learns from, what it leaves behind, and when it refuses or stops."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pickle
+import shutil
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from running import TERMS, same_weights
+from safetensors.torch import load_file
+
+from distill import cli, tracking
+from distill import config as configs
+from distill.distillation.losses import coordinate as landmark_losses
+from distill.errors import UserError
+from distill.evaluate import job as evaluation
+from distill.models.files import load_model, read_description
+from distill.models.references import resolve_teacher
+from distill.training import checkpoint, loop
+from distill.training import job as training
+
+
+def digest(path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------- what is tracked
+
+
+def test_the_run_holds_all_that_was_asked_for(tiny):
+    result, config = tiny.distilled, tiny.config(f"teacher={tiny.teacher.run_id}", distilled=True)
+    info = tiny.info(result)
+    assert (info.status, info.job, info.name) == ("FINISHED", "student", "distilled-lcnet_050-s0")
+    assert {key: str(value) for key, value in configs.flatten(config).items()}.items() <= info.params.items()
+
+    def file(path):
+        return tracking.artifact_path(tiny.tracking, info.id, path)
+
+    assert configs.load(file("config.yaml")) == config
+    environment = json.loads(file("environment.json").read_text())
+    assert environment["packages"]["torch"] == info.tags["env.torch"] and environment["hardware"]["cores"] >= 1
+    assert set(environment["code"]) == {"revision", "branch", "dirty"} and "code.dirty" in info.tags
+    assert info.tags["distill.role"] == "distilled" and info.tags["teacher.run_id"] == tiny.teacher.run_id
+    inputs = tracking.store.connect(tiny.tracking).get_run(info.id).inputs.dataset_inputs
+    assert {d.tags[0].value: d.dataset.digest for d in inputs} == {
+        "training": info.tags["data.train"],
+        "validation": info.tags["data.val"],
+    }
+    assert len(info.tags["data.train"]) == 16 and info.tags["data.train"] != info.tags["data.val"]
+
+    for key in ("train/lr", "train/images_per_second", "train/loss", "val/nme", "val/median", "val/p95",
+                "val/failure_rate", "val/auc", "val/region/jaw", "val/region/mouth"):  # fmt: skip
+        assert len(tiny.curve(info.id, key)) == 12, key
+    rates = tiny.curve(info.id, "train/lr")
+    assert rates[0] == pytest.approx(config.train.lr) and rates == sorted(rates, reverse=True) and rates[-1] < 1e-4
+    assert any(key.startswith("val/yaw/") for key in info.metrics)
+    model = load_model(result.model_file)[0]
+    assert info.metrics["model/parameters"] == sum(p.numel() for p in model.parameters())
+    assert info.metrics["model/file_bytes"] == pytest.approx(result.model_file.stat().st_size, rel=0.05)
+    assert info.metrics["data/train_images"] == 24 and info.metrics["data/skipped"] == 0
+    assert info.metrics["best/val/nme"] == pytest.approx(result.report.nme)
+
+    pictures = {path.stem for path in file("pictures").iterdir() if path.read_bytes().startswith(b"\x89PNG")}
+    assert {"overlays", "learning_curves", "teacher_against_student", "worst", "ced"} <= pictures
+    assert digest(file("model/student.safetensors")) == digest(result.model_file)
+    assert file("onnx/student.onnx").stat().st_size > 100_000
+    assert json.loads(file("evaluation/report.json").read_text())["nme"] == pytest.approx(result.report.nme)
+    with zipfile.ZipFile(file("submission/solution.zip")) as archive:
+        rows = archive.read("solution.txt").decode().splitlines()
+    assert len(rows) == 4 and {len(row.split(" ")) for row in rows} == {137}
+
+
+def test_light_outputs_are_the_model_and_its_numbers_alone(tiny, monkeypatch, capsys):
+    """For many short cells: what takes long after training is left out, and what is measured is not."""
+    monkeypatch.setattr(evaluation, "pictures", None)
+    config = tiny.short("tracking.outputs=light", "train.epochs=1", f"teacher={tiny.teacher.run_id}", distilled=True)
+    result = training.train_student(config)
+    folder = tracking.artifact_path(tiny.tracking, result.run_id, "model").parent
+    kept = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert kept == {
+        "config.yaml", "environment.json", "model/student.safetensors", "evaluation/report.json",
+        "evaluation/val_predictions.npz", "evaluation/agreement.json",
+    }  # fmt: skip
+    compared = {"control/val/nme", "control/val/difference"}  # where the store has the control of a run
+    assert tiny.info(result).metrics.keys() - compared == tiny.info(tiny.distilled).metrics.keys() - compared
+    assert (result.pictures, result.submission) == ([], None) and configs.digest(config) == configs.digest(
+        dataclasses.replace(config, tracking=tiny.tracking)
+    )
+    cli.tell(result)
+    assert "submission" not in capsys.readouterr().out
+
+
+def test_the_finished_student_is_in_the_registry(tiny, bare, tmp_path):
+    store = f"tracking.store={tmp_path}"  # its own, since any student of the shared one becomes the newest
+    first = training.train_student(tiny.config("train.epochs=3", store))
+    second = training.train_student(tiny.config("train.epochs=1", store))
+    where = tiny.config(store).tracking
+    assert tracking.resolve_registry(where, "models:/distill-student@newest")[0] == second.run_id
+    assert first.report.nme < second.report.nme  # so the second one is newer and not better
+    run_id, folder = tracking.resolve_registry(where, "models:/distill-student@champion")
+    assert run_id == first.run_id
+    assert same_weights(folder / "student.safetensors", first.model_file)
+
+
+def test_every_term_is_logged_raw_and_weighted_every_epoch(tiny):
+    run = tiny.distilled.run_id
+    raw, weighted = ({name: tiny.curve(run, f"train/{kind}/{name}") for name in ("coordinate", "heatmap", *TERMS)}
+                     for kind in ("raw", "weighted"))  # fmt: skip
+    assert {len(curve) for curve in (*raw.values(), *weighted.values())} == {12}
+    total = np.sum(list(weighted.values()), axis=0)
+    assert total == pytest.approx(tiny.curve(run, "train/loss"), rel=1e-5)
+    for name, weight in (("coordinate", 20), ("heatmap", 1), ("kl", 1.5), ("attention", 0.1)):
+        assert weighted[name] == pytest.approx([weight * value for value in raw[name]], rel=1e-5)
+    share = np.divide(weighted["hint"], raw["hint"])  # a cosine from 0.5 to 0
+    assert share[0] == pytest.approx(0.5, rel=0.02) and share[-1] < 0.01 and (np.diff(share) < 0).all()
+    assert raw["kl"][-1] < 0.5 * raw["kl"][0]  # it comes to resemble its teacher
+
+
+def test_training_learns_and_keeps_the_best_epoch(tiny):
+    for result in (tiny.teacher, tiny.control, tiny.distilled):
+        curve = tiny.curve(result.run_id, "val/nme")
+        assert result.report.nme == pytest.approx(min(curve))
+        assert result.report.nme < min(8, 0.5 * curve[0])
+        about = read_description(result.model_file)["about"]
+        assert about["epoch"] == 1 + int(np.argmin(curve)) and about["run_id"] == result.run_id
+
+
+# ---------------------------------------------------------------------------------------------------- control and teacher
+
+
+def test_control_differs_in_the_terms_alone(tiny):
+    control, distilled = tiny.info(tiny.control), tiny.info(tiny.distilled)
+    different = {
+        key for key in control.params | distilled.params if control.params.get(key) != distilled.params.get(key)
+    }
+    assert {key for key in different if not key.startswith("distill.terms")} == {"name", "teacher"}
+    assert not [key for key in control.metrics if key.rpartition("/")[2] in TERMS]
+    assert control.tags["distill.role"] == "control" and control.tags["teacher.run_id"] == ""
+    a, b = load_file(tiny.control.model_file), load_file(tiny.distilled.model_file)
+    assert {name: t.shape for name, t in a.items()} == {
+        name: t.shape for name, t in b.items()
+    }  # no adapter, no teacher
+
+
+def test_terms_of_no_weight_give_the_control_bit_for_bit(tiny, bare):
+    # else the larger teacher decides at which size samples are drawn, and the norm of more gradients is rounded otherwise
+    same = ("data.size=64", "train.clip=0")
+    term = "{{kl: {{loss: heatmap_kl, weight: {0}}}, hint: {{loss: fitnet, weight: {0}, student: level:3, teacher: level:3}}}}"
+    teacher = f"teacher={tiny.teacher.run_id}"
+    control = training.train_student(tiny.short(*same))
+    weightless, taught = (
+        training.train_student(tiny.short(*same, teacher, f"distill.terms={term.format(weight)}")) for weight in (0, 1)
+    )
+    assert same_weights(control.model_file, weightless.model_file)
+    assert not same_weights(control.model_file, taught.model_file)
+
+
+def test_a_distilled_run_leaves_its_teacher_as_it_was(tiny, bare, monkeypatch):
+    teachers = []
+
+    class Watched(training.FrozenTeacher):
+        def __init__(self, model):
+            super().__init__(model)
+            teachers.append(self)
+
+    monkeypatch.setattr(training, "FrozenTeacher", Watched)
+    file = tiny.teacher.model_file
+    before = digest(file)
+    training.train_student(tiny.short(f"teacher={file}", distilled=True))
+    assert digest(file) == before
+    (teacher,) = teachers
+    state, stored = teacher.model.state_dict(), load_file(file)
+    assert all(torch.equal(state[name], tensor) for name, tensor in stored.items())  # batch statistics included
+    assert not teacher.model.training and not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
+
+
+def test_a_teacher_is_named_by_run_registry_or_file(tiny):
+    fingerprint = tiny.info(tiny.teacher).tags["data.train"]
+    run_id, file = tiny.teacher.run_id, tiny.teacher.model_file
+    for reference in (run_id, run_id[:8], "models:/distill-teacher@newest", str(file)):
+        found = resolve_teacher(reference, tiny.tracking, fingerprint)
+        assert digest(found.path) == digest(file)
+        assert found.run_id == ("" if reference == str(file) else run_id)
+    for wrong in ("0" * 32, "models:/distill-teacher@nobody", "absent.safetensors"):
+        with pytest.raises(UserError):
+            resolve_teacher(wrong, tiny.tracking, fingerprint)
+
+
+def test_default_teacher_is_the_newest_of_the_same_data(tiny, bare, tmp_path):
+    """In a store of its own: teachers of two data sets, the other data's trained last."""
+    store, one = f"tracking.store={tmp_path / 'mlruns'}", "train.epochs=1"
+    half = ("data.limit=12", store, one)
+
+    def student(*overrides):
+        return training.train_student(tiny.short(*overrides, distilled=True))
+
+    with pytest.raises(UserError, match="No teacher of this training data.*train one with `python -m distill.teacher`"):
+        student(store, one)
+    training.train_teacher(tiny.short(store, one))
+    newer = training.train_teacher(tiny.short(store, one, "seed=1"))
+    with pytest.raises(UserError, match="No teacher of this training data"):
+        student(*half)
+    training.train_teacher(tiny.short(*half))
+    config = tiny.short(store)
+    assert tracking.find_run(config.tracking, student(store, one).run_id).tags["teacher.run_id"] == newer.run_id
+
+
+# ---------------------------------------------------------------------------------------------------- numbers
+
+
+def test_same_seed_same_weights_whatever_the_workers(tiny, bare):
+    first = training.train_teacher(tiny.short())
+    again = training.train_teacher(tiny.short("data.workers=1"))
+    other = training.train_teacher(tiny.short("seed=1"))
+    assert same_weights(first.model_file, again.model_file)
+    assert not same_weights(first.model_file, other.model_file)
+    assert tiny.curve(first.run_id, "train/loss") == tiny.curve(again.run_id, "train/loss")
+
+
+def test_accumulation_gives_the_same_curve(tiny, bare):
+    """With a model whose samples do not see each other (LayerNorm, GroupNorm), the passes of a batch only add up."""
+    apart = ("model.backbone=convnext_atto", "model.head.norm=group", "train.batch_size=8", "train.lr=0.001")
+    whole = training.train_teacher(tiny.short(*apart))
+    split = training.train_teacher(tiny.short(*apart, "train.accumulate=2"))
+    for key in ("train/loss", "train/raw/heatmap", "train/weighted/coordinate", "train/grad_norm", "val/nme"):
+        assert tiny.curve(split.run_id, key) == pytest.approx(tiny.curve(whole.run_id, key), rel=1e-4), key
+    assert tiny.info(split).metrics["train/lr"] == tiny.info(whole).metrics["train/lr"]  # as many steps
+
+
+def test_the_average_is_what_is_evaluated_and_kept(tiny, bare, monkeypatch):
+    saved, seen = [], []
+    real_save, real_predict = checkpoint.save, evaluation.predict_set
+
+    def predict(model, *args, **kwargs):
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return real_predict(model, *args, **kwargs)
+
+    def save(path, state):
+        saved.append(pickle.loads(pickle.dumps(state)))
+        real_save(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(evaluation, "predict_set", predict)
+    training.train_teacher(tiny.short())
+    with_average, (first, second) = seen[:2], saved
+    for state, evaluated in zip((first, second), with_average, strict=True):
+        raw = {name.removeprefix("student."): t for name, t in state["objective"].items()}
+        assert all(torch.equal(evaluated[name], t) for name, t in state["average"].items())
+        assert not torch.equal(evaluated["head.out.weight"], raw["head.out.weight"])
+    saved.clear()
+    seen.clear()
+    training.train_teacher(tiny.short("train.ema=0"))
+    for name, tensor in first["objective"].items():  # averaging does not touch what is trained
+        assert torch.equal(saved[0]["objective"][name], tensor), name
+        assert torch.equal(seen[0][name.removeprefix("student.")], tensor)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Give the validations of a run these val/nme in turn; collects the weights that were validated."""
+
+    def script(*values: float) -> list[dict[str, torch.Tensor]]:
+        weights, left = [], list(values)
+        real = evaluation.predict_set
+
+        def predict(model, *args, **kwargs):
+            weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            return real(model, *args, **kwargs)
+
+        def as_metrics(_report, split):
+            return {f"{split}/nme": left.pop(0) if left else 99.0}
+
+        monkeypatch.setattr(evaluation, "predict_set", predict)
+        monkeypatch.setattr(evaluation, "as_metrics", as_metrics)
+        return weights
+
+    return script
+
+
+def test_early_stop_keeps_the_best_epoch(tiny, bare, scripted):
+    validated = scripted(9, 5, 6, 7, 5.5, 1)
+    result = training.train_teacher(tiny.short("train.epochs=6", "train.patience=2"))
+    assert tiny.curve(result.run_id, "val/nme") == [9, 5, 6, 7]
+    kept = load_file(result.model_file)
+    assert read_description(result.model_file)["about"]["epoch"] == 2
+    assert all(torch.equal(validated[1][name], tensor) for name, tensor in kept.items())
+    assert not all(torch.equal(validated[3][name], tensor) for name, tensor in kept.items())
+
+
+def test_patience_ends_only_after_a_validation(tiny, bare, scripted):
+    scripted(9, 5, 6)
+    result = training.train_teacher(tiny.short("train.epochs=6", "train.patience=1", "train.val_every=2"))
+    history = tracking.metric_history(tiny.tracking, result.run_id, "val/nme")
+    assert history == [(2, 9), (4, 5), (6, 6)]
+
+
+# ---------------------------------------------------------------------------------------------------- divergence
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_nan_stops_at_once_and_harms_nothing(tiny, bare, monkeypatch, capsys, kind):
+    """Through the door: one line that names every term, exit code 2, run FAILED, the last checkpoint whole."""
+    real, calls = landmark_losses.LOSSES["nme"], []
+
+    def broken(points, target, weight):
+        calls.append(1)
+        value = real(points, target, weight)
+        if len(calls) <= 9:  # six batches an epoch: breaks in the second one
+            return value
+        return value * math.nan if kind == "loss" else value + (points.sum() * 0).sqrt()
+
+    monkeypatch.setitem(landmark_losses.LOSSES, "nme", broken)
+    monkeypatch.chdir(tiny.folder)
+    args = [
+        "--config",
+        str(tiny.control_yaml),
+        "train.epochs=3",
+        "tracking.register=false",
+        "train.checkpoint_seconds=0.0001",
+    ]
+    monkeypatch.setattr(sys, "argv", ["teacher", *args])
+    from distill import teacher
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(teacher.main)
+    assert stopped.value.code == 2 and len(calls) == 10
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "epoch 2, batch 4" in line and "coordinate=" in line and "heatmap=" in line and "nan" in line
+    run = tracking.list_runs(tiny.tracking)[0]
+    assert run.status == "FAILED" and "heatmap=" in run.tags["error"]
+    state = checkpoint.load(tracking.work_dir(tiny.tracking, run.id) / training.CHECKPOINT)
+    assert (state["progress"]["epoch"], state["progress"]["batch"]) == (1, 3)
+    assert all(torch.isfinite(t).all() for part in ("objective", "average") for t in state[part].values())
+    # and once the cause is gone it goes on as if nothing had been
+    monkeypatch.setitem(landmark_losses.LOSSES, "nme", real)
+    resumed = training.train_teacher(training.stored_config(tiny.config(f"resume={run.id}")))
+    clean = training.train_teacher(tiny.config("train.epochs=3", "tracking.register=false"))
+    assert resumed.run_id == run.id and same_weights(resumed.model_file, clean.model_file)
+
+
+# ---------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.fixture
+def other_root(tiny, tmp_path):
+    shutil.copytree(tiny.data, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def refused(tiny, match, *overrides, job=training.train_teacher):
+    """The run is refused with this sentence, and leaves no run behind."""
+    before = len(tracking.list_runs(tiny.tracking))
+    with pytest.raises(UserError, match=match) as error:
+        job(tiny.short(*overrides))
+    assert "\n" not in str(error.value)
+    assert len(tracking.list_runs(tiny.tracking)) == before
+
+
+def test_the_photographs_are_never_trained_on(tiny, other_root):
+    with pytest.raises(UserError, match="data.train.*AFLW"):
+        tiny.config("data.train=aflw_val")
+    (other_root / "synthetics_val").rename(other_root / "aflw_val")
+    os.symlink("aflw_val", other_root / "photos")
+    refused(tiny, "never trained on", f"data.root={other_root}", "data.train=photos")
+
+
+def test_validation_images_are_never_trained_on(tiny, other_root):
+    refused(tiny, "same folder", f"data.root={other_root}", "data.val=synthetics_train")
+    # one photograph of the validation set, renamed and relabelled, among the training images
+    train, val = other_root / "synthetics_train", other_root / "synthetics_val"
+    shutil.copyfile(next(val.glob("*.jpg")), train / "000003.jpg")
+    refused(tiny, "same content", f"data.root={other_root}")
+
+
+def test_bad_images_stop_or_are_skipped_counted_and_told(tiny, bare, other_root, capsys):
+    for name in ("000003.jpg", "000007.jpg"):
+        file = other_root / "synthetics_train" / name
+        file.write_bytes(file.read_bytes()[:-200])
+    refused(tiny, "000003.jpg.*truncated", f"data.root={other_root}")
+    result = training.train_teacher(tiny.short(f"data.root={other_root}", "data.on_bad=skip"))
+    assert "2 of 24 training images are left out, such as '000003.jpg'" in capsys.readouterr().out
+    info = tiny.info(result)
+    assert info.tags["data.skipped_images"] == "2" and info.metrics["data/skipped"] == 2
+    assert info.metrics["data/train_images"] == 22
+    assert info.tags["data.train"] != tiny.info(tiny.teacher).tags["data.train"]
+    shutil.copyfile(other_root / "synthetics_train" / "000003.jpg", next((other_root / "synthetics_val").glob("*.jpg")))
+    refused(tiny, "truncated", f"data.root={other_root}", "data.on_bad=skip")  # of the validation set all must count
+
+
+def test_a_student_over_budget_is_refused_before_it_trains(tiny):
+    refused(tiny, "15,000,000", "model.backbone=convnext_pico", job=training.train_student)
+
+
+def test_what_cannot_be_is_refused_before_a_run_exists(tiny):
+    refused(tiny, "batch_size is 25.*24", "train.batch_size=25")
+    refused(tiny, "no_such_net", "model.backbone=no_such_net")
+    refused(tiny, "nowhere", "data.root=nowhere")
+
+
+def test_results_are_plain_values(tiny):
+    """What the doors print and the search reads."""
+    result = tiny.control
+    assert isinstance(result, training.TrainResult) and dataclasses.asdict(result.cost)["file_bytes"] < 15_000_000
+    assert result.submission.is_file() and all(path.is_file() for path in result.pictures)
+    assert loop.SELECT == "val/nme" and result.minutes > 0
