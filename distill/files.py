@@ -1,9 +1,11 @@
-"""Text files: YAML read without guessing, text written whole or not at all."""
+"""Files written whole or not at all, and YAML read without guessing."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,26 @@ import yaml
 from distill.errors import UserError
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text beside its place first, and then into it; folders are made. Several processes may do this at once."""
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it replaces `path` when the block ends, and is removed when the block fails.
+
+    Missing folders are made. The temporary name, `.STEM.PID.tmp.SUFFIX`, is hidden, keeps the suffix for libraries that choose
+    a format by it, and carries the process id, so several processes may write the same file at once. Raises OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text atomically; returns `path`."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 

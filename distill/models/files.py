@@ -7,7 +7,6 @@ run. Files from before there was more than one set say nothing of it: theirs is 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from distill.config import ModelConfig, model_from_dict
 from distill.errors import UserError
+from distill.files import atomic
 from distill.landmarks import IBUG68, Markup, from_dict
 from distill.models.landmarker import Landmarker, skeleton
 
@@ -63,10 +63,8 @@ def save_model(model: Landmarker, path: Path, about: dict[str, Any]) -> int:
         "about": about,
     }
     data = save(weights(model), metadata={"distill": json.dumps(described, sort_keys=True)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
     return len(data)
 
 

@@ -40,7 +40,7 @@ def resolve_model(reference: str, tracking: TrackingConfig) -> ModelReference:
 
 
 def _only_file(folder: Path, reference: str) -> Path:
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("[!.]*.safetensors"))  # a hidden one is a write that was killed
     if len(files) != 1:
         raise UserError(f"'{reference}' holds {len(files)} model files in '{folder.name}/'; expected exactly one.")
     return files[0]
