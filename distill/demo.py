@@ -1,4 +1,4 @@
-"""Door: the whole way on the bundled sample: teacher, control, distilled student, evaluation, export."""
+"""Entry point: teacher, control and distilled student on the bundled sample, then evaluation and export."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from pathlib import Path
 from distill import cli
 from distill import config as configs
 
-EXPERIMENTS, FILES = Path("experiments/demo"), ("teacher", "student", "distill")
+EXPERIMENTS = Path("experiments/demo")
+MODELS = {"teacher": "teacher", "control": "student", "distilled": "distill"}  # label -> experiment file
 
 
 def main(argv: list[str]) -> None:
     parser = cli.Parser(
         prog="python -m distill.demo",
         description="Train a small teacher, a control and a distilled student on the bundled sample; evaluate and export. "
-        "Some minutes on two CPU cores; shows the way, not the quality.",
+        "A few minutes on two CPU cores. It shows how the parts fit, not what they can reach. "
+        "Interrupted, the same command continues.",
     )
     parser.add_argument("--out", metavar="DIR", default="outputs/demo", help="default: %(default)s")
     parser.add_argument(
@@ -23,53 +25,62 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
     out = cli.check_out(args.out)
-    files = [cli.experiment_file(EXPERIMENTS / f"{name}.yaml", "run it there") for name in FILES]
-    teacher, control, distilled = (configs.load(file, args.overrides) for file in files)
+    files = {label: cli.experiment_file(EXPERIMENTS / f"{name}.yaml", "run it there") for label, name in MODELS.items()}
+    recipes = {label: configs.load(file, args.overrides) for label, file in files.items()}
 
-    from distill import metrics
     from distill.data import SAMPLE_ROOT
+
+    runs = {}
+    for label, config in recipes.items():
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(SAMPLE_ROOT)))
+        if config.distill.terms:
+            config = dataclasses.replace(config, teacher=runs["teacher"].id)
+        runs[label] = _trained(label, config)
+    _evaluate_and_export(runs["distilled"].id, out, config.tracking.store, SAMPLE_ROOT)
+    _print_summary(runs, config.tracking, out)
+
+
+def _trained(label: str, config: configs.Config):
+    """The finished run (tracking.RunInfo) of this recipe: found in the store, continued from its checkpoint, or trained."""
+    from distill import tracking
+    from distill.runs.find_or_train import Cell, settle
+
+    outcome = settle(Cell(label, "teacher" if label == "teacher" else "student", config))
+    if outcome.how == "found":
+        print(f"{label}: trained before, run {outcome.run_id}")
+    return tracking.find_run(config.tracking, outcome.run_id)
+
+
+def _evaluate_and_export(run_id: str, out: Path, store: str, sample: Path) -> None:
     from distill.evaluate import __main__ as evaluate
     from distill.export import __main__ as export
-    from distill.training import job as training
-
-    def on_sample(config: configs.Config, **fields) -> configs.Config:
-        return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(SAMPLE_ROOT)), **fields)
-
-    store = distilled.tracking.store
-    taught = training.train_teacher(on_sample(teacher))
-    alone = training.train_student(on_sample(control))
-    student = training.train_student(on_sample(distilled, teacher=taught.run_id))
 
     print("\nEvaluate:")
     evaluate.main(
-        [
-            student.run_id,
-            "--data",
-            str(SAMPLE_ROOT / "synthetics_val"),
-            "--out",
-            str(out / "evaluation"),
-            "--store",
-            store,
-        ]
+        [run_id, "--data", str(sample / "synthetics_val"), "--out", str(out / "evaluation"), "--store", store]
     )
     print("\nExport:")
-    export.main([student.run_id, "--out", str(out), "--images", str(SAMPLE_ROOT / "synthetics_test"), "--store", store])
+    export.main([run_id, "--images", str(sample / "synthetics_test"), "--out", str(out), "--store", store])
+
+
+def _print_summary(runs: dict, tracking: configs.TrackingConfig, out: Path) -> None:
+    """runs: label -> tracking.RunInfo."""
+    from distill import metrics
+    from distill.tracking import registry
 
     print(f"\n{'':12}{'val NME %':>10}{'MB':>8}{'ms (1 CPU thread)':>20}   run")
-    for label, result in (("teacher", taught), ("control", alone), ("distilled", student)):
-        cost = result.cost
-        print(
-            f"{label:12}{result.report.nme:>10.3f}{cost.file_bytes / 1e6:>8.2f}{cost.latency_ms:>20.1f}   {result.run_id}"
-        )
-    gain = metrics.paired_bootstrap(student.report.per_image, alone.report.per_image)
+    for label, run in runs.items():
+        nme, size, latency = (run.metrics[key] for key in ("best/val/nme", "model/file_bytes", "model/latency_ms"))
+        print(f"{label:12}{nme:>10.3f}{size / 1e6:>8.2f}{latency:>20.1f}   {run.id}")
+    distilled, control = (registry.per_image(tracking, runs[label].id) for label in ("distilled", "control"))
+    gain = metrics.paired_bootstrap(distilled, control)
     print(
-        f"\nDistilled minus control: {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {gain.p_statement} (bootstrap over "
-        f"{student.report.count} images, one seed, rendered faces: a demonstration, not a result)"
+        f"\nDistilled minus control: {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {len(control)} images. One seed "
+        "and rendered faces: this compares two models, not two recipes."
     )
     print(f"\nstudent     {out / 'student.safetensors'} and {out / 'student.onnx'}")
     print(f"submission  {out / 'solution.zip'}")
-    print(f"pictures    {out / 'evaluation' / 'pictures'}, and those of every run in MLflow:")
-    print("            make ui      (then open http://127.0.0.1:5000)")
+    print(f"pictures    {out / 'evaluation' / 'pictures'}; all runs: make ui")
 
 
 if __name__ == "__main__":
