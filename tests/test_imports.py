@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Rooms from the ground up; a room imports from rooms before it. The rest are entry points (and `search` after all of `distill`).
 ROOMS = """
-    distill distill.errors distill.files distill.landmarks distill.config distill.metrics distill.headpose
+    distill distill.errors distill.files distill.schema distill.landmarks distill.config distill.metrics distill.headpose
     distill.data distill.figures distill.tracking distill.models distill.profiling distill.distillation distill.evaluate
     distill.submission.file distill.export distill.predict distill.training distill.average distill.runs distill.recipe
     distill.ablation distill.report distill.submission distill.handin distill.cli
