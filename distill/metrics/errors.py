@@ -199,59 +199,6 @@ def ced(per_image: np.ndarray, maximum: float = FAILURE) -> tuple[np.ndarray, np
     return thresholds, np.searchsorted(errors, thresholds, side="right") / len(errors)
 
 
-# ---------------------------------------------------------------------------------------------------- comparison
-
-
-@dataclass(frozen=True)
-class BootstrapResult:
-    """Difference a - b of two models on the same images; negative where a is better."""
-
-    mean: float  # percent points
-    low: float  # 95 % percentile interval
-    high: float
-    p: float  # two-sided: how often resampling the images takes the difference to the other side of zero, doubled
-    relative: float  # mean / mean error of b, a fraction; nan where that error is 0
-
-    @property
-    def p_statement(self) -> str:
-        """p < 0.001, or p = 0.012"""
-        return "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
-
-    def to_dict(self) -> dict[str, float]:
-        return dict(vars(self))
-
-
-def paired_bootstrap(
-    errors_a: np.ndarray, errors_b: np.ndarray, samples: int = 10000, seed: int = 0
-) -> BootstrapResult:
-    """Is model a better than model b on these images, or is it luck of the draw? Percentile bootstrap over images.
-
-    `errors_a`, `errors_b` (N,) are the per-image errors of the same images in the same order. Efron & Tibshirani, An
-    Introduction to the Bootstrap (1993), ch. 13. It says nothing of the luck of training: for that compare seeds.
-    Raises UserError when the lengths differ, nothing is given, or an error is not finite.
-    """
-    a, b = np.asarray(errors_a, dtype=np.float64), np.asarray(errors_b, dtype=np.float64)
-    if a.ndim != 1 or a.shape != b.shape or a.size == 0:
-        raise UserError(
-            f"Paired errors have shapes {a.shape} and {b.shape}; expected one error an image, as many in each."
-        )
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise UserError("Paired errors hold a value that is not finite; expected a number for every image.")
-    difference = a - b
-    rng = np.random.default_rng(seed)
-    at_once = max(1, 2_000_000 // a.size)  # bounds the memory for sets of any size
-    means = np.concatenate([
-        difference[rng.integers(0, a.size, (min(at_once, samples - start), a.size))].mean(axis=1)
-        for start in range(0, samples, at_once)
-    ])  # fmt: skip
-    low, high = np.percentile(means, [2.5, 97.5])
-    # One is added to count and total, so that p is never reported as exactly 0 from a finite number of samples.
-    tail = (1 + min((means <= 0).sum(), (means >= 0).sum())) / (samples + 1)
-    mean = float(difference.mean())
-    relative = mean / float(b.mean()) if b.any() else math.nan
-    return BootstrapResult(mean, float(low), float(high), float(min(1.0, 2 * tail)), relative)
-
-
 # ---------------------------------------------------------------------------------------------------- checks
 
 _distance = normalizer  # `evaluate` has an argument of that name
