@@ -24,6 +24,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "albumentations": ("distill.data.augment",),
     "mlflow": ("distill.tracking",),
     "matplotlib": ("distill.figures",),
+    "scipy": ("distill.metrics.comparison",),
     "optuna": ("search",),
     "sqlalchemy": ("search.storage",),
     "rich": ("search.live_table",),
@@ -32,7 +33,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "jinja2": ("distill.report.html",),
     "reportlab": ("distill.report",),
 }
-HEAVY = {*OWNERS, "torch", "torchvision", "cv2", "scipy", "pandas"} - {"omegaconf"}
+HEAVY = {*OWNERS, "torch", "torchvision", "cv2", "pandas"} - {"omegaconf"}
 
 
 def modules() -> dict[str, Path]:

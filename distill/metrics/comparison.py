@@ -254,7 +254,7 @@ def _resampled_means(errors: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """(rows, samples) means of rows (rows, N) over the same images, drawn with replacement."""
     rng = np.random.default_rng(seed)
     count = errors.shape[1]
-    at_once = max(1, 1_000_000 // count)  # bounds the memory for sets of any size
+    at_once = max(1, 200_000 // count)  # stays within the cache
     starts = range(0, samples, at_once)
     drawn = (rng.integers(0, count, (min(at_once, samples - start), count)) for start in starts)
     return np.concatenate([errors[:, indices].mean(axis=2) for indices in drawn], axis=1)
