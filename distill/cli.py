@@ -21,7 +21,7 @@ LOCAL_KEYS = ("resume", "data.root", "data.cache", "data.workers", "train.thread
 
 # what to install for a package that is imported; the parts of pyproject.toml
 EXTRAS = {
-    "distill": ("numpy", "cv2", "onnxruntime", "yaml", "omegaconf", "tqdm", "filelock", "pydantic"),
+    "distill": ("numpy", "cv2", "onnxruntime", "yaml", "tqdm", "filelock", "pydantic"),
     "distill[train]": (
         "torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "onnxscript", "matplotlib",
         "jinja2", "reportlab", "psutil",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 import yaml
 
 from distill.errors import UserError
+
+LARGEST_YAML = 1_000_000  # bytes
+MOST_VALUES = 100_000
 
 
 @contextmanager
@@ -45,7 +49,7 @@ class Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(problem="a key is no plain word", problem_mark=key.start_mark)
+                raise yaml.constructor.ConstructorError(problem="keys must be strings", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(problem=f"'{key.value}' twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -62,25 +66,47 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|True|T
 Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
 
 
-def read_yaml(path: Path, kind: str = "Config file") -> dict[str, Any]:
-    """A file's keys and values as they stand there; `kind` is what a message calls the file.
+def read_yaml(path: Path, kind: str = "Config file", loader: type[yaml.SafeLoader] = Loader) -> dict[str, Any]:
+    """The keys and values of a YAML file; `kind` is how a message calls the file.
 
-    Raises UserError for a missing, malformed or ambiguous file.
+    Raises UserError for a file that is missing, not regular, larger than LARGEST_YAML, not UTF-8, not YAML, ambiguous, or that
+    its aliases make larger than MOST_VALUES or endless.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{kind} '{path}' cannot be read: it is not a regular file.")
+        if path.stat().st_size > LARGEST_YAML:
+            raise UserError(f"{kind} '{path}' has {path.stat().st_size:,} bytes; expected at most {LARGEST_YAML:,}.")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{kind} '{path}' cannot be read: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, ValueError):
         raise UserError(f"{kind} '{path}' is not UTF-8 text.") from None
     try:
-        values = yaml.load(text, Loader)
+        values = yaml.load(text, loader)
+        if _count(values, {}) > MOST_VALUES:
+            raise UserError(f"{kind} '{path}' holds more than {MOST_VALUES:,} values once its aliases are resolved.")
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{kind} '{path}'{where} is not valid YAML: {getattr(error, 'problem', error)}.") from None
+    except RecursionError:
+        raise UserError(f"{kind} '{path}' is nested too deeply, or contains itself.") from None
+    except ValueError as error:  # an impossible date, an integer of thousands of digits
+        raise UserError(f"{kind} '{path}' holds an impossible value: {error}.") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
         raise UserError(f"{kind} '{path}' holds a {type(values).__name__}; expected keys and values.")
     return values
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """How many values a nested value has when every alias is written out; `known`: counts by id, for shared parts."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = sys.maxsize  # what contains itself is endless
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(item, known) for item in inner)
+    return known[id(value)]

@@ -34,6 +34,8 @@ EXPECTED = {
     "list_type": "a list",
     "literal_error": "{expected}",
     "model_type": "keys and values",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_too_short": "text that is not empty",
     "string_type": "text",
     "value_error": "{error}",
 }

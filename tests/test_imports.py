@@ -29,11 +29,10 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "sqlalchemy": ("search.storage",),
     "rich": ("search.live_table",),
     "onnxruntime": ("distill.export.job", "distill.predict.runtime"),
-    "omegaconf": ("distill.config",),
     "jinja2": ("distill.report.html",),
     "reportlab": ("distill.report",),
 }
-HEAVY = {*OWNERS, "torch", "torchvision", "cv2", "pandas"} - {"omegaconf"}
+HEAVY = {*OWNERS, "torch", "torchvision", "cv2", "pandas"}
 
 
 def modules() -> dict[str, Path]:

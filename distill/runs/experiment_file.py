@@ -45,6 +45,6 @@ def opened(path: Path, keys: Sequence[str], expected: str) -> tuple[dict[str, An
 def configured(base: Path, settings: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
     """The experiment file `base` with dotted settings, then overrides. Raises UserError that begins with `where`."""
     try:
-        return configs.load(base, [*(f"{key}={configs.flow(value)}" for key, value in settings.items()), *overrides])
+        return configs.load(base, overrides, settings)
     except UserError as error:
         raise UserError(f"{where}{error}") from None

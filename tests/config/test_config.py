@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
@@ -85,6 +86,41 @@ def test_a_run_id_of_digits_stays_as_it_is(read, run_id):
     assert read(f"resume: {run_id}").resume == run_id
 
 
+@pytest.mark.parametrize("text", ["/data/set #2", "1.10", "2024-05-01", "0x10", "null", "no", "a: b", "[1, 2]"])
+def test_a_field_that_takes_text_takes_it_as_it_is_written(read, text):
+    assert read("", f"data.root={text}").data.root == text
+    assert read(f"data: {{root: '{text}'}}").data.root == text
+
+
+def test_unquoted_text_of_a_file_stays_text_and_numbers_are_numbers(read):
+    config = read(
+        "data: {train: 1.10}\ndistill: {terms: {kl: {loss: heatmap_kl, weight: 2, args: {temperature: 1e-1}}}}"
+    )
+    assert config.data.train == "1.10"
+    assert config.distill.terms["kl"].weight == 2.0 and config.distill.terms["kl"].args == {"temperature": 0.1}
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (BOMB, "aliases"),
+        ("a: &a {b: *a}", "contains itself|aliases"),
+        ("seed: " + "9" * 5000, "seed|impossible"),
+        ("seed: 1208925819614629174706176", "seed"),
+        ("name: " + "[" * 5000, "deeply|YAML"),
+        ("a" * 1_000_001, "bytes"),
+    ],
+    ids=["alias bomb", "recursive alias", "5000 digits", "2**80", "nested", "large"],
+)
+def test_a_file_that_would_cost_the_machine_is_refused(read, text, says):
+    assert re.search(says, refused(read, text))
+
+
 # ---------------------------------------------------------------------------------------------------- base
 
 
@@ -137,13 +173,13 @@ def test_a_missing_file_or_base_is_named(tmp_path):
 WRONG = [
     ("trian: {lr: 1}", "trian", "train"),
     ("train: {learning: 1}", "train.learning", ""),
-    ("train: {lrr: 1}", "train.lrr", "Did you mean: 'lr'?"),
+    ("train: {lrr: 1}", "train.lrr", "did you mean 'lr'?"),
     ("model: {head: {stid: 4}}", "model.head.stid", "stride"),
     ("distill: {terms: {kl: {losss: a}}}", "distill.terms.kl.losss", "loss"),
     ("train: {lr: fast}", "train.lr", "fast"),
     ("train: {epochs: 2.5}", "train.epochs", "2.5"),
     ("train: {epochs: true}", "train.epochs", "True"),
-    ("train: {lr: null}", "train.lr", "None"),
+    ("train: {lr: null}", "train.lr", "a number"),
     ("train: {lr: [1]}", "train.lr", ""),
     ("train: 3", "'train'", "expected keys and values"),
     ("train: [1]", "'train'", "expected keys and values"),
@@ -155,10 +191,8 @@ WRONG = [
     ("model: {head: {kind: heatmp}}", "model.head.kind", "simcc"),
     ("data: {on_bad: ignore}", "data.on_bad", "skip"),
     ("seed: -1", "seed", "0 or more"),
-    ("name: a/b", "name", "'/'"),
+    ("name: a/b", "name", "/"),
     ("name: ''", "name", ""),
-    ("name: '${'", "name", "reference"),
-    ("name: '${foo}'", "name", "foo"),
     ("train: {lr: .inf}", "train.lr", "finite"),
     ("augment: {rotate: .nan}", "augment.rotate", "finite"),
     ("train: {lr: 0}", "train.lr", "above 0"),
@@ -166,9 +200,9 @@ WRONG = [
     ("train: {epochs: 0}", "train.epochs", "1 or more"),
     ("train: {batch_size: 10, accumulate: 3}", "train.accumulate", "divisor"),
     ("train: {ema: 1.0}", "train.ema", "below 1"),
-    ("augment: {flip: 1.5}", "augment.flip", "probability"),
+    ("augment: {flip: 1.5}", "augment.flip", "at most 1"),
     ("augment: {photometric: {x: {p: 0.5}}}", "augment.photometric.x.name", "albumentations"),
-    ("augment: {photometric: {x: {name: A, p: 2}}}", "augment.photometric.x.p", "probability"),
+    ("augment: {photometric: {x: {name: A, p: 2}}}", "augment.photometric.x.p", "at most 1"),
     ("model: {input_size: 8}", "model.input_size", "32"),
     ("model: {head: {stride: 3}}", "model.head.stride", "16"),
     ("model: {head: {sigma: 0}}", "model.head.sigma", "0.002"),
@@ -239,9 +273,9 @@ def test_overrides_reach_into_terms_steps_and_free_arguments(read):
 @pytest.mark.parametrize(
     ("item", "named"),
     [
-        ("train.lr", "train.lr"), ("=3", "=3"), ("train.lr=", "train.lr"), ("train.lr=[1", "train.lr=[1"),
+        ("train.lr", "train.lr"), ("=3", "=3"), ("train.lr=", "train.lr"), ("train.lr=[1", "train.lr"),
         ("train=3", "train"), ("train.lr.x=3", "train.lr"), ("nothing.here=3", "nothing"), ("train..lr=3", "train"),
-        ("train.lrr=3", "lr"), ("distill.terms.kl=3", "distill.terms.kl"), ("teacher=null", "teacher"),
+        ("train.lrr=3", "lr"), ("distill.terms.kl=3", "distill.terms.kl"),
     ],
 )  # fmt: skip
 def test_broken_overrides_are_refused(read, item, named):
@@ -268,7 +302,7 @@ def test_a_config_survives_yaml_json_and_dict(read, tmp_path):
 
 def test_a_stored_config_is_checked_like_a_written_one():
     assert "train.lr" in refused(configs.from_dict, {"train": {"lr": -1}})
-    assert "somewhere" in refused(configs.model_from_dict, {"backbone": "${"}, "somewhere")
+    assert "somewhere" in refused(configs.model_from_dict, {"backbone": 3}, "somewhere")
     assert "somewhere" in refused(configs.model_from_dict, {"colour": "red"}, "somewhere")
 
 
