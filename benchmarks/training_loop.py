@@ -1,4 +1,4 @@
-"""What the training loop costs beyond bare compute: images per second of `engine.fit` over those of its own steps alone.
+"""What the training loop costs beyond bare compute: images per second of `loop.fit` over those of its own steps alone.
 
     python benchmarks/training_loop.py [--config experiments/cpu/student.yaml] [key=value ...]
 
@@ -13,6 +13,7 @@ import dataclasses
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from distill import config as configs
 from distill.data import SAMPLE_ROOT
@@ -21,7 +22,7 @@ from distill.data.augment import Augmenter
 from distill.data.loading import EpochSampler, TrainDataset, train_loader
 from distill.distillation.distiller import Objective, Supervision
 from distill.models.landmarker import Landmarker
-from distill.training import distributed, loop
+from distill.training import checkpoint, distributed, loop
 from distill.training.optim import make_optimizer
 
 CONFIG = Path(__file__).resolve().parent.parent / "experiments" / "cpu" / "student.yaml"
@@ -42,16 +43,14 @@ def main() -> None:
     dataset = TrainDataset(faces, Augmenter(config.augment, config.model.input_size, 0))
     loader = train_loader(dataset, sampler, config.data.workers, pin=processes.device.type == "cuda")
     rates: list[float] = []
-    hooks = loop.Hooks(
+    hooks = SimpleNamespace(
         validate=lambda _: {loop.SELECT: 0.0},
         on_epoch=lambda _, values: rates.append(values["train/images_per_second"]),
-        on_best=lambda *_: None,
+        on_validated=lambda *_: None,
     )
+    trainer = loop.Trainer(objective, config.train, processes, seed=0, batches_per_epoch=len(sampler))
     with tempfile.TemporaryDirectory() as folder:
-        loop.fit(
-            objective, loader, sampler, hooks, config.train, processes,
-            seed=0, checkpoint_path=Path(folder) / "checkpoint.pt", identity={},
-        )  # fmt: skip
+        loop.fit(trainer, loader, hooks, lambda state: checkpoint.save(Path(folder) / "checkpoint.pt", state), "loop")
     in_loop = sorted(rates)[len(rates) // 2]
 
     batch = next(iter(loader))

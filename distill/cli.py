@@ -129,11 +129,12 @@ def train(job: str, default: str, summary: str, argv: list[str]) -> None:
     asked = read_train_config(train_parser(job, default, summary), argv, default)
     if asked is None:
         return
+    from distill.training import checkpoint
     from distill.training import job as training
 
     config, given = asked
     if given is not None:
-        config = training.stored_config(config, given)
+        config = checkpoint.stored_config(config, given)
     tell(training.train_teacher(config) if job == "teacher" else training.train_student(config))
 
 

@@ -25,8 +25,8 @@ from distill.models.landmarker import skeleton
 from distill.runs import find_or_train as plan
 from distill.tracking import Held, RunInfo
 from distill.training import job as training
-from distill.training.job import Watch
-from distill.training.signals import Abandoned
+from distill.training.job import Callbacks
+from distill.training.loop import Abandoned
 from search.queue import ERROR, REFUSED, RUN, first_number, put_back
 from search.space import Space
 from search.storage import DatabaseAway, patiently
@@ -233,7 +233,7 @@ class _Work:
 
     def _call(self, config: Config) -> float:
         with self.clock.train():
-            return training.train_student(config, Watch(self._on_start, self._on_epoch)).report.nme
+            return training.train_student(config, Callbacks(self._on_start, self._on_epoch)).report.nme
 
     def _config(self) -> Config:
         config, place = self.space.config(self.values), self.place

@@ -121,7 +121,6 @@ def tiny(tmp_path_factory):
 @pytest.fixture
 def bare(monkeypatch):
     """Whole runs without pictures and ONNX export, for tests that look at neither."""
-    from distill.evaluate import job as evaluation
     from distill.export import job as exporting
     from distill.training import finalize
 
@@ -129,7 +128,7 @@ def bare(monkeypatch):
         path.write_bytes(b"")
         return path, 0.0
 
-    monkeypatch.setattr(evaluation, "pictures", lambda *_, **__: [])
+    monkeypatch.setattr(finalize, "pictures", lambda *_, **__: [])
     monkeypatch.setattr(exporting, "to_onnx", no_onnx)
     monkeypatch.setattr(finalize, "pack", lambda *_: [])
 

@@ -27,10 +27,9 @@ from distill.models.files import check_budget, load_model, markup_of, read_descr
 from distill.models.landmarker import Landmarker
 from distill.models.references import ModelReference, resolve_model
 from distill.profiling import cost
-from distill.training.finalize import Made, Taught, TrainResult, finish
+from distill.training.checkpoint import SNAPSHOTS, epoch_of
+from distill.training.finalize import TeacherPredictions, TrainedModel, TrainResult, finalize
 from distill.training.init_weights import difference
-from distill.training.snapshots import FOLDER as SNAPSHOTS
-from distill.training.snapshots import epoch_of
 
 
 @dataclass(frozen=True)
@@ -229,9 +228,9 @@ def average(
         ]
         details = {"method": method, "members": table, "uniform_nme": mixture.mean, "nme": mixture.error}
         run.log_artifact(evaluation.write_json(run.work / "artifacts" / "average.json", details), "evaluation")
-        taught = _taught(facts["teacher_run_id"], config.tracking, val_set)
-        made = Made(job, "averaged", file, expenses, step=0, minutes=0.0, about=note)
-        result = finish(config, run, name, made, val_set, test, taught)
+        teacher = _teacher(facts["teacher_run_id"], config.tracking, val_set)
+        model = TrainedModel(config, name, job, "averaged", file, expenses, step=0, minutes=0.0, description=note)
+        result = finalize(run, model, val_set, test, teacher)
     return Averaged(result, members, mixture.errors, mixture.mean, mixture.kept)
 
 
@@ -291,7 +290,7 @@ def _common_teacher(about: Sequence[dict]) -> str:
     return runs.pop() if len(runs) == 1 else ""
 
 
-def _taught(teacher_run: str, tracking: TrackingConfig, val_set: LandmarkSet) -> Taught | None:
+def _teacher(teacher_run: str, tracking: TrackingConfig, val_set: LandmarkSet) -> TeacherPredictions | None:
     """The members' teacher beside the mean, where the store still has it."""
     if not teacher_run:
         return None
@@ -299,4 +298,4 @@ def _taught(teacher_run: str, tracking: TrackingConfig, val_set: LandmarkSet) ->
         file = resolve_model(teacher_run, tracking).path
     except UserError:
         return None
-    return Taught(evaluation.predict_set(load_model(file)[0], val_set), teacher_run)
+    return TeacherPredictions(evaluation.predict_set(load_model(file)[0], val_set), teacher_run)

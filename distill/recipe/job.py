@@ -15,8 +15,8 @@ from distill.models.landmarker import Landmarker, skeleton
 from distill.recipe.file import Recipe, Stage, describe
 from distill.runs import find_or_train as plan
 from distill.runs.find_or_train import Outcome
-from distill.training.freeze import freeze
 from distill.training.init_weights import difference
+from distill.training.optim import freeze
 
 
 @dataclass(frozen=True)

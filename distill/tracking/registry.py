@@ -81,7 +81,10 @@ def challenge(tracking: TrackingConfig, name: str, run: RunInfo) -> Verdict:
 def per_image(tracking: TrackingConfig, run_id: str) -> np.ndarray:
     """(N,) NME in percent of the validation images, as a finished run reports them. Raises UserError where it does not."""
     file = track.artifact_path(tracking, run_id, "evaluation/report.json")
-    return np.asarray(json.loads(file.read_text(encoding="utf-8"))["per_image"], dtype=np.float64)
+    try:
+        return np.asarray(json.loads(file.read_text(encoding="utf-8"))["per_image"], dtype=np.float64)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"Run {run_id}: its evaluation/report.json does not list the error of each image.") from None
 
 
 def entry(nme: float, val_fingerprint: str, note: str = "") -> tuple[str, dict[str, str]]:

@@ -1,17 +1,33 @@
-"""Atomic checkpoints that hold only plain values and tensors, so that loading one runs no code."""
+"""What a training leaves on disk so that it can be cut at any moment: checkpoints, snapshots, and the request to stop.
+
+A checkpoint holds plain values and tensors only, so that loading one runs no code.
+"""
 
 from __future__ import annotations
 
 import os
 import pickle
+import re
+import shlex
+import signal
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 
+from distill import config as configs
+from distill.config import Config, TrackingConfig, TrainConfig
 from distill.errors import UserError
+from distill.models.files import save_model
+from distill.models.landmarker import Landmarker
+from distill.tracking import store_root
 
 VERSION = 1
+CHECKPOINT = "checkpoint.pt"  # in the run's work folder
+SNAPSHOTS = "snapshots"  # a folder there, and among the run's artifacts
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -40,3 +56,144 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise UserError(f"Checkpoint '{path}' is not of version {VERSION}; it belongs to another version of distill.")
     return state
+
+
+# ---------------------------------------------------------------------------------------------------- resume
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run to continue."""
+
+    work: Path  # its work folder, which has its id as name
+    state: dict[str, Any]  # its checkpoint
+
+    @property
+    def run_id(self) -> str:
+        return self.work.name
+
+
+def find_checkpoint(config: Config) -> Path:
+    """The checkpoint that `resume` means: of a run id (or its unique beginning), or of the run that saved last."""
+    root = store_root(config.tracking) / "work"
+    found = sorted(root.glob(f"*/{CHECKPOINT}"), key=lambda path: path.stat().st_mtime)
+    if config.resume != "last":
+        found = [path for path in found if path.parent.name.startswith(config.resume)]
+    if not found:
+        what = "no unfinished run" if config.resume == "last" else f"no unfinished run '{config.resume}'"
+        raise UserError(f"resume: there is {what} with a checkpoint under '{root}'.")
+    if config.resume != "last" and len(found) > 1:
+        raise UserError(f"resume: '{config.resume}' is the beginning of {len(found)} run ids; expected one.")
+    return found[-1]
+
+
+def stored_config(config: Config, given: Collection[str] = ()) -> Config:
+    """The config of the run to resume; of this call's own, the store and the `given` keys (of data, train, tracking)."""
+    stored = configs.from_dict(load(find_checkpoint(config))["config"], "the checkpoint's config")
+    sections = {}
+    for name in ("data", "train", "tracking"):
+        own = {key.split(".")[1] for key in (*given, "tracking.store") if key.startswith(f"{name}.")}
+        sections[name] = replace(getattr(stored, name), **{key: getattr(getattr(config, name), key) for key in own})
+    return replace(stored, resume=config.resume, **sections)
+
+
+def unfinished(config: Config, job: str, path: Path) -> Unfinished:
+    """The run with this checkpoint. Raises UserError where it is of another job or computes something else."""
+    found = Unfinished(path.parent, load(path))
+    if found.state["job"] != job:
+        raise UserError(f"resume: run '{found.run_id}' is a {found.state['job']}, not a {job}.")
+    stored = configs.from_dict(found.state["config"], "the checkpoint's config")
+    if configs.digest(stored) != configs.digest(config):
+        key, was, now = configs.first_difference(stored, config)
+        raise UserError(
+            f"resume: the run was started with {key}={was!r}, this call says {now!r}; expected the same config (give resume= "
+            "alone to use the run's own)."
+        )
+    return found
+
+
+def check_data(found: Unfinished, fingerprints: dict[str, str]) -> None:
+    """Raises UserError where the run was started on other data."""
+    for name, value in fingerprints.items():
+        if found.state["data"][name] != value:
+            raise UserError(
+                f"resume: the {name} data has fingerprint {value}, the run was started on {found.state['data'][name]}."
+            )
+
+
+def resume_command(config: Config, job: str, run_id: str) -> str:
+    """What a person types to continue this run from the same folder."""
+    store = config.tracking.store
+    elsewhere = "" if store == TrackingConfig().store else f" {shlex.quote(f'tracking.store={store}')}"
+    return f"python -m distill.{job} resume={run_id}{elsewhere}"
+
+
+# ---------------------------------------------------------------------------------------------------- snapshots
+
+
+class Snapshots:
+    """`epoch_NNN.safetensors` in a folder, one for each validated epoch among the last `train.snapshots`: for averaging.
+
+    Written as the epoch ends, whole or not at all, so that a killed run that continues leaves the same files.
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig):
+        self.folder, self.config = folder, config
+
+    def keep(self, model: Landmarker, epoch: int, about: dict[str, Any]) -> None:
+        """Save the weights of `epoch` (from 1) if they may be among the last, and drop what no longer is."""
+        oldest = self.config.epochs - self.config.snapshots
+        # with patience any epoch may turn out to be the last
+        if self.config.snapshots and (self.config.patience or epoch > oldest):
+            save_model(model, self.folder / f"epoch_{epoch:03d}.safetensors", about)
+            for file in self.files():
+                if epoch_of(file) <= epoch - self.config.snapshots:
+                    file.unlink()
+
+    def files(self) -> list[Path]:
+        """By epoch."""
+        return sorted(self.folder.glob("epoch_*.safetensors"), key=epoch_of)
+
+
+def epoch_of(file: Path) -> int:
+    """The epoch (from 1) of a snapshot's file."""
+    return int(re.fullmatch(r"epoch_(\d+)", file.stem)[1])
+
+
+# ---------------------------------------------------------------------------------------------------- signals
+
+
+class Interrupted(SystemExit):
+    """Training was asked to stop and has saved. Exit code 128 + signal, as a shell expects."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+
+
+class StopRequest:
+    """Context manager: while inside, the first SIGINT or SIGTERM sets `signal`; a second one acts as usual at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread (a search may train in one): signals are not ours there
+                pass
+        return self
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()

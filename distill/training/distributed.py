@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -34,6 +35,10 @@ class Processes:
             return nn.parallel.DistributedDataParallel(module, device_ids=[self.device.index])
         return nn.parallel.DistributedDataParallel(module)
 
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Inside, backward passes of what `wrap` returned leave gradients to this process."""
+        return nullcontext() if self.world == 1 else module.no_sync()
+
     def mean(self, values: Tensor) -> Tensor:
         """Mean over processes, in place."""
         if self.world > 1:
@@ -42,12 +47,12 @@ class Processes:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether the flag is set in any process."""
         if self.world == 1:
             return flag
-        said = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(said, op=dist.ReduceOp.MAX)
-        return bool(said.item())
+        highest = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+        return bool(highest.item())
 
     def from_main(self, make: Callable[[], Any]) -> Any:
         """What `make` returns (picklable) in the main process, in every process; its exceptions are raised in every one."""

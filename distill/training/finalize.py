@@ -10,18 +10,27 @@ from pathlib import Path
 import numpy as np
 
 from distill import metrics as metric
-from distill import tracking as track
+from distill import tracking
 from distill.config import Config
 from distill.data.annotations import LandmarkSet
-from distill.evaluate import job as evaluation
-from distill.export import job as exporting
+from distill.evaluate.job import (
+    Predictions,
+    agreement,
+    agreement_metrics,
+    as_metrics,
+    measure,
+    pictures,
+    predict_set,
+    write_json,
+)
+from distill.export.job import export, images_to_submit, submission_tags
 from distill.export.mlflow_model import pack
 from distill.export.model_card import about_of, model_card
 from distill.models.files import load_model, read_description
 from distill.profiling import Cost
-from distill.tracking import registry
+from distill.tracking import NullRun, Run, registry
 from distill.training import describe
-from distill.training.snapshots import FOLDER as SNAPSHOTS
+from distill.training.checkpoint import SNAPSHOTS
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,11 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
-class Made:
+class TrainedModel:
     """A model that is ready, and what is known of it."""
 
+    config: Config
+    run_name: str
     job: str  # teacher or student: what it is, and the name of its file
     role: str  # teacher, assistant, control, distilled, tuned, averaged
     file: Path  # the weights
@@ -48,85 +59,127 @@ class Made:
     minutes: float  # spent training, over all sessions
     history: Sequence[dict[str, float]] = ()  # one dict of metrics an epoch, `epoch` among them
     snapshots: Sequence[Path] = ()  # weights of late epochs
-    about: str = ""  # what the run is, as its description begins
+    description: str = ""  # of the run, as it begins
 
 
 @dataclass(frozen=True)
-class Taught:
-    """A model's teacher as the validation set shows it."""
+class TeacherPredictions:
+    """A model's teacher on the validation set."""
 
-    predictions: evaluation.Predictions
+    predictions: Predictions
     run_id: str  # empty for a file that no run of this store made
 
 
-def finish(
-    config: Config, run, run_name: str, made: Made, val_set: LandmarkSet, test: Path | None, taught: Taught | None
+@dataclass(frozen=True)
+class Measured:
+    """A model, and its teacher where it has one, on the validation set."""
+
+    val_set: LandmarkSet
+    label: str  # the model's, in `predictions` and `reports`, where it comes last
+    predictions: dict[str, Predictions]
+    reports: dict[str, metric.Report]
+
+    @property
+    def report(self) -> metric.Report:
+        return self.reports[self.label]
+
+
+def finalize(
+    run: Run | NullRun,
+    model: TrainedModel,
+    val_set: LandmarkSet,
+    test: Path | None,
+    teacher: TeacherPredictions | None,
 ) -> TrainResult:
-    """Measure `made` on the validation set and keep all of it in `run`. test: folder of unlabelled images, for students.
+    """Measure `model` on the validation set and keep all of it in `run`. test: folder of unlabelled images, for students.
 
     With tracking.outputs light: metrics, report, predictions and the model file, and nothing that takes long.
     """
-    out = run.work / "artifacts"
-    label = "assistant" if made.role == "assistant" else made.job
-    predictions = {"teacher": taught.predictions} if taught else {}
-    predictions[label] = evaluation.predict_set(load_model(made.file)[0], val_set)
-    reports = {name: evaluation.measure(found, val_set) for name, found in predictions.items()}
-    report = reports[label]
-    values = evaluation.as_metrics(report, "val")
-    if taught:
-        agreement = evaluation.agreement(predictions[label], taught.predictions, val_set)
-        values |= evaluation.agreement_metrics(agreement, "val")
-        details = {"nme": agreement.nme, "by_region": agreement.by_region, "per_point": agreement.per_point.tolist()}
-        file = evaluation.write_json(out / "agreement.json", details | {"teacher_run_id": taught.run_id})
-        run.log_artifact(file, "evaluation")
-    best = {f"best/{key}": value for key, value in values.items()}
-    data = read_description(made.file)["about"].get("data", {})
-    others = describe.rivals(
-        config, made.job, report, data, reports.get("teacher") if taught else None, taught.run_id if taught else ""
-    )
-    run.log_metrics(best | {"train/minutes": made.minutes} | describe.as_metrics(others, "val"), step=made.step)
-    note = describe.note(made.about, made.role, report, val_set.folder.name, made.cost, made.step, others, config)
-    if track.NOTE not in config.tracking.tags:  # where somebody has written his own
-        run.set_tags({track.NOTE: note})
-    run.log_artifact(evaluation.write_json(out / "report.json", report.to_dict()), "evaluation")
-    np.savez_compressed(out / "val_predictions.npz", names=val_set.names, **vars(predictions[label]))
-    run.log_artifact(out / "val_predictions.npz", "evaluation")
-    model_file = out / track.MODEL_FOLDER / made.file.name
+    out, config = run.work / "artifacts", model.config
+    measured = _measure(model, val_set, teacher)
+    note = _log_measured(run, model, measured, teacher, out)
+    model_file = out / tracking.MODEL_FOLDER / model.file.name
     model_file.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(made.file, model_file)
-    run.log_artifact(model_file, track.MODEL_FOLDER)
-    for file in made.snapshots:
+    shutil.copyfile(model.file, model_file)
+    run.log_artifact(model_file, tracking.MODEL_FOLDER)
+    for file in model.snapshots:
         run.log_artifact(file, SNAPSHOTS)
     shown, submission = [], None
     if config.tracking.outputs == "full":
-        history: dict[str, list[tuple[int, float]]] = {}
-        for record in made.history:
-            for key, value in record.items():
-                history.setdefault(key, []).append((int(record["epoch"]), value))
-        shown = evaluation.pictures(out / "pictures", val_set, predictions, reports, history)
-        for path in shown:
-            run.log_artifact(path, "pictures")
-        if made.job == "student":
-            exported = _export(run, made.file, out / "export", test)
-            submission = exported.submission
-            card = model_card(config, made.cost, report, about_of(config, made.role, model_file))
-            for path in pack(
-                exported.onnx, model_file.parent, card, {"run_id": run.id, "val/nme": round(report.nme, 4)}
-            ):
-                run.log_artifact(path, track.MODEL_FOLDER)
+        shown = _draw(run, model, measured, out / "pictures")
+        if model.job == "student":
+            submission = _export(run, model, measured.report, model_file, test)
     if config.tracking.register:
-        name = registry.model_name(made.job, made.role)
-        marks = registry.aliases(config.tracking, name, report.nme, val_set.fingerprint)
-        run.register(name, track.MODEL_FOLDER, marks, *registry.entry(report.nme, val_set.fingerprint, note))
-    return TrainResult(run.id, run_name, model_file, report, made.cost, shown, submission, made.minutes)
+        name, nme = registry.model_name(model.job, model.role), measured.report.nme
+        marks = registry.aliases(config.tracking, name, nme, val_set.fingerprint)
+        run.register(name, tracking.MODEL_FOLDER, marks, *registry.entry(nme, val_set.fingerprint, note))
+    return TrainResult(
+        run.id, model.run_name, model_file, measured.report, model.cost, shown, submission, model.minutes
+    )
 
 
-def _export(run, model_file: Path, out: Path, test: Path | None) -> exporting.Export:
-    """ONNX and, where there are images to predict, the submission."""
-    test_set = exporting.images_to_submit(test, model_file)
-    exported = exporting.export(model_file, out, test_set)
+# ---------------------------------------------------------------------------------------------------- inside
+
+
+def _measure(model: TrainedModel, val_set: LandmarkSet, teacher: TeacherPredictions | None) -> Measured:
+    # whatever is made of assistants (their mean, too) is beside their teacher, and not in its place
+    label = "assistant" if model.job == "teacher" and teacher else model.job
+    predictions = {"teacher": teacher.predictions} if teacher else {}
+    predictions[label] = predict_set(load_model(model.file)[0], val_set)
+    return Measured(val_set, label, predictions, {name: measure(found, val_set) for name, found in predictions.items()})
+
+
+def _log_measured(
+    run: Run | NullRun, model: TrainedModel, measured: Measured, teacher: TeacherPredictions | None, out: Path
+) -> str:
+    """Metrics, report and predictions into the run; gives the run's description."""
+    report, val_set, own = measured.report, measured.val_set, measured.predictions[measured.label]
+    values = as_metrics(report, "val")
+    if teacher:
+        near = agreement(own, teacher.predictions, val_set)
+        values |= agreement_metrics(near, "val")
+        details = {"nme": near.nme, "by_region": near.by_region, "per_point": near.per_point.tolist()}
+        file = write_json(out / "agreement.json", details | {"teacher_run_id": teacher.run_id})
+        run.log_artifact(file, "evaluation")
+    data = read_description(model.file)["about"].get("data", {})
+    comparisons = describe.comparisons(
+        model.config, model.job, report, data, measured.reports.get("teacher"), teacher.run_id if teacher else ""
+    )
+    best = {f"best/{key}": value for key, value in values.items()}
+    best |= {"train/minutes": model.minutes} | describe.as_metrics(comparisons, "val")
+    run.log_metrics(best, step=model.step)
+    note = describe.note(model, report, val_set.folder.name, comparisons)
+    if tracking.NOTE not in model.config.tracking.tags:  # where somebody has written his own
+        run.set_tags({tracking.NOTE: note})
+    run.log_artifact(write_json(out / "report.json", report.to_dict()), "evaluation")
+    np.savez_compressed(out / "val_predictions.npz", names=val_set.names, **vars(own))
+    run.log_artifact(out / "val_predictions.npz", "evaluation")
+    return note
+
+
+def _draw(run: Run | NullRun, model: TrainedModel, measured: Measured, folder: Path) -> list[Path]:
+    history: dict[str, list[tuple[int, float]]] = {}
+    for record in model.history:
+        for key, value in record.items():
+            history.setdefault(key, []).append((int(record["epoch"]), value))
+    shown = pictures(folder, measured.val_set, measured.predictions, measured.reports, history)
+    for path in shown:
+        run.log_artifact(path, "pictures")
+    return shown
+
+
+def _export(
+    run: Run | NullRun, model: TrainedModel, report: metric.Report, model_file: Path, test: Path | None
+) -> Path | None:
+    """ONNX, what MLflow serves, and, where there are images to predict, the submission."""
+    test_set = images_to_submit(test, model.file)
+    exported = export(model.file, run.work / "artifacts" / "export", test_set)
     run.log_artifact(exported.onnx, "onnx")
     if exported.submission:
         run.log_artifact(exported.submission, "submission")
-        run.set_tags(exporting.submission_tags(exported, test_set))
-    return exported
+        run.set_tags(submission_tags(exported, test_set))
+    card = model_card(model.config, model.cost, report, about_of(model.config, model.role, model_file))
+    facts = {"run_id": run.id, "val/nme": round(report.nme, 4)}
+    for path in pack(exported.onnx, model_file.parent, card, facts):
+        run.log_artifact(path, tracking.MODEL_FOLDER)
+    return exported.submission

@@ -1,20 +1,20 @@
-"""Train a teacher or a student: data, model, teacher, loop, evaluation, export, all kept in one MLflow run."""
+"""Train a teacher or a student: `build` everything and check it, `fit`, `finalize`; all of it kept in one MLflow run."""
 
 from __future__ import annotations
 
-import shlex
 import shutil
-from collections.abc import Callable, Collection
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch.utils.data import DataLoader
 
 from distill import config as configs
-from distill import tracking as track
-from distill.config import Config, TrackingConfig
+from distill import tracking
+from distill.config import Config
 from distill.data import cache
 from distill.data.annotations import LandmarkSet, SetPaths, assert_disjoint, read_set, resolve
 from distill.data.augment import Augmenter
@@ -22,301 +22,169 @@ from distill.data.loading import EpochSampler, TrainDataset, train_loader
 from distill.distillation import balance
 from distill.distillation.distiller import Distiller, Objective, Supervision
 from distill.errors import UserError
-from distill.evaluate import job as evaluation
+from distill.evaluate.job import agreement, agreement_metrics, as_metrics, measure, predict_set
 from distill.landmarks import IBUG68
 from distill.models.files import check_budget, load_model, save_model
 from distill.models.landmarker import Landmarker, skeleton
 from distill.models.references import resolve_model, resolve_teacher
 from distill.models.teacher import FrozenTeacher
-from distill.profiling import cost
+from distill.profiling import Cost, cost
 from distill.training import checkpoint, distributed, loop
+from distill.training.checkpoint import CHECKPOINT, SNAPSHOTS, Snapshots, Unfinished
 from distill.training.compile import check_compiler
-from distill.training.finalize import Made, Taught, TrainResult, finish
-from distill.training.freeze import freeze
+from distill.training.distributed import Processes
+from distill.training.finalize import TeacherPredictions, TrainedModel, TrainResult, finalize
 from distill.training.init_weights import start_from
-from distill.training.signals import Abandoned
-from distill.training.snapshots import FOLDER as SNAPSHOTS
-from distill.training.snapshots import Snapshots
+from distill.training.loop import Abandoned, Progress, Trainer
+from distill.training.optim import freeze
 
-CHECKPOINT = "checkpoint.pt"
-TEACHER_COPY = "teacher.safetensors"
+TEACHER_COPY = "teacher.safetensors"  # in the run's work folder, so that a resumed run needs nothing else
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Who looks on while a model is trained, in its process (of several: the first)."""
+class Callbacks:
+    """Called while a model is trained, in its process (of several: the first)."""
 
     on_start: Callable[[str], None] = lambda _run_id: None  # as soon as the run exists, or is continued
     # after each epoch: its number from 1, its metrics. May raise Abandoned: the run ends as KILLED, for good.
     on_epoch: Callable[[int, dict[str, float]], None] = lambda _epoch, _metrics: None
 
 
-def train_teacher(config: Config, watch: Watch = Watch()) -> TrainResult:
+def train_teacher(config: Config, callbacks: Callbacks = Callbacks()) -> TrainResult:
     """Train a teacher; where the config has distillation terms, an assistant: a teacher that has one itself, of whatever size
-    (https://arxiv.org/abs/1902.03393). Raises UserError for anything the user can mend, before training starts where that
-    is possible."""
-    return _train(config, "teacher", watch)
+    (https://arxiv.org/abs/1902.03393).
+
+    Raises UserError for anything the user can mend, before training starts where that is possible; Interrupted, after
+    saving, on Ctrl-C or SIGTERM; and what the callbacks raise.
+    """
+    return _train(config, "teacher", callbacks)
 
 
-def train_student(config: Config, watch: Watch = Watch()) -> TrainResult:
+def train_student(config: Config, callbacks: Callbacks = Callbacks()) -> TrainResult:
     """Train a student: against a teacher where the config has distillation terms, else the control. Errors as above."""
-    return _train(config, "student", watch)
+    return _train(config, "student", callbacks)
 
 
-# ------------------------------------------------------------------------------------------------- resume
-
-
-def find_checkpoint(config: Config) -> Path:
-    """The checkpoint that `resume` means: of a run id (or its unique beginning), or of the run that saved last."""
-    root = track.store_root(config.tracking) / "work"
-    found = sorted(root.glob(f"*/{CHECKPOINT}"), key=lambda path: path.stat().st_mtime)
-    if config.resume != "last":
-        found = [path for path in found if path.parent.name.startswith(config.resume)]
-    if not found:
-        what = "no unfinished run" if config.resume == "last" else f"no unfinished run '{config.resume}'"
-        raise UserError(f"resume: there is {what} with a checkpoint under '{root}'.")
-    if config.resume != "last" and len(found) > 1:
-        raise UserError(f"resume: '{config.resume}' is the beginning of {len(found)} run ids; expected one.")
-    return found[-1]
-
-
-def stored_config(config: Config, given: Collection[str] = ()) -> Config:
-    """The config of the run to resume; of this call's own, the store and the `given` keys (of data, train, tracking)."""
-    stored = configs.from_dict(checkpoint.load(find_checkpoint(config))["config"], "the checkpoint's config")
-    sections = {}
-    for name in ("data", "train", "tracking"):
-        own = {key.split(".")[1] for key in (*given, "tracking.store") if key.startswith(f"{name}.")}
-        sections[name] = replace(getattr(stored, name), **{key: getattr(getattr(config, name), key) for key in own})
-    return replace(stored, resume=config.resume, **sections)
-
-
-def resume_command(config: Config, job: str, run_id: str) -> str:
-    """What a person types to continue this run from the same folder."""
-    store = config.tracking.store
-    elsewhere = "" if store == TrackingConfig().store else f" {shlex.quote(f'tracking.store={store}')}"
-    return f"python -m distill.{job} resume={run_id}{elsewhere}"
-
-
-def _check_same(config: Config, state: dict, fingerprints: dict[str, str]) -> None:
-    """A run continues with the config and the data it began with, or not at all."""
-    stored = configs.from_dict(state["config"], "the checkpoint's config")
-    if configs.digest(stored) != configs.digest(config):
-        key, was, now = configs.first_difference(stored, config)
-        raise UserError(
-            f"resume: the run was started with {key}={was!r}, this call says {now!r}; expected the same "
-            f"config (give resume= alone to use the run's own)."
-        )
-    for name, value in fingerprints.items():
-        if state["data"][name] != value:
-            raise UserError(
-                f"resume: the {name} data has fingerprint {value}, the run was started on {state['data'][name]}."
-            )
-
-
-# ------------------------------------------------------------------------------------------------- the job
-
-
-def _train(config: Config, job: str, watch: Watch) -> TrainResult:
+def _train(config: Config, job: str, callbacks: Callbacks) -> TrainResult:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     processes = distributed.start(config.train.device)
     try:
-        return _train_in(config, job, processes, watch)
+        training = build(config, job, processes)
+        with open_run(training) as run:
+            if processes.is_main:
+                callbacks.on_start(run.id)
+            with _ended_in_order(training, run):
+                recorder = Recorder(training, run, callbacks)
+                progress = fit(training, recorder)
+                return processes.from_main(lambda: recorder.finalize(progress))
     finally:
         distributed.stop()
 
 
-def _train_in(config: Config, job: str, processes: distributed.Processes, watch: Watch) -> TrainResult:
+# ---------------------------------------------------------------------------------------------------- build
+
+
+@dataclass(frozen=True)
+class Data:
+    paths: SetPaths
+    train: LandmarkSet
+    val: LandmarkSet
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        return {"train": self.train.fingerprint, "val": self.val.fingerprint}
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that a training consists of, checked, before its run exists."""
+
+    config: Config
+    job: str  # teacher or student
+    processes: Processes
+    data: Data
+    objective: Objective
+    loader: DataLoader
+    teacher_file: Path | None  # None: no teacher
+    teacher_run: str  # empty: no teacher, or a file that no run of this store made
+    init_run: str
+    resumed: Unfinished | None
+
+    @property
+    def role(self) -> str:
+        return role_of(self.config, self.job)
+
+    @property
+    def run_name(self) -> str:
+        config = self.config
+        return config.tracking.run_name or f"{config.name}-{config.model.backbone}-s{config.seed}"
+
+    @property
+    def description(self) -> str:
+        """The run's description, as it begins."""
+        config, data = self.config, self.data
+        origin = f", distilled from run {self.teacher_run or config.teacher}" if config.distill.terms else ""
+        origin += f", from the weights of {config.init}" if config.init else ""
+        return (
+            f"{self.role.capitalize()} `{config.name}`: {config.model.backbone} with a {config.model.head.kind} head{origin}. "
+            f"Trained on {len(data.train)} images of {data.paths.train.name}, selected on {len(data.val)} of "
+            f"{data.paths.val.name}."
+        )
+
+
+def build(config: Config, job: str, processes: Processes) -> Training:
+    """Everything that can be refused is refused here, by UserError: names first, then data, which takes longer to check."""
     loop.seed_everything(config.seed)
-    checkpoint_path = processes.from_main(lambda: find_checkpoint(config)) if config.resume else None
-    state = checkpoint.load(checkpoint_path) if checkpoint_path else None
-    if state is not None and state["job"] != job:
-        raise UserError(f"resume: run '{checkpoint_path.parent.name}' is a {state['job']}, not a {job}.")
+    resumed = None
+    if config.resume:
+        path = processes.from_main(lambda: checkpoint.find_checkpoint(config))
+        resumed = checkpoint.unfinished(config, job, path)
+    if config.train.compile:
+        check_compiler(processes.device)
+    student, init_run = _build_model(config, job, processes, resumed)
+    augmenter_of = _augmenters(config)
+    data = _read_data(config, processes, resumed)
+    teacher_file, teacher_run = _find_teacher(config, processes, data, resumed)
+    teacher = FrozenTeacher(load_model(teacher_file)[0]).to(processes.device) if teacher_file else None
+    distiller = Distiller(config.distill.terms, student, teacher) if teacher else None
+    objective = Objective(student, Supervision(config.loss, student.markup), distiller, balance.make(config))
+    size = config.data.size or max(student.size, teacher.model.size if teacher else 0)
+    loader = _build_loader(config, data, augmenter_of(size), processes)
+    return Training(config, job, processes, data, objective, loader, teacher_file, teacher_run, init_run, resumed)
 
-    # data: read and checked whole before anything else
-    paths = resolve(config.data)
-    train_set, val_set = read_sets(config, paths)
-    if train_set.skipped and processes.rank == 0:
-        (name, reason), count = train_set.skipped[0], len(train_set.skipped)
-        print(
-            f"{count} of {count + len(train_set)} training images are left out, such as '{name}': {reason}.", flush=True
-        )
-    fingerprints = {"train": train_set.fingerprint, "val": val_set.fingerprint}
-    if state is not None:
-        _check_same(config, state, fingerprints)
-    images = None
-    if config.data.cache:
-        images = processes.from_main(
-            lambda: cache.open_or_build(train_set, Path(config.data.cache), config.data.cache_size)
-        )
 
-    # models: everything that can be refused is refused before a run exists
-    elsewhere = config.init or state is not None  # where its weights come from
-    markup = train_set.markup
+def _build_model(config: Config, job: str, processes: Processes, resumed: Unfinished | None) -> tuple[Landmarker, str]:
+    """The model that trains, and the run whose weights it starts from ("": none, or unknown)."""
+    markup = configs.markup_of(config)
+    elsewhere = bool(config.init) or resumed is not None  # where its weights come from
     model = skeleton(config.model, markup) if elsewhere else Landmarker(config.model, markup)
     if job == "student":
         check_budget(model)
     freeze(model, config.train.freeze)
-    if config.train.compile:
-        check_compiler(processes.device)
-    init_run = ""
-    if config.init and state is None:
-        init_run = start_from(model, processes.from_main(lambda: resolve_model(config.init, config.tracking)))
-    teacher, teacher_file, teacher_run = None, None, ""
-    if config.distill.terms:
-        if state is not None:
-            teacher_file, teacher_run = checkpoint_path.parent / TEACHER_COPY, state["teacher_run"]
-        else:
-            reference = processes.from_main(
-                lambda: resolve_teacher(config.teacher, config.tracking, train_set.fingerprint)
-            )
-            teacher_file, teacher_run = reference.path, reference.run_id
-        teacher = FrozenTeacher(load_model(teacher_file)[0]).to(processes.device)
-    distiller = Distiller(config.distill.terms, model, teacher) if teacher else None
-    objective = Objective(model, Supervision(config.loss, markup), distiller, balance.make(config))
-    size = config.data.size or max(model.size, teacher.model.size if teacher else 0)
-    sampler = EpochSampler(len(train_set), config.train.batch_size, config.seed, processes.rank, processes.world)
-    if sampler.batch_size // processes.world % config.train.accumulate:
-        raise UserError(
-            f"train.accumulate is {config.train.accumulate}; expected a divisor of the {sampler.batch_size // processes.world} "
-            f"images of a process's batch."
-        )
-    dataset = TrainDataset(train_set, Augmenter(config.augment, size, config.seed, markup), images)
-    loader = train_loader(dataset, sampler, config.data.workers, pin=processes.device.type == "cuda")
-
-    role = role_of(config, job)
-    note = _description(config, role, paths, train_set, val_set, teacher_run)
-    tags = {
-        "distill.role": role,
-        "distill.digest": configs.digest(config),
-        "data.train": train_set.fingerprint,
-        "data.val": val_set.fingerprint,
-        "data.is_sample": str(paths.is_sample).lower(),
-        "data.skipped_images": str(len(train_set.skipped)),
-        "teacher.run_id": teacher_run,
-        "init.run_id": init_run,
-        track.NOTE: note,
-        **config.tracking.tags,
-    }
-    run_name = config.tracking.run_name or f"{config.name}-{config.model.backbone}-s{config.seed}"
-    with ExitStack() as stack:
-        if processes.is_main:
-            if checkpoint_path:  # two processes that train one run would ruin it
-                stack.enter_context(track.hold(checkpoint_path.parent))
-            run = stack.enter_context(track.Run.start(
-                config.tracking,
-                job=job,
-                run_name=run_name,
-                params=configs.flatten(config),
-                config_yaml=configs.to_yaml(config),
-                tags=tags,
-                resume_id=checkpoint_path.parent.name if checkpoint_path else None,
-            ))  # fmt: skip
-            if not checkpoint_path:
-                stack.enter_context(track.hold(run.work))
-        run_id, work = processes.from_main(lambda: (run.id, run.work))
-        if not processes.is_main:
-            run = track.NullRun(work, run_id)
-        work = checkpoint_path.parent if checkpoint_path else work
-        best_file = work / f"{job}.safetensors"
-        if state is None and processes.is_main:
-            run.log_dataset(paths.train.name, train_set.fingerprint, paths.train, "training")
-            run.log_dataset(paths.val.name, val_set.fingerprint, paths.val, "validation")
-            if not markup.fits(IBUG68):
-                run.log_text(markup.to_yaml(), "landmarks.yaml")
-            if teacher_file is not None:
-                shutil.copyfile(teacher_file, work / TEACHER_COPY)
-        expenses = cost(model)
-        run.log_metrics(
-            {f"model/{key}": value for key, value in expenses.to_dict().items()}
-            | {"data/train_images": len(train_set), "data/val_images": len(val_set), "data/skipped": len(train_set.skipped)},
-            step=0,
-        )  # fmt: skip
-        about = {
-            "role": role, "job": job, "run_id": run_id, "run_name": run_name, "seed": config.seed,
-            "data": {"train": paths.train.name, "val": paths.val.name, **fingerprints},
-            "teacher_run_id": teacher_run,
-        }  # fmt: skip
-
-        taught = None
-        if teacher is not None and processes.is_main:  # it does not change, so it predicts once
-            taught = Taught(evaluation.predict_set(teacher.model, val_set), teacher_run)
-
-        def validate(candidate: nn.Module) -> dict[str, float]:
-            found = evaluation.predict_set(candidate, val_set)
-            values = evaluation.as_metrics(evaluation.measure(found, val_set), "val")
-            if taught:
-                agreement = evaluation.agreement(found, taught.predictions, val_set)
-                values |= evaluation.agreement_metrics(agreement, "val")
-            return values
-
-        def on_epoch(epoch: int, values: dict[str, float]) -> None:
-            run.log_metrics(values, step=epoch)
-            watch.on_epoch(epoch, values)
-
-        snapshots = Snapshots(work / SNAPSHOTS, config.train)
-
-        def on_validated(candidate: nn.Module, epoch: int, value: float) -> None:
-            snapshots.keep(candidate, epoch, about | {"epoch": epoch, "val/nme": round(value, 4)})
-
-        def on_best(candidate: nn.Module, epoch: int, value: float) -> None:
-            save_model(candidate, best_file, about | {"epoch": epoch, "val/nme": round(value, 4)})
-
-        if processes.is_main:
-            watch.on_start(run_id)
-        try:
-            progress = loop.fit(
-                objective,
-                loader,
-                sampler,
-                loop.Hooks(validate, on_epoch, on_best, on_validated),
-                config.train,
-                processes,
-                seed=config.seed,
-                checkpoint_path=work / CHECKPOINT,
-                identity={
-                    "config": configs.to_dict(config), "job": job, "data": fingerprints, "teacher_run": teacher_run,
-                },
-                resume=state,
-                label=run_name,
-            )  # fmt: skip
-            result = processes.from_main(lambda: finish(
-                config,
-                run,
-                run_name,
-                Made(
-                    job,
-                    role,
-                    best_file,
-                    expenses,
-                    step=progress.best_epoch + 1,
-                    minutes=progress.seconds / 60,
-                    history=progress.history,
-                    snapshots=snapshots.files(),
-                    about=note,
-                ),
-                val_set,
-                paths.test,
-                taught,
-            ))  # fmt: skip
-        except Abandoned as reason:
-            run.set_tags({"distill.abandoned": str(reason)})
-            run.finish("KILLED")
-            _tidy(work, processes)
-            raise
-        except (SystemExit, KeyboardInterrupt):
-            if processes.is_main and (work / CHECKPOINT).is_file():
-                print(f"\nStopped and saved. Continue with: {resume_command(config, job, run_id)}", flush=True)
-            raise
-        _tidy(work, processes)
-    return result
+    if not config.init or resumed:
+        return model, ""
+    return model, start_from(model, processes.from_main(lambda: resolve_model(config.init, config.tracking)))
 
 
-def _tidy(work: Path, processes: distributed.Processes) -> None:
-    """A run that has ended has nothing to resume."""
-    if processes.is_main:
-        (work / CHECKPOINT).unlink(missing_ok=True)
-        (work / TEACHER_COPY).unlink(missing_ok=True)
+def _augmenters(config: Config) -> Callable[[int], Augmenter]:
+    """Side in pixels -> augmenter of that size; its photometric steps are checked at once."""
+    markup = configs.markup_of(config)
+    Augmenter(config.augment, config.model.input_size, config.seed, markup)
+    return lambda size: Augmenter(config.augment, size, config.seed, markup)
+
+
+def _read_data(config: Config, processes: Processes, resumed: Unfinished | None) -> Data:
+    """Both sets, read and checked whole."""
+    paths = resolve(config.data)
+    data = Data(paths, *read_sets(config, paths))
+    if data.train.skipped and processes.is_main:
+        (name, reason), count = data.train.skipped[0], len(data.train.skipped)
+        total = count + len(data.train)
+        print(f"{count} of {total} training images are left out, such as '{name}': {reason}.", flush=True)
+    if resumed:
+        checkpoint.check_data(resumed, data.fingerprints)
+    return data
 
 
 def read_sets(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet]:
@@ -332,8 +200,35 @@ def read_sets(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet
     return train_set, val_set
 
 
+def _find_teacher(
+    config: Config, processes: Processes, data: Data, resumed: Unfinished | None
+) -> tuple[Path | None, str]:
+    """The teacher's file and run; a resumed run has a copy of its own."""
+    if not config.distill.terms:
+        return None, ""
+    if resumed:
+        return resumed.work / TEACHER_COPY, resumed.state["teacher_run"]
+    found = processes.from_main(lambda: resolve_teacher(config.teacher, config.tracking, data.train.fingerprint))
+    return found.path, found.run_id
+
+
+def _build_loader(config: Config, data: Data, augmenter: Augmenter, processes: Processes) -> DataLoader:
+    sampler = EpochSampler(len(data.train), config.train.batch_size, config.seed, processes.rank, processes.world)
+    share, accumulate = sampler.batch_size // processes.world, config.train.accumulate
+    if share % accumulate:
+        raise UserError(
+            f"train.accumulate is {accumulate}; expected a divisor of the {share} images of a process's batch."
+        )
+    images = None
+    if config.data.cache:
+        folder, side = Path(config.data.cache), config.data.cache_size
+        images = processes.from_main(lambda: cache.open_or_build(data.train, folder, side))
+    dataset = TrainDataset(data.train, augmenter, images)
+    return train_loader(dataset, sampler, config.data.workers, pin=processes.device.type == "cuda")
+
+
 def role_of(config: Config, job: str) -> str:
-    """What a training is to the others: teacher, assistant, control, distilled; tuned: goes on from weights, without a teacher."""
+    """A training's role among others: teacher, assistant, control, distilled, or tuned (from weights, without a teacher)."""
     if job == "teacher":
         return "assistant" if config.distill.terms else "teacher"
     if config.distill.terms:
@@ -341,10 +236,186 @@ def role_of(config: Config, job: str) -> str:
     return "tuned" if config.init else "control"
 
 
-def _description(config, role, paths, train_set, val_set, teacher_run) -> str:
-    taught = f", taught by run {teacher_run or config.teacher}" if config.distill.terms else ""
-    taught += f", from the weights of {config.init}" if config.init else ""
-    return (
-        f"{role.capitalize()} `{config.name}`: {config.model.backbone} with a {config.model.head.kind} head{taught}. "
-        f"Trained on {len(train_set)} images of {paths.train.name}, selected on {len(val_set)} of {paths.val.name}."
+# ---------------------------------------------------------------------------------------------------- the run
+
+
+@contextmanager
+def open_run(training: Training) -> Iterator[tracking.Run | tracking.NullRun]:
+    """The training's MLflow run, new or reopened, while no other process may continue it; a NullRun beside the main process."""
+    config, processes, resumed = training.config, training.processes, training.resumed
+    with ExitStack() as stack:
+        if processes.is_main:
+            if resumed:
+                stack.enter_context(tracking.hold(resumed.work))
+            run = stack.enter_context(
+                tracking.Run.start(
+                    config.tracking,
+                    job=training.job,
+                    run_name=training.run_name,
+                    params=configs.flatten(config),
+                    config_yaml=configs.to_yaml(config),
+                    tags=_tags(training),
+                    resume_id=resumed.run_id if resumed else None,
+                )
+            )
+            if not resumed:
+                stack.enter_context(tracking.hold(run.work))
+                _log_inputs(training, run)
+        run_id, work = processes.from_main(lambda: (run.id, resumed.work if resumed else run.work))
+        if processes.is_main:
+            run.work = work  # where its checkpoint is, whatever the run is called by now
+            yield run
+        else:
+            yield tracking.NullRun(work, run_id)
+
+
+def _tags(training: Training) -> dict[str, str]:
+    config, data = training.config, training.data
+    return {
+        "distill.role": training.role,
+        "distill.digest": configs.digest(config),
+        "data.train": data.train.fingerprint,
+        "data.val": data.val.fingerprint,
+        "data.is_sample": str(data.paths.is_sample).lower(),
+        "data.skipped_images": str(len(data.train.skipped)),
+        "teacher.run_id": training.teacher_run,
+        "init.run_id": training.init_run,
+        tracking.NOTE: training.description,
+        **config.tracking.tags,
+    }
+
+
+def _log_inputs(training: Training, run: tracking.Run) -> None:
+    """What a new run goes out from: data sets, landmark set, teacher."""
+    paths, data = training.data.paths, training.data
+    run.log_dataset(paths.train.name, data.train.fingerprint, paths.train, "training")
+    run.log_dataset(paths.val.name, data.val.fingerprint, paths.val, "validation")
+    if not data.train.markup.fits(IBUG68):
+        run.log_text(data.train.markup.to_yaml(), "landmarks.yaml")
+    if training.teacher_file:
+        shutil.copyfile(training.teacher_file, run.work / TEACHER_COPY)
+
+
+@contextmanager
+def _ended_in_order(training: Training, run: tracking.Run | tracking.NullRun) -> Iterator[None]:
+    """Say how to go on after an interruption; leave nothing to resume where the run has ended for good."""
+    saved = run.work / CHECKPOINT
+    try:
+        yield
+    except Abandoned as reason:
+        run.set_tags({"distill.abandoned": str(reason)})
+        run.finish("KILLED")
+        _remove_resumable(run.work, training.processes)
+        raise
+    except (SystemExit, KeyboardInterrupt):
+        if training.processes.is_main and saved.is_file():
+            command = checkpoint.resume_command(training.config, training.job, run.id)
+            print(f"\nStopped and saved. Continue with: {command}", flush=True)
+        raise
+    _remove_resumable(run.work, training.processes)
+
+
+def _remove_resumable(work: Path, processes: Processes) -> None:
+    if processes.is_main:
+        (work / CHECKPOINT).unlink(missing_ok=True)
+        (work / TEACHER_COPY).unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------------------------------------- fit, finalize
+
+
+class Recorder:
+    """Validates, logs and keeps weights while a model trains (a loop.Hooks), and finalizes the run."""
+
+    def __init__(self, training: Training, run: tracking.Run | tracking.NullRun, callbacks: Callbacks):
+        self.training, self.run, self.callbacks = training, run, callbacks
+        self.best_file = run.work / f"{training.job}.safetensors"
+        self.snapshots = Snapshots(run.work / SNAPSHOTS, training.config.train)
+        self.cost, self.teacher = self._log_cost(), self._predict_by_teacher()
+        data = training.data
+        self.about: dict[str, Any] = {
+            "role": training.role,
+            "job": training.job,
+            "run_id": run.id,
+            "run_name": training.run_name,
+            "seed": training.config.seed,
+            "data": {"train": data.paths.train.name, "val": data.paths.val.name, **data.fingerprints},
+            "teacher_run_id": training.teacher_run,
+        }
+
+    def validate(self, model: Landmarker) -> dict[str, float]:
+        val_set = self.training.data.val
+        predictions = predict_set(model, val_set)
+        values = as_metrics(measure(predictions, val_set), "val")
+        if self.teacher:
+            values |= agreement_metrics(agreement(predictions, self.teacher.predictions, val_set), "val")
+        return values
+
+    def on_validated(self, model: Landmarker, epoch: int, value: float, best: bool) -> None:
+        about = self.about | {"epoch": epoch, "val/nme": round(value, 4)}
+        self.snapshots.keep(model, epoch, about)
+        if best:
+            save_model(model, self.best_file, about)
+
+    def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        self.run.log_metrics(metrics, step=epoch)
+        self.callbacks.on_epoch(epoch, metrics)
+
+    def finalize(self, progress: Progress) -> TrainResult:
+        training = self.training
+        model = TrainedModel(
+            training.config,
+            training.run_name,
+            training.job,
+            training.role,
+            self.best_file,
+            self.cost,
+            step=progress.best_epoch + 1,
+            minutes=progress.seconds / 60,
+            history=progress.history,
+            snapshots=self.snapshots.files(),
+            description=training.description,
+        )
+        return finalize(self.run, model, training.data.val, training.data.paths.test, self.teacher)
+
+    def _log_cost(self) -> Cost:
+        data, found = self.training.data, cost(self.training.objective.student)
+        values = {f"model/{key}": value for key, value in found.to_dict().items()}
+        counts = {"train_images": len(data.train), "val_images": len(data.val), "skipped": len(data.train.skipped)}
+        self.run.log_metrics(values | {f"data/{key}": value for key, value in counts.items()}, step=0)
+        return found
+
+    def _predict_by_teacher(self) -> TeacherPredictions | None:
+        """It does not change, so it predicts the validation set once."""
+        distiller = self.training.objective.distiller
+        if distiller is None or not self.training.processes.is_main:
+            return None
+        return TeacherPredictions(
+            predict_set(distiller.teacher.model, self.training.data.val), self.training.teacher_run
+        )
+
+
+def fit(training: Training, recorder: Recorder) -> Progress:
+    """Train, from the beginning or from the checkpoint of a resumed run."""
+    config, resumed = training.config, training.resumed
+    trainer = Trainer(
+        training.objective,
+        config.train,
+        training.processes,
+        seed=config.seed,
+        batches_per_epoch=len(training.loader.batch_sampler),
     )
+    if resumed:
+        trainer.load_state_dict(resumed.state)
+    identity = {
+        "config": configs.to_dict(config),
+        "job": training.job,
+        "data": training.data.fingerprints,
+        "teacher_run": training.teacher_run,
+    }
+
+    def save(state: dict[str, Any]) -> None:
+        checkpoint.save(recorder.run.work / CHECKPOINT, state | identity)
+
+    loop.fit(trainer, training.loader, recorder, save, training.run_name)
+    return trainer.progress

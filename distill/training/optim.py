@@ -1,14 +1,50 @@
-"""Parameters, optimiser, learning rate as a function of the step, and the weight average that is evaluated."""
+"""What trains and how: frozen parts, parameter groups and optimiser, learning rate, the weight average that is evaluated."""
 
 from __future__ import annotations
 
 import copy
+import difflib
 import math
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distill.config import TrainConfig
+from distill.errors import UserError
+from distill.models.landmarker import Landmarker
+
+# ---------------------------------------------------------------------------------------------------- frozen parts
+
+
+def freeze(model: Landmarker, paths: Iterable[str]) -> None:
+    """Take the modules at these paths out of training: without gradients, their parameters reach no optimiser.
+
+    Raises UserError for a path that leads to no module, and where nothing is left to train.
+    """
+    modules = {path: module for path, module in model.named_modules() if path}
+    for path in paths:
+        if path not in modules:
+            close = difflib.get_close_matches(path, modules, n=3, cutoff=0.3)
+            raise UserError(
+                f"train.freeze: '{path}' is no module of the model ({model.config.backbone}); expected a module path such as "
+                f"{', '.join(close) or 'backbone'}."
+            )
+        modules[path].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            f"train.freeze: {', '.join(paths)} leave nothing of the model to train; expected some part of it not to be named."
+        )
+
+
+def train_mode(objective: nn.Module, frozen: Iterable[str]) -> None:
+    """`objective.train()`, but for the frozen parts of its student: no dropout there, and batch statistics stay."""
+    objective.train()
+    for path in frozen:  # looked up each time: DDP's synchronised batch norms replace the original ones
+        objective.student.get_submodule(path).eval()
+
+
+# ---------------------------------------------------------------------------------------------------- optimiser
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -32,6 +68,9 @@ def lr_at(step: int, steps: int, steps_per_epoch: int, config: TrainConfig) -> f
     return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+# ---------------------------------------------------------------------------------------------------- average
+
+
 class WeightAverage:
     """Exponential moving average of a model's state, batch statistics included (decay 0: always the model itself).
 
@@ -41,18 +80,24 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False) if decay else model
+        self._floats: tuple[list[Tensor], list[Tensor]] | None = None  # of the average, of the model
+        self._others: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
+        """Move towards `model`, which must be the same one at every call, after its `step`-th step (from 1)."""
         if not self.decay:
             return
-        decay = min(self.decay, (1 + step) / (10 + step))
+        if self._floats is None:
+            self._pair(model)
+        for own, value in self._others:
+            own.copy_(value)
+        torch._foreach_lerp_(*self._floats, 1 - min(self.decay, (1 + step) / (10 + step)))
+
+    def _pair(self, model: nn.Module) -> None:
+        """Look the tensors up once: training changes them in place, and collecting them anew costs as much as the average."""
         own = self.model.state_dict()
-        floats, targets = [], []
-        for name, value in model.state_dict().items():
-            if value.dtype.is_floating_point:
-                floats.append(own[name])
-                targets.append(value)
-            else:
-                own[name].copy_(value)
-        torch._foreach_lerp_(floats, targets, 1 - decay)
+        pairs = [(own[name], value) for name, value in model.state_dict().items()]
+        floats = [pair for pair in pairs if pair[1].dtype.is_floating_point]
+        self._others = [pair for pair in pairs if not pair[1].dtype.is_floating_point]
+        self._floats = [mine for mine, _ in floats], [theirs for _, theirs in floats]

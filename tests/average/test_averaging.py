@@ -18,6 +18,7 @@ from distill.errors import UserError
 from distill.evaluate import job as evaluation
 from distill.models.files import load_model, read_description, save_model
 from distill.models.landmarker import Landmarker
+from distill.training import finalize
 from distill.training import job as training
 
 # ---------------------------------------------------------------------------------------------------- snapshots
@@ -31,15 +32,15 @@ def snapshots(tiny, result) -> dict[int, dict[str, torch.Tensor]]:
 @pytest.fixture
 def validated(monkeypatch):
     """The weights that a run validates, in turn; with `script`, these val/nme instead of the measured ones."""
-    weights, script, real = [], [], evaluation.predict_set
+    weights, script, real = [], [], training.predict_set
 
     def predict(model, *args, **kwargs):
         weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return real(model, *args, **kwargs)
 
-    measured = evaluation.as_metrics
-    monkeypatch.setattr(evaluation, "predict_set", predict)
-    monkeypatch.setattr(evaluation, "as_metrics", lambda *a: {"val/nme": script.pop(0)} if script else measured(*a))
+    measured = training.as_metrics
+    monkeypatch.setattr(training, "predict_set", predict)
+    monkeypatch.setattr(training, "as_metrics", lambda *a: {"val/nme": script.pop(0)} if script else measured(*a))
     return weights, script
 
 
@@ -94,7 +95,7 @@ def test_greedy_adds_what_does_no_harm_and_goes_on_after_what_does():
 def run(tiny):
     """A student with snapshots, of epochs that differ much."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "pictures", lambda *_, **__: [])
+        patch.setattr(finalize, "pictures", lambda *_, **__: [])
         return training.train_student(
             tiny.short("train.epochs=6", "train.snapshots=4", "train.min_lr=0.002", "tracking.outputs=light")
         )

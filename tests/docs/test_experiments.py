@@ -54,7 +54,7 @@ def test_takes_its_steps(tiny, bare, monkeypatch, tmp_path, name):
 
     path = FOLDER / name
     objectives, fit = [], loop.fit
-    monkeypatch.setattr(loop, "fit", lambda objective, *a, **k: objectives.append(objective) or fit(objective, *a, **k))
+    monkeypatch.setattr(loop, "fit", lambda trainer, *a: objectives.append(trainer.objective) or fit(trainer, *a))
     config = shrunk(tiny, tmp_path, path)
     if config.distill.terms:
         config = shrunk(tiny, tmp_path, path, f"teacher={untrained_teacher(tiny, tmp_path, path)}")

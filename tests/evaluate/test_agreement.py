@@ -11,6 +11,7 @@ from distill import tracking
 from distill.data.annotations import LandmarkSet, read_set
 from distill.evaluate import job as evaluation
 from distill.landmarks import IBUG68
+from distill.training import finalize
 from distill.training import job as training
 
 
@@ -31,9 +32,10 @@ def test_agreement_is_the_distance_between_two_predictions_in_percent_of_the_sid
 
 def test_it_is_measured_at_every_validation_and_kept_by_point(tiny, bare, monkeypatch):
     real, asked = evaluation.predict_set, []
-    monkeypatch.setattr(
-        evaluation, "predict_set", lambda model, *a, **k: asked.append(model.size) or real(model, *a, **k)
-    )
+    for module in (training, finalize):
+        monkeypatch.setattr(
+            module, "predict_set", lambda model, *a, **k: asked.append(model.size) or real(model, *a, **k)
+        )
     teacher = training.train_teacher(tiny.short("train.epochs=1", "model.input_size=96", "name=teacher"))
     asked.clear()
     result = training.train_student(tiny.short(f"teacher={teacher.run_id}", distilled=True))

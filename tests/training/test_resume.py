@@ -25,7 +25,7 @@ from distill import student, tracking
 from distill.distillation.losses import coordinate as landmark_losses
 from distill.errors import UserError
 from distill.tracking import RunInfo
-from distill.training import checkpoint
+from distill.training import checkpoint, finalize
 from distill.training import job as training
 
 # a model that draws random numbers in every step (stochastic depth)
@@ -169,7 +169,7 @@ def test_nothing_is_left_to_resume(tiny, history):
     left = {path.name for path in (tiny.store / "work" / run_id).iterdir()}
     assert training.CHECKPOINT not in left and training.TEACHER_COPY not in left
     with pytest.raises(UserError, match=f"no unfinished run '{run_id}'"):
-        training.stored_config(tiny.config(f"resume={run_id}"))
+        checkpoint.stored_config(tiny.config(f"resume={run_id}"))
 
 
 @pytest.mark.parametrize(("name", "number"), [("terminate", signal.SIGTERM), ("interrupt", signal.SIGINT)])
@@ -215,9 +215,9 @@ MOMENTS = {
     "before the first checkpoint": ("checkpoint.save", "before", 1),
     "after an epoch was logged, before it was saved": ("checkpoint.save", "before", 2),
     "just after an epoch was saved": ("checkpoint.save", "after", 1),
-    "while validating": ("evaluation.predict_set", "before", 2),
+    "while validating": ("training.predict_set", "before", 2),
     "after the best weights were written": ("training.save_model", "after", 2),
-    "when all was trained, before it was evaluated": ("evaluation.predict_set", "before", 4),
+    "when all was trained, before it was evaluated": ("finalize.predict_set", "before", 1),
 }
 
 
@@ -228,10 +228,8 @@ def uncut(tiny):
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_resumes_from_any_moment(tiny, bare, uncut, monkeypatch, moment):
-    from distill.evaluate import job as evaluation
-
     name, when, count = MOMENTS[moment]
-    owner = {"checkpoint": checkpoint, "evaluation": evaluation, "training": training}[name.split(".")[0]]
+    owner = {"checkpoint": checkpoint, "finalize": finalize, "training": training}[name.split(".")[0]]
     function = name.split(".")[1]
     real, calls = getattr(owner, function), []
 
@@ -341,9 +339,9 @@ def test_resume_refuses_what_is_not_there_or_not_that(tiny, unfinished):
 def test_resume_alone_brings_the_run_s_own_config(tiny, unfinished):
     """Whatever the default experiment says; only what was given beside it is this call's."""
     call = tiny.config(f"resume={unfinished.id}", "train.lr=0.1", "data.workers=3", "tracking.experiment=other")
-    stored = training.stored_config(call, ["data.workers"])
+    stored = checkpoint.stored_config(call, ["data.workers"])
     assert (stored.train.lr, stored.data.workers, stored.tracking.experiment) == (0.005, 3, "tiny")
-    assert training.stored_config(call).data.workers == 0
+    assert checkpoint.stored_config(call).data.workers == 0
     assert stored.resume == unfinished.id and stored.tracking.store == str(tiny.store)
 
 

@@ -14,8 +14,8 @@ from distill.models.files import save_model, weights
 from distill.models.landmarker import Landmarker
 from distill.models.references import ModelReference, resolve_teacher
 from distill.training import job as training
-from distill.training.freeze import freeze, train_mode
 from distill.training.init_weights import start_from
+from distill.training.optim import freeze, train_mode
 
 SMALL = ModelConfig("lcnet_050", input_size=64, head=HeadConfig(stride=8, width=16))
 

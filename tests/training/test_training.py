@@ -22,10 +22,9 @@ from distill import cli, tracking
 from distill import config as configs
 from distill.distillation.losses import coordinate as landmark_losses
 from distill.errors import UserError
-from distill.evaluate import job as evaluation
 from distill.models.files import load_model, read_description
 from distill.models.references import resolve_teacher
-from distill.training import checkpoint, loop
+from distill.training import checkpoint, finalize, loop
 from distill.training import job as training
 
 
@@ -81,7 +80,7 @@ def test_the_run_holds_all_that_was_asked_for(tiny):
 
 def test_light_outputs_are_the_model_and_its_numbers_alone(tiny, monkeypatch, capsys):
     """For many short cells: what takes long after training is left out, and what is measured is not."""
-    monkeypatch.setattr(evaluation, "pictures", None)
+    monkeypatch.setattr(finalize, "pictures", None)
     config = tiny.short("tracking.outputs=light", "train.epochs=1", f"teacher={tiny.teacher.run_id}", distilled=True)
     result = training.train_student(config)
     folder = tracking.artifact_path(tiny.tracking, result.run_id, "model").parent
@@ -238,7 +237,7 @@ def test_accumulation_gives_the_same_curve(tiny, bare):
 
 def test_the_average_is_what_is_evaluated_and_kept(tiny, bare, monkeypatch):
     saved, seen = [], []
-    real_save, real_predict = checkpoint.save, evaluation.predict_set
+    real_save, real_predict = checkpoint.save, training.predict_set
 
     def predict(model, *args, **kwargs):
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
@@ -249,7 +248,7 @@ def test_the_average_is_what_is_evaluated_and_kept(tiny, bare, monkeypatch):
         real_save(path, state)
 
     monkeypatch.setattr(checkpoint, "save", save)
-    monkeypatch.setattr(evaluation, "predict_set", predict)
+    monkeypatch.setattr(training, "predict_set", predict)
     training.train_teacher(tiny.short())
     with_average, (first, second) = seen[:2], saved
     for state, evaluated in zip((first, second), with_average, strict=True):
@@ -270,7 +269,7 @@ def scripted(monkeypatch):
 
     def script(*values: float) -> list[dict[str, torch.Tensor]]:
         weights, left = [], list(values)
-        real = evaluation.predict_set
+        real = training.predict_set
 
         def predict(model, *args, **kwargs):
             weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
@@ -279,8 +278,8 @@ def scripted(monkeypatch):
         def as_metrics(_report, split):
             return {f"{split}/nme": left.pop(0) if left else 99.0}
 
-        monkeypatch.setattr(evaluation, "predict_set", predict)
-        monkeypatch.setattr(evaluation, "as_metrics", as_metrics)
+        monkeypatch.setattr(training, "predict_set", predict)
+        monkeypatch.setattr(training, "as_metrics", as_metrics)
         return weights
 
     return script
@@ -342,7 +341,7 @@ def test_nan_stops_at_once_and_harms_nothing(tiny, bare, monkeypatch, capsys, ki
     assert all(torch.isfinite(t).all() for part in ("objective", "average") for t in state[part].values())
     # and once the cause is gone it goes on as if nothing had been
     monkeypatch.setitem(landmark_losses.LOSSES, "nme", real)
-    resumed = training.train_teacher(training.stored_config(tiny.config(f"resume={run.id}")))
+    resumed = training.train_teacher(checkpoint.stored_config(tiny.config(f"resume={run.id}")))
     clean = training.train_teacher(tiny.config("train.epochs=3", "tracking.register=false"))
     assert resumed.run_id == run.id and same_weights(resumed.model_file, clean.model_file)
 

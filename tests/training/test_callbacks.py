@@ -1,4 +1,4 @@
-"""Whoever looks on while a model is trained: it hears of the run and of every epoch, and may give it up."""
+"""Callbacks are called when a run starts and after every epoch, and may end the training."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from running import REPO
 from distill import config as configs
 from distill import tracking
 from distill.training import job as training
-from distill.training.signals import Abandoned
+from distill.training.loop import Abandoned
 
 
-def test_a_watch_hears_the_run_at_once_and_each_epoch_as_it_is_logged(tiny, bare):
+def test_callbacks_get_the_run_at_once_and_each_epoch_as_it_is_logged(tiny, bare):
     heard = []
 
     def on_start(run_id):
         heard.append(("start", run_id, tracking.find_run(tiny.tracking, run_id).status))
 
     result = training.train_student(
-        tiny.short("seed=71"), training.Watch(on_start, lambda epoch, values: heard.append((epoch, values["val/nme"])))
+        tiny.short("seed=71"),
+        training.Callbacks(on_start, lambda epoch, values: heard.append((epoch, values["val/nme"]))),
     )
     assert heard[0] == ("start", result.run_id, "RUNNING")
     assert heard[1:] == list(enumerate(tiny.curve(result.run_id, "val/nme"), start=1))
 
 
-def test_a_training_that_its_watch_gives_up_ends_killed_with_the_reason_and_cannot_be_resumed(tiny, bare):
+def test_an_abandoned_training_ends_killed_with_the_reason_and_cannot_be_resumed(tiny, bare):
     runs = []
 
     def give_up(epoch, _values):
@@ -32,23 +33,23 @@ def test_a_training_that_its_watch_gives_up_ends_killed_with_the_reason_and_cann
             raise Abandoned("not worth it")
 
     with pytest.raises(Abandoned, match="not worth it"):
-        training.train_student(tiny.config("train.epochs=5", "seed=72"), training.Watch(runs.append, give_up))
+        training.train_student(tiny.config("train.epochs=5", "seed=72"), training.Callbacks(runs.append, give_up))
     run = tracking.find_run(tiny.tracking, runs[0])
     assert run.status == "KILLED" and run.tags["distill.abandoned"] == "not worth it" and "error" not in run.tags
     assert len(tiny.curve(run.id, "val/nme")) == 2, "the epochs before it are kept"
     assert not (tracking.work_dir(tiny.tracking, run.id) / training.CHECKPOINT).exists()
 
 
-def test_a_watch_that_breaks_makes_the_run_fail_with_its_error(tiny, bare):
+def test_a_callback_that_breaks_makes_the_run_fail_with_its_error(tiny, bare):
     runs = []
 
     def broken(_epoch, _values):
-        raise RuntimeError("the watch broke")
+        raise RuntimeError("the callback broke")
 
-    with pytest.raises(RuntimeError, match="the watch broke"):
-        training.train_student(tiny.short("seed=73"), training.Watch(runs.append, broken))
+    with pytest.raises(RuntimeError, match="the callback broke"):
+        training.train_student(tiny.short("seed=73"), training.Callbacks(runs.append, broken))
     run = tracking.find_run(tiny.tracking, runs[0])
-    assert run.status == "FAILED" and "the watch broke" in run.tags["error"]
+    assert run.status == "FAILED" and "the callback broke" in run.tags["error"]
 
 
 def test_a_recipe_computes_the_same_and_says_nothing_of_where_it_ran(tmp_path):
