@@ -21,7 +21,7 @@ ENTRY_POINTS = "teacher student demo evaluate export predict ablation average re
 # Outside packages and the one place that may know each.
 OWNERS: dict[str, tuple[str, ...]] = {
     "timm": ("distill.models",),
-    "albumentations": ("distill.data.augment",),
+    "albumentations": ("distill.data.albumentations_step",),
     "mlflow": ("distill.tracking",),
     "matplotlib": ("distill.figures",),
     "scipy": ("distill.metrics.comparison",),

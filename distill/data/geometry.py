@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # prediction from an ONNX file warps with this module where n
     from distill.config import AugmentConfig
 
 _CORNERS = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])  # of the frame, in sides, from its centre
+_SAMPLES = 1.6  # blocks a result pixel, along each side, from which `warp` samples
 _FLATTEST = 0.4  # least projective denominator within one and a half frames; below, points come near the horizon
 
 
@@ -79,16 +80,12 @@ def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     """(H, W, 3) uint8 -> (size, size, 3) uint8 by a (3, 3) matrix in continuous pixels; bilinear, black outside.
 
-    Where the matrix shrinks k-fold or more (k >= 2, at the centre), whole k x k blocks are averaged first: plain bilinear
-    sampling would skip pixels and alias. Block averaging is exact for continuous coordinates and an order of magnitude
-    cheaper than a warp of the full image.
+    Where the matrix shrinks, the image is smoothed first, so that the result is as sharp as `resize` makes it and does not
+    alias; see `_smooth`.
     """
     height, width = image.shape[:2]
-    shrink = int(1 / max(_magnification(matrix, width / 2, height / 2), 1e-6) + 1e-6)
-    if shrink >= 2:
-        small = (max(1, width // shrink), max(1, height // shrink))
-        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-        matrix = matrix @ np.diag([width / small[0], height / small[1], 1.0])
+    image = _smooth(image, 1 / max(_magnification(matrix, width / 2, height / 2), 1e-6))
+    matrix = matrix @ np.diag([width / image.shape[1], height / image.shape[0], 1.0])
     # OpenCV counts from pixel centres, this package from pixel corners.
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
     inverse_half = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
@@ -105,6 +102,26 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
         return image
     shrinks = width > size or height > size
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _smooth(image: np.ndarray, shrink: float) -> np.ndarray:
+    """The image before bilinear sampling at every `shrink`-th pixel: what is averaged, and reduced by whole blocks.
+
+    Averaging areas of k x k blocks has a variance of k^2 / 12 pixels, and bilinear sampling of the blocks adds 1/6 of a
+    block's square on average. The two together have the variance of the area of one result pixel where that is 1.73
+    blocks wide; so blocks are made about that fine (at 3-fold shrinking: 2 x 2), and what a finer one lacks is made up
+    by a kernel of three pixels, with half a pixel of a result more against aliasing.
+    """
+    height, width = image.shape[:2]
+    block = max(1, min(round(shrink / _SAMPLES), width, height))
+    if block > 1:
+        image = cv2.resize(image, (width // block, height // block), interpolation=cv2.INTER_AREA)
+    residual = shrink / block
+    variance = (residual**2 - 1) / 12 - 1 / 12
+    if variance < 0.02:
+        return image
+    side = min(variance / 2, 0.25)  # of the kernel (side, 1 - 2 side, side)
+    return cv2.GaussianBlur(image, (3, 3), math.sqrt(-0.5 / math.log(side / (1 - 2 * side))))
 
 
 def _magnification(matrix: np.ndarray, x: float, y: float) -> float:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import yaml
 from conftest import draw_face
 
 from distill.config import AugmentConfig, StepConfig
-from distill.data import geometry
+from distill.data import centring, geometry
 from distill.data.augment import Augmenter, plain
+from distill.data.photometric import Photometric
 from distill.errors import UserError
 from distill.landmarks import IBUG68
 
@@ -107,12 +111,32 @@ def test_strong_perspective_stays_sane():
     assert np.isfinite(moved).all() and np.abs(moved - 50).max() < 250
 
 
-def test_shrinking_averages_and_does_not_alias():
-    """Fine stripes shrink to grey; sampling single pixels would turn them into coarse ones."""
-    stripes = np.zeros((384, 384, 3), np.uint8)
+@pytest.mark.parametrize(("width", "most"), [(384, 12), (256, 60)])
+def test_shrinking_averages_and_aliases_little(width, most):
+    """Stripes of one pixel shrink to grey; sampling single pixels would turn them into coarse ones (a spread of 73)."""
+    stripes = np.zeros((width, width, 3), np.uint8)
     stripes[:, ::2] = 255
-    matrix, _ = geometry.sample_matrix(np.random.default_rng(0), STILL, 384, 384, 120)
-    assert geometry.warp(stripes, matrix, 120).std() < 30  # 72 without averaging
+    matrix, _ = geometry.sample_matrix(np.random.default_rng(0), STILL, width, width, 120)
+    assert geometry.warp(stripes, matrix, 120).std() < most
+
+
+@pytest.mark.parametrize("width", [384, 256, 192])
+def test_training_views_are_as_sharp_as_validation_views(width):
+    """Power at each spatial frequency, of turned and shifted views, against plain resizing of the same noise."""
+    noise = cv2.GaussianBlur(np.random.default_rng(0).normal(size=(width, width)), (0, 0), 1.0)
+    image = np.repeat(np.clip(128 + 200 * noise, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    augmenter = Augmenter(dataclasses.replace(STILL, rotate=10, shift=0.03), 128, 0)
+    views = [augmenter(image, np.zeros((68, 2)), 0, i)[0] for i in range(6)]
+    ratios = np.mean([_power(view) for view in views], axis=0) / _power(plain(image, None, 128)[0])
+    assert ratios.min() > 0.7 and ratios.max() < 1.3, ratios  # plain bilinear sampling, or of whole blocks: 0.3 to 2
+
+
+def _power(view: np.ndarray) -> np.ndarray:
+    """Power of the middle 64 px in three bands of spatial frequency."""
+    middle = view[32:96, 32:96, 0].astype(float)
+    spectrum = np.abs(np.fft.fft2((middle - middle.mean()) * np.outer(np.hanning(64), np.hanning(64)))) ** 2
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64)))
+    return np.array([spectrum[(frequency >= low) & (frequency < low + 0.12)].sum() for low in (0.05, 0.17, 0.29)])
 
 
 def test_outside_is_black_and_landmarks_are_not_clamped():
@@ -246,3 +270,55 @@ def test_steps_that_cannot_be_are_refused_at_once(step, said):
     with pytest.raises(UserError, match=said) as error:
         Augmenter(dataclasses.replace(STILL, photometric={"x": step}), 32, 0)
     assert "\n" not in str(error.value) and "augment.photometric.x" in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------- steps stay in place
+
+
+def _configured_steps() -> dict[str, StepConfig]:
+    """Every photometric step of the experiment files, and those of this file."""
+    found = {f"tests {key}": step for key, step in PHOTOMETRIC.items()}
+    for path in sorted((Path(__file__).resolve().parents[2] / "experiments").rglob("*.yaml")):
+        steps = ((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("augment") or {}).get("photometric") or {}
+        found |= {f"{path.stem} {key}": StepConfig(**step) for key, step in steps.items() if "name" in step}
+    return found
+
+
+@pytest.mark.parametrize("key", _configured_steps())
+def test_no_configured_step_moves_the_picture(key):
+    ((_, step),) = Photometric({key: _configured_steps()[key]}).steps
+    assert centring.moved(step) < centring.MOST_MOVED
+
+
+@pytest.mark.parametrize("shift", [(0.125, 0.0), (0.0, -0.125), (0.75, 0.75)])
+def test_a_shift_is_measured(shift):
+    def step(image, rng):
+        blurred = cv2.GaussianBlur(image, (3, 3), 0.8)
+        return cv2.warpAffine(
+            blurred, np.float32([[1, 0, shift[0]], [0, 1, shift[1]]]), image.shape[1::-1], flags=cv2.INTER_LINEAR
+        )
+
+    assert centring.moved(step, draws=2) == pytest.approx(np.hypot(*shift), rel=0.15)
+
+
+def test_a_shift_that_changes_from_draw_to_draw_is_measured():
+    def step(image, rng):
+        x, y = rng.normal(0, 0.2, 2)
+        return cv2.warpAffine(image, np.float32([[1, 0, x], [0, 1, y]]), image.shape[1::-1], flags=cv2.INTER_LINEAR)
+
+    assert 0.15 < centring.moved(step) < 0.45
+
+
+def test_a_step_that_moves_the_picture_is_refused():
+    with pytest.raises(UserError, match=r"augment.photometric.x: Emboss .* moves the picture by 1\.\d+ px"):
+        Photometric({"x": StepConfig("Emboss")})
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "said"),
+    [("Downscale", {"scale_range": [0.8, 0.4]}, "scale_range"), ("Downscale", {"scale": 0.5}, "unexpected keyword"),
+     ("MotionBlur", {"blur_limit": [9, 3]}, "blur_limit"), ("MotionBlur", {"angle_range": "any"}, "two numbers")],
+)  # fmt: skip
+def test_arguments_that_do_not_fit(name, args, said):
+    with pytest.raises(UserError, match=f"augment.photometric.x.args do not fit {name}: .*{said}"):
+        Photometric({"x": StepConfig(name, 0.5, args)})
