@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and YAML read without guessing."""
+"""Files written whole or not at all, YAML read without guessing, text from templates."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ def write_text(path: Path, text: str) -> Path:
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def render(template: Path, **values: Any) -> str:
+    """The text of a Jinja template file. A value that the template names and nobody gives is an error of ours."""
+    import jinja2
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
 
 
 class Loader(yaml.SafeLoader):

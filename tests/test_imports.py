@@ -29,7 +29,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "sqlalchemy": ("search.storage",),
     "rich": ("search.live_table",),
     "onnxruntime": ("distill.export.job", "distill.predict.runtime"),
-    "jinja2": ("distill.report.html",),
+    "jinja2": ("distill.files", "distill.report"),
     "reportlab": ("distill.report",),
 }
 HEAVY = {*OWNERS, "torch", "torchvision", "cv2", "pandas"}

@@ -57,8 +57,11 @@ def export(model_file: Path, out: Path, images: LandmarkSet | None) -> Export:
         if images is not None:
             # reads back and checks what it wrote
             submission_file.write(fresh / "solution.zip", images.names, solve(model, images))
-        for path in fresh.iterdir():
-            os.replace(path, out / path.name)
+        for name in ("student.safetensors", "student.onnx", "solution.zip"):
+            if (fresh / name).exists():
+                os.replace(fresh / name, out / name)
+            else:  # an older student's submission must not lie beside this one
+                (out / name).unlink(missing_ok=True)
     solution = out / "solution.zip" if images is not None else None
     return Export(out / "student.safetensors", out / "student.onnx", parity, solution)
 
@@ -108,10 +111,10 @@ def check_rules(model_file: Path) -> None:
     student's, quantisation, an ensemble, teacher or adapter weights."""
     described = read_description(model_file)
     about = described["about"]
-    if about.get("job") == "teacher":
-        raise UserError(
-            f"'{model_file}' is a teacher (run {about.get('run_id', '?')}); only a student can be exported."
-        )
+    if about.get("job") != "student":
+        kind = f"a {about['job']}" if about.get("job") else "a model that does not name its job"
+        run = about.get("run_id") or "unknown"
+        raise UserError(f"'{model_file}' is {kind} (run {run}); only a student can be exported.")
     size = model_file.stat().st_size
     if size > MAX_BYTES:
         raise UserError(f"'{model_file}' has {size:,} bytes; expected at most {MAX_BYTES:,} (challenge rule 3).")

@@ -1,9 +1,8 @@
-"""The hand-in: one zip with the model, the submission, the report, the code and how to make it all again."""
+"""The hand-in: one zip with model, submission, report, code, and the commands that reproduce them."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 import zipfile
@@ -16,7 +15,7 @@ from distill import tracking as track
 from distill.config import TrackingConfig
 from distill.data.annotations import read_set
 from distill.errors import UserError
-from distill.files import read_yaml
+from distill.files import atomic, read_yaml, render
 from distill.handin import pins, sources, steps
 from distill.handin.steps import Step
 from distill.models.references import resolve_model
@@ -72,7 +71,7 @@ def build(
 
     model = resolve_model(info.id, tracking).path
     check_rules(model)
-    way = steps.trace(info, tracking)
+    trainings = steps.trace(info, tracking)
     environment = _environment(info, tracking)
     code = _code(info, tracking)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,9 +85,9 @@ def build(
             ENVIRONMENT: (json.dumps(environment, indent=2, ensure_ascii=False) + "\n").encode(),
         }
         scored = _public_score(solution, tracking)
-    files |= {step.file: step.config.encode() for step in way if step.config}
+    files |= {step.file: step.config.encode() for step in trainings if step.config}
     files |= {f"{CODE}/{name}": data for name, data in code.files.items()}
-    files[README] = _readme(owner, info, way, environment, code, len(names), scored, tracking).encode()
+    files[README] = _readme(owner, info, trainings, environment, code, len(names), scored, tracking).encode()
     executable = {f"{CODE}/{name}" for name in code.executable}
     path = _write(out / f"{owner}.zip", owner, files, executable)
     sizes = {name: len(data) for name, data in files.items() if "/" not in name}
@@ -100,7 +99,7 @@ def build(
 
 
 def _environment(info: RunInfo, tracking: TrackingConfig) -> dict:
-    """The run's environment.json, less the command line, which tells of its machine."""
+    """The run's environment.json without the command line, which shows paths of its machine."""
     path = track.artifact_path(tracking, info.id, "environment.json")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -153,82 +152,59 @@ def _public_score(solution: Path, tracking: TrackingConfig) -> submitting.Entry 
 def _readme(
     owner: str,
     info: RunInfo,
-    way: list[Step],
+    trainings: list[Step],
     environment: dict,
     code: sources.Sources,
     rows: int,
     scored: submitting.Entry | None,
     tracking: TrackingConfig,
 ) -> str:
-    machine, python = environment["hardware"], environment["python"]
-    short = ".".join(python.split(".")[:2])
-    threads = int(info.params.get("train.threads") or 0) or machine["cores"]
-    test_set = info.tags.get("submission.set") or "the test set"
-    score = f" Its public score was {scored.public:g} % ({scored.date.isoformat()})." if scored else ""
-    nme = info.metrics.get("best/val/nme")
-    data = {found.context: found for found in datasets(tracking, info.id) or datasets(tracking, way[0].run.id)}
-    lines = [
-        f"# {owner}",
-        "",
-        f"68 facial landmarks by one compact student: MLflow run `{info.id}` ({info.name})"
-        + (f", val/nme {nme:.3f} %." if nme is not None else "."),
-        "",
-        "| | |",
-        "|---|---|",
-        f"| `{MODEL}` | the model, float32, the one that the submission was made with |",
-        f"| `{SOLUTION}` | the submission as made: {rows} rows |",
-        f"| `{REPORT}` | the report |",
-        f"| `{CODE}/` | the code |",
-        f"| `{steps.FOLDER}/` | the experiment file of each training |",
-        f"| `{PINS}`, `{ENVIRONMENT}` | the environment as it ran |",
-        "",
-        code.statement + " No data set is in here.",
-        "",
-        "All commands are for this folder.",
-        "",
-        "## Environment",
-        "",
-        f"It ran on Python {python}, {environment['platform']}, {machine['cores']} cores of {machine['cpu']}, "
-        f"GPU: {', '.join(machine['gpus']) or 'none'}.",
-        "",
-        "```",
-        f"python{short} -m venv venv",
-        ". venv/bin/activate",
-        f"pip install -r {PINS}",
-        f"export PYTHONPATH={CODE}",
-        "```",
-        "",
-        "## Test",
-        "",
-        f"`{IMAGES}` is the folder of the {rows} images of {test_set}.",
-        "",
-        "```",
-        _predict_command(code, threads),
-        "```",
-        "",
-        f"The `solution.txt` in `{AGAIN}/{SOLUTION}` is that of `{SOLUTION}`, to the last digit.{score} Another kind of processor or "
-        f"other versions may change last digits.",
-        "",
-        "## Train",
-        "",
-        f"`{steps.DATA}` is the data root."
-        + "".join(
-            f" {found.context.capitalize()}: `{found.name}`, fingerprint `{found.digest}`." for found in data.values()
-        ),
-        "",
-        "```",
-        *(step.command for step in way),
-        "```",
-        "",
-    ]
-    for step in way:
-        revision = step.run.tags.get("mlflow.source.git.commit", "")
-        revision = f", from revision `{revision[:12]}`" if revision else ""
-        value = step.run.metrics.get("best/val/nme")
-        measured = f", val/nme {value:.3f} %" if value is not None else ""
-        lines.append(" ".join([f"- {step.name}: was run `{step.run.id}`{measured}{revision}.", *step.remarks]))
-    lines += ["", f"Then, as above with the new model: `{_predict_command(code, threads, way[-1].name)}`.", ""]
-    return "\n".join([*lines, f"Built by distill {distill.__version__}.", ""])
+    threads = int(info.params.get("train.threads") or 0) or environment["hardware"]["cores"]
+    sets = datasets(tracking, info.id) or datasets(tracking, trainings[0].run.id)
+    return render(
+        Path(__file__).with_name("README.md.j2"),
+        owner=owner,
+        run=info,
+        nme=_nme_words(info),
+        names={
+            "model": MODEL,
+            "solution": SOLUTION,
+            "report": REPORT,
+            "code": CODE,
+            "train": steps.FOLDER,
+            "pins": PINS,
+            "environment": ENVIRONMENT,
+        },
+        rows=rows,
+        statement=code.statement,
+        python=environment["python"],
+        platform=environment["platform"],
+        machine=environment["hardware"],
+        images=IMAGES,
+        again=AGAIN,
+        data=steps.DATA,
+        test_set=info.tags.get("submission.set") or "the test set",
+        predict=_predict_command(code, threads),
+        predict_new=_predict_command(code, threads, trainings[-1].name),
+        score=f" Its public score was {scored.public:g} % ({scored.date.isoformat()})." if scored else "",
+        sets=list({found.context: found for found in sets}.values()),
+        steps=[
+            {"name": step.name, "command": step.command, "run": step.run, "remarks": step.remarks}
+            | {"nme": _nme_words(step.run), "revision": _revision_words(step.run)}
+            for step in trainings
+        ],
+        version=distill.__version__,
+    )
+
+
+def _nme_words(run: RunInfo) -> str:
+    value = run.metrics.get("best/val/nme")
+    return f", val/nme {value:.3f} %" if value is not None else ""
+
+
+def _revision_words(run: RunInfo) -> str:
+    revision = run.tags.get("mlflow.source.git.commit", "")
+    return f", revision `{revision[:12]}`" if revision else ""
 
 
 def _predict_command(code: sources.Sources, threads: int, model: str = MODEL) -> str:
@@ -242,24 +218,19 @@ def _predict_command(code: sources.Sources, threads: int, model: str = MODEL) ->
 
 
 def _write(path: Path, folder: str, files: dict[str, bytes], executable: set[str]) -> Path:
-    """All files under `folder`, in order and without a clock; read back before it takes its place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """All files under `folder`, in order and without a clock; read back before the zip takes its place."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for name in sorted(files):
-                entry = zipfile.ZipInfo(f"{folder}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                entry.create_system = 3  # Unix, whatever machine writes it
-                entry.external_attr = (0o100755 if name in executable else 0o100644) << 16
-                archive.writestr(entry, files[name])
-        with zipfile.ZipFile(temporary) as archive:
-            if archive.testzip() is not None or len(archive.namelist()) != len(files):
-                raise RuntimeError(f"{path}: what was written does not read back")
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            with zipfile.ZipFile(temporary, "w") as archive:
+                for name in sorted(files):
+                    entry = zipfile.ZipInfo(f"{folder}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
+                    entry.compress_type = zipfile.ZIP_DEFLATED
+                    entry.create_system = 3  # Unix, whatever machine writes it
+                    entry.external_attr = (0o100755 if name in executable else 0o100644) << 16
+                    archive.writestr(entry, files[name])
+            with zipfile.ZipFile(temporary) as archive:
+                if archive.testzip() is not None or len(archive.namelist()) != len(files):
+                    raise RuntimeError(f"{path} does not read back as it was written")
     except OSError as error:
         raise UserError(f"'{path}' cannot be written: {error.strerror or error}.") from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()
     return path

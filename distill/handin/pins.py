@@ -8,11 +8,13 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 PROJECT = "distill"
 TRAIN = "train"  # its extra, in versions that have one
 TOOLS = {"pip", "setuptools", "wheel", PROJECT}  # an environment has its own, and the code comes with the hand-in
 INDEX = "https://download.pytorch.org/whl/"  # where versions such as 2.15.0+cpu are
-_NAME = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:\[([^\]]*)\])?")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)")
 
 
@@ -52,7 +54,7 @@ def requirements(
     What the code states and the run did not have, because it was made by other code, is added at the version that is here.
     required, installed: what a distribution requires, and its version here ("": none).
     """
-    versions = {_canonical(name): version for name, version in environment["packages"].items()}
+    versions = {canonicalize_name(name): version for name, version in environment["packages"].items()}
     direct = _parse(needed, frozenset())
     wanted = _closure(direct, required) or versions.keys()
     pins = [f"{name}=={versions[name]}" for name in sorted(versions) if name in wanted and name not in TOOLS]
@@ -78,18 +80,12 @@ def _closure(direct: dict[str, frozenset[str]], required: Callable[[str], Iterab
 
 
 def _parse(lines: Iterable[str], extras: frozenset[str]) -> dict[str, frozenset[str]]:
-    """Canonical name -> extras of the requirements that hold with these extras. No other marker is looked at: what the run's
+    """Canonical name -> extras of the requirements that hold with these extras. Platform markers are ignored: what the run's
     machine did not need, it did not have."""
     found: dict[str, frozenset[str]] = {}
-    for line in lines:
-        text, _, marker = line.partition(";")
-        wanted_by = set(_EXTRA.findall(marker))
+    for requirement in map(Requirement, lines):
+        wanted_by = set(_EXTRA.findall(str(requirement.marker or "")))
         if not wanted_by or wanted_by & extras:
-            match = _NAME.match(text)
-            name, more = _canonical(match[1]), {part.strip() for part in (match[2] or "").split(",") if part.strip()}
-            found[name] = found.get(name, frozenset()) | more
+            name = canonicalize_name(requirement.name)
+            found[name] = found.get(name, frozenset()) | requirement.extras
     return found
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

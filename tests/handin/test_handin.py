@@ -66,7 +66,7 @@ def test_it_holds_the_runs_own_model_submission_and_report(tiny, files, report):
     assert files[MODEL] == tiny.distilled.model_file.read_bytes()
     assert files[SOLUTION] == tiny.distilled.submission.read_bytes()
     assert files[REPORT] == report.read_bytes()
-    for name in ("distill/__init__.py", "distill/handin.py", "distill/training/job.py", "pyproject.toml"):
+    for name in ("distill/__init__.py", "distill/handin/job.py", "distill/training/job.py", "pyproject.toml"):
         assert files[f"{CODE}/{name}"], name
 
 
