@@ -73,11 +73,7 @@ def _print_summary(runs: dict, tracking: configs.TrackingConfig, out: Path) -> N
         nme, size, latency = (run.metrics[key] for key in ("best/val/nme", "model/file_bytes", "model/latency_ms"))
         print(f"{label:12}{nme:>10.3f}{size / 1e6:>8.2f}{latency:>20.1f}   {run.id}")
     distilled, control = (registry.per_image(tracking, runs[label].id) for label in ("distilled", "control"))
-    gain = metrics.paired_bootstrap(distilled, control)
-    print(
-        f"\nDistilled minus control: {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {len(control)} images. One seed "
-        "and rendered faces: this compares two models, not two recipes."
-    )
+    print(f"\nDistilled minus control: {metrics.compare(distilled, control)}")
     print(f"\nstudent     {out / 'student.safetensors'} and {out / 'student.onnx'}")
     print(f"submission  {out / 'solution.zip'}")
     print(f"pictures    {out / 'evaluation' / 'pictures'}; all runs: make ui")

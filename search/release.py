@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from distill import metrics
 from distill import tracking as track
-from distill.ablation.table import Row, Table, p_words
+from distill.ablation.table import Row, Table
 from distill.config import Config
 from distill.data.annotations import resolve
 from distill.export import job as exporting
@@ -63,8 +64,8 @@ def beats(made: Table, cell: str) -> str:
         return "The best configuration and the recipe have no finished seed in common, so nothing can be said of them."
     against = f"val/nme {_mean(rows[BEST])} against {_mean(rows[RECIPE])}"
     told = (
-        f"{d.mean:+.3f} ({100 * d.relative:+.1f} %), 95 % interval over images [{d.low:+.3f}, {d.high:+.3f}], p {p_words(d.p)}; "
-        f"better in {d.better} of {len(d.by_seed)} seeds"
+        f"{d.mean:+.3f} ({100 * d.relative:+.1f} %), 95 % interval over images [{d.low:+.3f}, {d.high:+.3f}], p {metrics.format_p(d.p)}; "
+        f"better in {d.better} of {len(d.differences)} seeds"
     )
     if d.clear:
         return f"The best configuration {'beats' if d.mean < 0 else 'does NOT beat'} the recipe: {against}, {told}."
@@ -123,4 +124,4 @@ def _report(config: Config, run: RunInfo) -> Report:
 
 
 def _mean(row: Row) -> str:
-    return f"{row.mean:.3f} %" + (f" ± {row.spread:.3f}" if row.spread is not None else "")
+    return f"{metrics.format_mean(list(row.nme.values()))} %"

@@ -1,4 +1,4 @@
-"""What an ablation found: per cell mean and spread over seeds, and the difference to the control with its interval."""
+"""The table of an ablation: per cell mean and spread over seeds, and the difference to the control with its interval."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from distill import metrics
 from distill.ablation.file import short_names
 from distill.errors import UserError
+from distill.metrics import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,33 +42,11 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A cell minus the control: per-image errors averaged over the seeds that both have, then bootstrapped over images."""
-
-    mean: float  # percent points; negative: better than the control
-    low: float  # 95 % interval
-    high: float
-    p: float
-    relative: float  # fraction of the control's error
-    by_seed: dict[int, float]
-
-    @property
-    def clear(self) -> bool:
-        """Neither images nor seeds speak against it: the interval leaves out 0, and every seed lies on its side."""
-        return self.low * self.high > 0 and all(value * self.mean > 0 for value in self.by_seed.values())
-
-    @property
-    def better(self) -> int:
-        """Seeds that beat the control's same seed."""
-        return sum(value < 0 for value in self.by_seed.values())
-
-
-@dataclass(frozen=True)
 class Row:
     cell: str
     runs: dict[int, str]  # seed -> run id
     nme: dict[int, float]  # seed -> best/val/nme
-    difference: Difference | None  # None for the control, and where there is nothing to compare
+    difference: Comparison | None  # to the control, corrected for the other rows (Holm); None for the control itself
     agreement: float | None  # means over seeds
     minutes: float | None
     megabytes: float | None
@@ -77,11 +56,6 @@ class Row:
     @property
     def mean(self) -> float:
         return statistics.fmean(self.nme.values()) if self.nme else math.nan
-
-    @property
-    def spread(self) -> float | None:
-        """Sample standard deviation over seeds; None for fewer than three, of which it says nothing."""
-        return statistics.stdev(self.nme.values()) if len(self.nme) > 2 else None
 
 
 @dataclass(frozen=True)
@@ -134,16 +108,21 @@ def tabulate(
         raise UserError(
             f"Ablation '{name}': the validation set had {some} images for {these} and {others} for {those}; expected one set."
         )
-    rows = tuple(_row(cell, by_cell[cell], by_cell[control], cell == control, dict(cells[cell])) for cell in cells)
+    compared = [None if cell == control else _compare(by_cell[cell], by_cell[control]) for cell in cells]
+    differences = metrics.holm_corrected(compared)
+    rows = tuple(
+        _row(cell, by_cell[cell], difference, dict(cells[cell]))
+        for cell, difference in zip(cells, differences, strict=True)
+    )
     return Table(name, title, control, tuple(seeds), next(iter(counts), 0), dict(data), rows, tuple(axes), pareto)
 
 
-def _row(cell: str, own: dict[int, Result], control: dict[int, Result], is_control: bool, point: dict) -> Row:
+def _row(cell: str, own: dict[int, Result], difference: Comparison | None, point: dict) -> Row:
     return Row(
         cell=cell,
         runs={seed: result.run_id for seed, result in own.items()},
         nme={seed: result.nme for seed, result in own.items()},
-        difference=None if is_control else compare(own, control),
+        difference=difference,
         agreement=_over(statistics.fmean, [result.agreement for result in own.values()]),
         minutes=_over(statistics.fmean, [result.minutes for result in own.values()]),
         megabytes=_over(statistics.fmean, [result.megabytes for result in own.values()]),
@@ -152,15 +131,12 @@ def _row(cell: str, own: dict[int, Result], control: dict[int, Result], is_contr
     )
 
 
-def compare(own: Mapping[int, Result], control: Mapping[int, Result]) -> Difference | None:
-    """Over the seeds that both have; None if there are none."""
-    seeds = [seed for seed in own if seed in control]
-    if not seeds:
+def _compare(own: Mapping[int, Result], control: Mapping[int, Result]) -> Comparison | None:
+    """None where one of the two has no finished training."""
+    if not own or not control:
         return None
-    a, b = (np.mean([results[seed].per_image for seed in seeds], axis=0) for results in (own, control))
-    found = metrics.paired_bootstrap(a, b)
-    by_seed = {seed: own[seed].nme - control[seed].nme for seed in seeds}
-    return Difference(found.mean, found.low, found.high, found.p, found.relative, by_seed)
+    a, b = (np.stack([result.per_image for result in results.values()]) for results in (own, control))
+    return metrics.compare(a, b, list(own), list(control))
 
 
 def _over(reduce, values: list[float | None]) -> float | None:
@@ -171,10 +147,24 @@ def _over(reduce, values: list[float | None]) -> float | None:
 def _row_from(values: Mapping[str, Any]) -> Row:
     """JSON's keys are text; seeds are numbers."""
     row = Row(**values)
-    difference = row.difference and Difference(**row.difference)
-    if difference:
-        difference = replace(difference, by_seed=_by_number(difference.by_seed))
-    return replace(row, runs=_by_number(row.runs), nme=_by_number(row.nme), difference=difference)
+    return replace(
+        row,
+        runs=_by_number(row.runs),
+        nme=_by_number(row.nme),
+        difference=_comparison_from(row.difference, len(row.nme)),
+    )
+
+
+def _comparison_from(values: Mapping[str, Any] | None, seeds: int) -> Comparison | None:
+    """From a stored table. Tables from before `metrics.compare` hold a bootstrap over images alone: no evidence on recipes."""
+    if values is None or "of_recipes" in values:
+        return values and Comparison(**{**values, "differences": tuple(values["differences"])})
+    kept = {key: values[key] for key in ("mean", "low", "high", "p", "relative")}
+    differences = tuple(values["by_seed"].values())
+    return Comparison(
+        **kept, relative_low=None, relative_high=None, of_recipes=False, images=0, seeds_a=seeds, seeds_b=seeds,
+        differences=differences,
+    )  # fmt: skip
 
 
 def _by_number(values: Mapping) -> dict[int, Any]:
@@ -189,9 +179,14 @@ def pictures(table: Table) -> dict[str, Figure]:
     from distill import figures
 
     made = {}
-    caption = f"{table.images} validation images, seeds {' '.join(map(str, table.seeds))}; bars: 95 % interval, dots: seeds; in colour where both agree"
+    caption = (
+        f"{table.images} validation images, seeds {' '.join(map(str, table.seeds))}; bars: 95 % interval, dots: seeds; "
+        "in colour where p < 0.05 after Holm"
+    )
     effects = [
-        figures.Effect(row.cell, d.mean, d.low, d.high, d.clear, list(d.by_seed.values()), nme_words(row))
+        figures.Effect(
+            row.cell, d.mean, d.low, d.high, d.clear, list(d.differences), metrics.format_mean(list(row.nme.values()))
+        )
         for row in table.rows
         if (d := row.difference)
     ]
@@ -210,14 +205,17 @@ def pictures(table: Table) -> dict[str, Figure]:
     if len(table.axes) == 2 and places and numbers and len(places) == crossed:
         names = short_names(list(table.axes))
         control = next(row for row in table.rows if row.cell == table.control)
-        beside = f"mean val/nme (%); {table.control}: {nme_words(control)}"
+        beside = f"mean val/nme (%); {table.control}: {metrics.format_mean(list(control.nme.values()))}"
         made["grid.png"] = figures.heat(places, *(names[key] for key in table.axes), table.title, beside)
     return made
 
 
 # ---------------------------------------------------------------------------------------------------- as text
 
-HEAD = ("cell", "seeds", "val/nme %", "difference", "relative", "95 % interval", "p", "better", "agreement", "minutes", "runs")  # fmt: skip
+HEAD = (
+    "cell", "seeds", "val/nme %", "difference", "relative", "95 % interval", "p (Holm)", "better", "agreement", "minutes",
+    "runs",
+)  # fmt: skip
 
 
 def lines(table: Table) -> list[list[str]]:
@@ -227,16 +225,16 @@ def lines(table: Table) -> list[list[str]]:
 
 def notes(table: Table) -> list[str]:
     """How to read it, and what is not in it."""
-    said = [
+    found = [
         f"NME of {table.images} validation images (fingerprint {table.data['val']}), trained on {table.data['train']}; mean ± "
-        f"standard deviation over seeds. Difference to '{table.control}': per-image errors averaged over the seeds that both "
-        f"have, interval and p by paired bootstrap over images; negative is better. They tell luck of the images, not of "
-        f"training: for that see the spread, and 'better', the seeds that beat the control's same seed.",
+        f"standard deviation over seeds. Difference to '{table.control}', negative is better: 95 % interval and p of the "
+        "difference between recipes, seeds and images both drawn at random; p is corrected for the number of rows (Holm). "
+        "Without a p (one seed) the interval is of these models only. 'better': seeds that beat the control's same seed.",
     ]
     if table.missing:
         cells = ", ".join(f"{cell} s{seed}" for cell, seed in table.missing)
-        said.append(f"Missing, {len(table.missing)} of {len(table.rows) * len(table.seeds)}: {cells}.")
-    return said
+        found.append(f"Missing, {len(table.missing)} of {len(table.rows) * len(table.seeds)}: {cells}.")
+    return found
 
 
 def to_text(table: Table) -> str:
@@ -265,7 +263,7 @@ def to_csv(table: Table) -> str:
     """All digits, one row a cell; seeds and run ids separated by spaces."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    numbers = ("mean", "low", "high", "p", "relative")
+    numbers = ("mean", "low", "high", "p", "p_holm", "relative")
     writer.writerow([
         "cell", "seeds", "nme_mean", "nme_sd", "nme_by_seed", *(f"difference_{name}" for name in numbers),
         "seeds_better", "seeds_compared", "agreement", "minutes", "megabytes", "latency_ms", "run_ids",
@@ -273,9 +271,9 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         d = row.difference
         writer.writerow([
-            row.cell, _list(row.runs), row.mean if row.nme else "", _blank(row.spread), _list(row.nme.values()),
-            *([getattr(d, name) for name in numbers] if d else [""] * len(numbers)),
-            d.better if d else "", len(d.by_seed) if d else "",
+            row.cell, _list(row.runs), row.mean if row.nme else "", _spread(row), _list(row.nme.values()),
+            *([_blank(getattr(d, name)) for name in numbers] if d else [""] * len(numbers)),
+            d.better if d else "", len(d.differences) if d else "",
             *(_blank(v) for v in (row.agreement, row.minutes, row.megabytes, row.latency_ms)), _list(row.runs.values()),
         ])  # fmt: skip
     return out.getvalue()
@@ -285,15 +283,16 @@ def _words(table: Table, row: Row) -> list[str]:
     d = row.difference
     if d:
         compared = [
-            f"{d.mean:+.3f}", f"{100 * d.relative:+.1f} %", f"[{d.low:+.3f}, {d.high:+.3f}]", p_words(d.p),
-            f"{d.better} of {len(d.by_seed)}",
+            f"{d.mean:+.3f}", "" if d.relative is None else f"{100 * d.relative:+.1f} %",
+            metrics.format_interval(d.low, d.high), metrics.format_p(d.p_holm),
+            f"{d.better} of {len(d.differences)}",
         ]  # fmt: skip
     else:
         compared = ["control" if row.cell == table.control else "-", "", "", "", ""]
     return [
         row.cell,
         f"{len(row.runs)} of {len(table.seeds)}",
-        nme_words(row),
+        metrics.format_mean(list(row.nme.values())),
         *compared,
         "" if row.agreement is None else f"{row.agreement:.3f}",
         "" if row.minutes is None else f"{row.minutes:.1f}",
@@ -301,17 +300,9 @@ def _words(table: Table, row: Row) -> list[str]:
     ]
 
 
-def nme_words(row: Row) -> str:
-    """Mean and spread over seeds; both values where there are but two."""
-    if not row.nme:
-        return "-"
-    if len(row.nme) == 2:
-        return f"{row.mean:.3f} ({min(row.nme.values()):.3f} to {max(row.nme.values()):.3f})"
-    return f"{row.mean:.3f}" + (f" ± {row.spread:.3f}" if row.spread is not None else "")
-
-
-def p_words(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def _spread(row: Row) -> float | str:
+    """Sample standard deviation over seeds; empty for fewer than three, of which it means nothing."""
+    return statistics.stdev(row.nme.values()) if len(row.nme) > 2 else ""
 
 
 def _list(values) -> str:

@@ -262,7 +262,7 @@ def _ablation(run_id: str, table: Table) -> Ablation:
     rows = []
     for row in table.rows:
         d = row.difference
-        effect = Effect(d.mean, d.low, d.high, d.p, d.relative, d.better, len(d.by_seed)) if d else None
+        effect = Effect(d.mean, d.low, d.high, d.p, d.relative, d.better, len(d.differences)) if d else None
         rows.append(AblationRow(
             row.cell, tuple(row.nme.values()), tuple(row.runs.values()), effect, row.agreement, row.megabytes,
             row.latency_ms,

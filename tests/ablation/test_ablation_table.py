@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from distill import figures
+from distill import figures, metrics
 from distill.ablation import table
 from distill.ablation.table import Result, Table
 from distill.errors import UserError
@@ -43,61 +43,55 @@ def test_mean_and_spread_are_over_seeds(full):
     for row in full.rows:
         by_seed = [errors(row.cell, seed).mean() for seed in range(3)]
         assert list(row.nme.values()) == pytest.approx(by_seed)
-        assert row.mean == pytest.approx(np.mean(by_seed)) and row.spread == pytest.approx(np.std(by_seed, ddof=1))
+        assert row.mean == pytest.approx(np.mean(by_seed))
         assert row.minutes == 2.0
 
 
-def test_the_difference_is_that_of_seed_averaged_images(full):
-    control = np.mean([errors("control", seed) for seed in range(3)], axis=0)
-    for row in full.rows[1:]:
-        own = np.mean([errors(row.cell, seed) for seed in range(3)], axis=0)
-        d = row.difference
-        assert d.mean == pytest.approx((own - control).mean()) and d.relative == pytest.approx(d.mean / control.mean())
-        rng = np.random.default_rng(1)  # another generator: the same to the resampling's own accuracy
-        means = [(own - control)[rng.integers(0, IMAGES, IMAGES)].mean() for _ in range(4000)]
-        assert (d.low, d.high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.002)
-        assert d.by_seed == pytest.approx(
-            {s: errors(row.cell, s).mean() - errors("control", s).mean() for s in range(3)}
-        )
+def stacked(cell: str) -> np.ndarray:
+    return np.stack([errors(cell, seed) for seed in range(3)])
+
+
+def test_the_difference_is_that_of_metrics_compare_corrected_for_the_rows(full):
+    _, *rows = full.rows
+    plain = [metrics.compare(stacked(row.cell), stacked("control"), range(3), range(3)) for row in rows]
+    assert [row.difference for row in rows] == metrics.holm_corrected(plain)
     assert full.rows[0].difference is None
 
 
-def test_clear_is_what_images_and_seeds_agree_on(full):
+def test_only_what_recipes_differ_in_is_clear(full):
     _, a, b = (row.difference for row in full.rows)
-    assert a.clear and a.better == 3 and a.p < 0.001 and a.high < 0
-    assert not b.clear
-    split = table.Difference(-0.1, -0.2, -0.05, 0.001, -0.03, {0: -0.3, 1: 0.1})
-    assert not split.clear and split.better == 1
+    assert a.clear and a.better == 3 and a.high < 0 and not b.clear
+    one_seed = tabulate(result("control", 0), result("a", 0)).rows[1].difference
+    assert one_seed.p < 0.001 and one_seed.p_holm is None and not one_seed.clear
 
 
-def test_only_seeds_that_both_have_are_compared():
+def test_all_seeds_are_compared_and_pairs_are_those_that_both_have():
     made = tabulate(result("control", 0), result("control", 1), result("a", 1), result("a", 2))
-    row = made.rows[1]
-    assert list(row.difference.by_seed) == [1]
-    assert row.difference.mean == pytest.approx((errors("a", 1) - errors("control", 1)).mean())
-    assert row.mean == pytest.approx((errors("a", 1).mean() + errors("a", 2).mean()) / 2)
+    difference = made.rows[1].difference
+    assert (difference.seeds_a, difference.seeds_b, len(difference.differences)) == (2, 2, 1)
+    assert difference.mean == pytest.approx(made.rows[1].mean - made.rows[0].mean)
     assert made.missing == [("a", 0), ("b", 0), ("b", 1), ("control", 2), ("b", 2)]
 
 
-def test_nothing_in_common_is_no_difference():
-    made = tabulate(result("control", 0), result("a", 1))
+def test_nothing_to_compare_is_no_difference():
+    made = tabulate(result("control", 0), result("control", 1))
     assert made.rows[1].difference is None and made.rows[2].nme == {}
-    assert "Missing, 7 of 9: a s0, b s0, control s1, b s1" in table.to_text(made)
     assert "nan" not in table.to_text(made) + table.to_markdown(made) + table.to_csv(made)
+
+
+def test_a_table_from_before_the_test_between_recipes_opens_and_claims_nothing(full):
+    stored = json.loads(json.dumps(full.to_dict()))
+    stored["rows"][1]["difference"] = {
+        "mean": -0.3, "low": -0.4, "high": -0.2, "p": 0.0002, "relative": -0.1, "by_seed": {"0": -0.3, "1": -0.2, "2": -0.4},
+    }  # fmt: skip
+    old = Table.from_dict(stored).rows[1].difference
+    assert (old.mean, old.low, old.better) == (-0.3, -0.4, 3) and not old.clear
 
 
 def test_an_empty_table_can_be_written():
     made = tabulate()
     assert made.images == 0 and len(made.missing) == 9
     assert table.to_text(made) and table.to_markdown(made) and table.to_csv(made) and table.pictures(made) == {}
-
-
-def test_few_seeds_make_no_standard_deviation():
-    two = tabulate(result("control", 0), result("control", 1)).rows[0]
-    low, high = sorted(two.nme.values())
-    assert two.spread is None and table.nme_words(two) == f"{two.mean:.3f} ({low:.3f} to {high:.3f})"
-    one = tabulate(result("control", 0)).rows[0]
-    assert table.nme_words(one) == f"{one.mean:.3f}"
 
 
 def test_other_images_are_refused():
@@ -121,12 +115,15 @@ def test_markdown_and_csv_have_the_table_s_numbers(full):
     text = table.to_markdown(full)
     a = full.rows[1]
     (line,) = [line for line in text.splitlines() if line.startswith("| a |")]
-    assert f"**{a.difference.mean:+.3f}**" in line and f"{a.mean:.3f} ± {a.spread:.3f}" in line and "3 of 3" in line
+    assert f"**{a.difference.mean:+.3f}**" in line and metrics.format_mean(a.nme.values()) in line and "3 of 3" in line
     assert f"[{a.difference.low:+.3f}, {a.difference.high:+.3f}]" in line and "`a0000000` `a1000000` `a2000000`" in line
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {len(table.HEAD) + 1}
     rows = list(csv.DictReader(io.StringIO(table.to_csv(full))))
     assert [row["cell"] for row in rows] == ["control", "a", "b"]
-    assert float(rows[1]["difference_mean"]) == a.difference.mean and float(rows[1]["nme_sd"]) == a.spread
+    assert (
+        float(rows[1]["difference_mean"]) == a.difference.mean
+        and float(rows[1]["difference_p_holm"]) == a.difference.p_holm
+    )
     assert rows[1]["run_ids"].split() == list(a.runs.values()) and rows[0]["difference_mean"] == ""
 
 
@@ -141,13 +138,13 @@ def test_the_forest_shows_every_difference_at_its_place(full, tmp_path):
     dots = [list(line.get_xdata()) for line in axes.get_lines() if line.get_marker() == "o"]
     differences = [row.difference for row in full.rows[1:]]
     assert squares == [d.mean for d in differences] and bars == [(d.low, d.high) for d in differences]
-    assert dots == [list(d.by_seed.values()) for d in differences]
+    assert dots == [list(d.differences) for d in differences]
     assert cv2.imread(str(figures.to_png(figure, tmp_path / "a.png"))).std() > 5
 
 
 def test_the_front_is_what_nothing_beats_in_both():
     cost, error = [1, 2, 3, 4, 2], [5, 4, 4.5, 3, 4.2]
-    assert figures.ablation.front(cost, error) == [0, 1, 3]
+    assert figures.compare.front(cost, error) == [0, 1, 3]
 
 
 def test_pareto_and_grid_pictures_come_where_they_are_asked_for():
