@@ -20,7 +20,7 @@ from distill.data import SAMPLE_ROOT
 from distill.data.annotations import read_set
 from distill.data.augment import Augmenter
 from distill.data.loading import EpochSampler, TrainDataset, train_loader
-from distill.distillation.distiller import Objective, Supervision
+from distill.distillation.objective import Objective, Supervision
 from distill.models.landmarker import Landmarker
 from distill.training import checkpoint, distributed, loop
 from distill.training.optim import make_optimizer
@@ -61,7 +61,7 @@ def main() -> None:
         if step == 3:
             start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        total, *_ = objective(images, landmarks, 0.0)
+        total = objective(images, landmarks, 0.0).total
         total.backward()
         optimizer.step()
         total.item()

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Bad input. The message is one clear sentence: file, field, what was found, what was expected."""
+
+
+def unknown(field: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is none of `known`, with those there are and the one that was probably meant."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return UserError(f"{field} '{name}' is unknown{hint}; expected one of {', '.join(known)}.")

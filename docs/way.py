@@ -52,8 +52,8 @@ class Seen(NamedTuple):
     """What a model makes of one view."""
 
     about: str
-    fine: np.ndarray  # (h, w) mean size of the features at the finest level
-    coarse: np.ndarray  # (h, w) at level 2
+    fine: np.ndarray  # (h, w) mean size of the features at stride 4
+    coarse: np.ndarray  # (h, w) at stride 16
     heat: np.ndarray  # (68, h, w) each map scaled to its peak, the frame only
     points: np.ndarray  # (68, 2) pixels of the view
 
@@ -62,20 +62,22 @@ def look(reference: str, store: str, view: np.ndarray) -> Seen:
     """Run a model of ours on a view (S, S, 3) uint8."""
     import torch
 
+    from distill.distillation import taps
     from distill.models.files import load_model
     from distill.models.landmarker import to_input
 
     found = resolve_model(reference, TrackingConfig(store=store)).path
     model, _ = load_model(found)
-    with torch.no_grad():
+    places = [taps.find("tap", name, model) for name in ("stride:4", "stride:16")]
+    with torch.no_grad(), taps.recording(model, places) as maps:
         seen = model(to_input(torch.from_numpy(view[None]), model.size))
     grid = model.codec.grid
     frame = slice(grid.pad, grid.pad + grid.inner)
     heat = torch.softmax(seen.logits[0].flatten(1), -1).view(seen.logits.shape[1:])[:, frame, frame].numpy()
-    sizes = [level[0].abs().mean(0).numpy() for level in seen.features]
+    fine, coarse = (maps[tap.name][0].abs().mean(0).numpy() for tap in places)
     about = f"{model.config.backbone}, {found.stat().st_size / 1e6:.1f} MB"
     points = seen.points[0].numpy() * (len(view) / model.size)
-    return Seen(about, sizes[0], sizes[2], heat / heat.max((1, 2), keepdims=True), points)
+    return Seen(about, fine, coarse, heat / heat.max((1, 2), keepdims=True), points)
 
 
 class Board:
@@ -220,7 +222,7 @@ def between(board: Board) -> None:
     middle = (LANES["teacher"] + LANES["student"] + TILE) / 2
     spots = (
         ((COLUMNS["fine"] + COLUMNS["coarse"] + TILE) / 2, 2.4, "5  teacher's terms: features", "fitnet, reviewkd, dist, mgd, ..."),
-        (COLUMNS["heatmaps"] + TILE / 2, TILE, "heatmaps", "kl, mse, channel"),
+        (COLUMNS["heatmaps"] + TILE / 2, TILE, "heatmaps", "kl, mse, cwd"),
         (COLUMNS["points"] + TILE / 2, TILE, "points", "coordinate"),
     )  # fmt: skip
     for x, width, title, words in spots:

@@ -105,12 +105,12 @@ class LossConfig:
 class TermConfig:
     """One distillation term: `weight(t) * loss(student, teacher)`, with t the fraction of training done."""
 
-    loss: str = ""  # a method's name (distillation/methods.py); sizes of raw values: distillation/losses/__init__.py
+    loss: str = ""  # a method; their files, and sizes of their values: distill/distillation/losses/
     weight: Amount = 1.0
     schedule: Literal["constant", "linear", "cosine", "warmup"] = "constant"  # to `final` x weight; warmup: from 0
     final: Share = 0.0  # linear, cosine: the weight at the end, as a fraction of `weight`
     warmup: Annotated[Number, Field(gt=0, le=1)] = 0.1  # warmup: fraction of training over which the weight grows
-    student: str = ""  # feature terms: a tap, "level:2" (timm feature level) or a module path; for some several
+    student: str = ""  # feature terms: a tap, "stride:16", "level:2" or a module path; for reviewkd several, by commas
     teacher: str = ""
     args: dict[str, Any] = field(default_factory=dict)  # the loss's own parameters, e.g. {temperature: 2}
 

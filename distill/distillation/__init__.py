@@ -1,1 +1,6 @@
-"""Learning from a teacher: losses, methods, taps, and the objective they add up to."""
+"""Learning from a teacher: methods and their losses, taps, the terms of a config, and the objective they add up to.
+
+Importing any module of this package registers every method of `losses/`.
+"""
+
+from distill.distillation import losses  # noqa: F401

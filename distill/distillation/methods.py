@@ -1,180 +1,141 @@
-"""The ways to learn from a teacher, by the names that `distill.terms.NAME.loss` knows.
+"""Distillation methods: what `distill.terms.NAME.loss` may name, and what each method is given of student and teacher.
 
-A method is a pure loss function and, where student and teacher do not speak of the same channels, an adapter: a module that
-trains with the student, stands between its tap and the loss, and is never part of it.
+A method is a pure loss function and, where student and teacher differ in channels, an adapter: a module that trains with
+the student, stands between its tap and the loss, and is no part of the student. Both stand in one file of
+`distill/distillation/losses/`, where the kind of method says what the loss is given:
+
+    @FeatureMethod.register("fitnet", "FitNets regression", adapter=Projection)
+    def fitnet(student, teacher): ...
 """
 
 from __future__ import annotations
 
-import difflib
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
-import torch
+from pydantic import Field, create_model
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from distill.distillation.losses import coordinate, feature, heatmap, relation
-from distill.distillation.losses.feature import Gaussian
-from distill.errors import UserError
+from distill.distillation.taps import Tap
+from distill.errors import UserError, unknown
+from distill.models.landmarker import Landmarker, Prediction
+from distill.schema import Number, Section, validated
 
-# ------------------------------------------------------------------------------------------------- adapters
+Loss = TypeVar("Loss", bound=Callable[..., Tensor])
 
+# ------------------------------------------------------------------------------------------------- arguments
 
-def projection(student: int, teacher: int) -> nn.Conv2d:
-    """(B, student, h, w) -> (B, teacher, h, w), linear."""
-    return nn.Conv2d(student, teacher, 1)
-
-
-class Generation(nn.Module):
-    """The student's map, its cells hidden at random, -> the whole map of the teacher (MGD)."""
-
-    def __init__(self, student: int, teacher: int, mask: float = 0.65):
-        """mask: share of cells hidden, all channels of a cell together (while training; the paper's 0.65 for dense tasks)."""
-        super().__init__()
-        self.mask = mask
-        self.align = projection(student, teacher)
-        self.generate = nn.Sequential(
-            nn.Conv2d(teacher, teacher, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(teacher, teacher, 3, padding=1)
-        )
-
-    def forward(self, maps: Tensor) -> Tensor:
-        maps = self.align(maps)
-        if self.training:
-            maps = maps * (torch.rand_like(maps[:, :1]) >= self.mask)
-        return self.generate(maps)
+Positive = Annotated[Number, Field(gt=0)]
+Weight = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
-class Variational(nn.Module):
-    """The student's map -> a Gaussian over the teacher's: a mean by three 1x1 convolutions, a variance per channel (VID)."""
-
-    def __init__(self, student: int, teacher: int):
-        super().__init__()
-        self.mean = nn.Sequential(
-            nn.Conv2d(student, teacher, 1), nn.ReLU(inplace=True),
-            nn.Conv2d(teacher, teacher, 1), nn.ReLU(inplace=True),
-            nn.Conv2d(teacher, teacher, 1),
-        )  # fmt: skip
-        self.log_variance = nn.Parameter(torch.zeros(teacher))
-
-    def forward(self, maps: Tensor) -> Gaussian:
-        # the floor keeps a channel that is easily told from outweighing all others
-        return Gaussian(self.mean(maps), self.log_variance.exp() + 1e-3)
+@functools.cache
+def _arguments(part: Callable) -> dict[str, inspect.Parameter]:
+    """The parameters of `part` that have a default: those that `distill.terms.NAME.args` may set."""
+    parameters = inspect.signature(part, eval_str=True).parameters
+    return {name: p for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
 
 
-class Review(nn.Module):
-    """The student's maps, fine to coarse -> the teacher's, each level reviewing what the coarser ones saw (ReviewKD's ABF).
-
-    Group norms instead of the paper's batch norms: no image's value depends on the others, one may be alone in its batch.
-    """
-
-    def __init__(self, student: list[int], teacher: list[int], width: int = 128):
-        """student, teacher: channels of each level. width: channels in which levels are fused."""
-        super().__init__()
-        self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.GroupNorm(1, width)) for channels in student
-        )
-        self.attention = nn.ModuleList(nn.Conv2d(2 * width, 2, 1) for _ in pairwise(student))
-        self.out = nn.ModuleList(nn.Conv2d(width, channels, 3, padding=1) for channels in teacher)
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        found: list[Tensor] = []
-        coarser: Tensor | None = None
-        for level in reversed(range(len(maps))):
-            own = self.lateral[level](maps[level])
-            if coarser is not None:
-                # nearest, because the backward pass of the bilinear one is not deterministic on CUDA
-                above = F.interpolate(coarser, own.shape[-2:], mode="nearest")
-                share = torch.sigmoid(self.attention[level](torch.cat((own, above), dim=1)))
-                own = own * share[:, :1] + above * share[:, 1:]
-            coarser = own
-            found.insert(0, self.out[level](own))
-        return found
+def own(part: Callable, args: dict[str, Any]) -> dict[str, Any]:
+    """Those of a term's args that `part` takes."""
+    return {name: args[name] for name in _arguments(part) if name in args}
 
 
 # ------------------------------------------------------------------------------------------------- the methods
 
 
+class Outputs(NamedTuple):
+    """What one model gives for a batch."""
+
+    model: Landmarker
+    prediction: Prediction
+    maps: dict[str, Tensor]  # tap -> (B, C, h, w)
+
+    def at(self, taps: Iterable[Tap]) -> Outputs:
+        """The same with the maps of these taps alone, in their order, as float32."""
+        return self._replace(maps={tap.name: self.maps[tap.name].float() for tap in taps})
+
+
 @dataclass(frozen=True)
 class Method:
-    """`sees` says what the loss is given of student and teacher:
+    """A named loss between student and teacher. Each kind of method is a subclass that says what the loss is given."""
 
-    points      both heads' points, as fractions of the side, and the teacher's confidence
-    heatmaps    both heads' logits, on the student's grid
-    maps        one tapped map each, the teacher's brought to the student's h and w
-    levels      several tapped maps each, fine to coarse, likewise
-    vectors     one tapped map each as a vector an image, over the global batch
-    """
-
-    loss: Callable[..., Tensor]
-    sees: Literal["points", "heatmaps", "maps", "levels", "vectors"]
+    name: str
+    title: str  # what reports call it
+    loss: Callable[..., Tensor]  # (*inputs, **arguments) -> scalar
     adapter: Callable[..., nn.Module] | None = None  # (student's channels, teacher's channels, **arguments) -> module
 
-    @property
-    def taps(self) -> bool:
-        """Whether a term of this method names features, and not the heads' outputs."""
-        return self.sees in ("maps", "levels", "vectors")
+    most_taps: ClassVar[int] = 0  # that a term names on each side; 0: it compares the heads' outputs
+
+    @classmethod
+    def register(cls, name: str, title: str, adapter: Callable[..., nn.Module] | None = None) -> Callable[[Loss], Loss]:
+        """A decorator that enters a loss function as the method `name`."""
+
+        def enter(loss: Loss) -> Loss:
+            if name in METHODS or name in ALIASES:
+                raise ValueError(f"there is a method '{name}' already")
+            METHODS[name] = cls(name, title, loss, adapter)
+            return loss
+
+        return enter
+
+    def __call__(self, student: Outputs, teacher: Outputs, adapter: nn.Module, args: dict[str, Any]) -> Tensor:
+        """The loss of one batch, a scalar. `args`: the term's; each part takes its own."""
+        inputs = self.inputs(student, teacher, adapter, **own(self.inputs, args))
+        return self.loss(*inputs, **own(self.loss, args))
+
+    def inputs(self, student: Outputs, teacher: Outputs, adapter: nn.Module) -> tuple[Any, ...]:
+        """What the loss is given, positionally: the student's part (with its graph) first. Maps are those of the term."""
+        raise NotImplementedError
+
+    def build_adapter(self, student: list[int], teacher: list[int], args: dict[str, Any]) -> nn.Module | None:
+        """The module for maps of these channels, tap by tap; None: the maps are compared as they are."""
+        return self.adapter(student[0], teacher[0], **own(self.adapter, args)) if self.adapter else None
+
+    def check(self, field: str, student: Landmarker, teacher: Landmarker) -> None:
+        """Raises UserError, beginning with `field`, for a pair of models that this method cannot compare."""
+
+    def check_args(self, field: str, args: dict[str, Any]) -> None:
+        """Raises UserError for an argument that the method does not take, or whose value is out of its range."""
+        fields = {name: (_type_of(p), p.default) for name, p in self._parameters().items()}
+        if not fields and args:
+            raise UserError(f"{field}.{next(iter(args))} is unknown; {self.name} takes no arguments.")
+        validated(create_model(self.name, __base__=Section, **fields), args, "config", field)
 
     def arguments(self) -> dict[str, Any]:
-        """What `distill.terms.NAME.args` may hold: name -> default."""
-        found: dict[str, Any] = {}
-        for part in self._parts():
-            found |= _defaults(part)
-        return found
+        """What `distill.terms.NAME.args` may set: name -> default."""
+        return {name: parameter.default for name, parameter in self._parameters().items()}
 
-    def own(self, part: Callable, args: dict[str, Any]) -> dict[str, Any]:
-        """Those of a term's args that `part` (loss, adapter or relation.vectors) takes."""
-        return {key: value for key, value in args.items() if key in _defaults(part)}
-
-    def _parts(self) -> list[Callable]:
-        return [self.loss, *filter(None, [self.adapter]), *([relation.vectors] if self.sees == "vectors" else [])]
+    def _parameters(self) -> dict[str, inspect.Parameter]:
+        parts = (self.loss, self.adapter, self.inputs)
+        return {name: p for part in parts if part is not None for name, p in _arguments(part).items()}
 
 
-def _defaults(part: Callable) -> dict[str, Any]:
-    parameters = inspect.signature(part).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+def _type_of(parameter: inspect.Parameter) -> Any:
+    """The annotation of an argument, ranges included; without one the type of its default."""
+    if parameter.annotation is not inspect.Parameter.empty:
+        return parameter.annotation
+    return Number if type(parameter.default) is float else type(parameter.default)
 
 
-METHODS: dict[str, Method] = {
-    "coordinate": Method(coordinate.teacher_distance, "points"),
-    "heatmap_mse": Method(heatmap.heatmap_mse, "heatmaps"),
-    "heatmap_kl": Method(heatmap.heatmap_kl, "heatmaps"),
-    "heatmap_channel": Method(heatmap.heatmap_channel, "heatmaps"),
-    "fitnet": Method(feature.fitnet, "maps", projection),
-    "attention": Method(feature.attention, "maps"),
-    "channel": Method(feature.channel, "maps", projection),
-    "dist": Method(feature.dist, "maps", projection),
-    "mgd": Method(feature.mgd, "maps", Generation),
-    "vid": Method(feature.vid, "maps", Variational),
-    "reviewkd": Method(feature.hcl, "levels", Review),
-    "pkt": Method(relation.pkt, "vectors"),
-    "sp": Method(relation.sp, "vectors"),
-    "rkd": Method(relation.rkd, "vectors"),
-}
-SHARES = frozenset({"mask"})  # arguments that are a share, below 1
+METHODS: dict[str, Method] = {}  # filled by distill/distillation/losses/, which this package imports
+ALIASES = {"attention": "at", "channel": "cwd", "heatmap_channel": "heatmap_cwd"}  # names in configs of older runs
 
 
 def find(field: str, name: str) -> Method:
-    """The method of that name. Raises UserError, with those there are and any that is close."""
+    """The method of that name. Raises UserError, beginning with `field`, that names those there are."""
+    name = ALIASES.get(name, name)
     if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"{field}.loss '{name}' is unknown{hint}; expected one of {', '.join(sorted(METHODS))}.")
+        raise unknown(field, name, METHODS)
     return METHODS[name]
 
 
-def check_args(field: str, name: str, args: dict[str, Any]) -> None:
-    """Raises UserError for an argument that the method does not take, or of a value that cannot be."""
-    known = METHODS[name].arguments()
-    for key, value in args.items():
-        if key not in known:
-            raise UserError(f"{field}.args.{key} is unknown; {name} takes {', '.join(known) or 'no arguments'}.")
-        whole = isinstance(known[key], int)
-        kind = int if whole else int | float
-        if isinstance(value, bool) or not isinstance(value, kind) or not value > 0:
-            raise UserError(f"{field}.args.{key} is {value!r}; expected a {'whole ' * whole}number above 0.")
-        if key in SHARES and value >= 1:
-            raise UserError(f"{field}.args.{key} is {value!r}; expected a share between 0 and 1.")
+def title(name: str) -> str:
+    """What reports call a method; its name where no method of this version has it."""
+    method = METHODS.get(ALIASES.get(name, name))
+    return method.title if method else name.replace("_", " ")

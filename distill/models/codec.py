@@ -1,8 +1,8 @@
 """Landmarks <-> heatmaps, in two and in one dimension, with sub-pixel decoding. The only place that knows the grids.
 
 A grid covers the square input frame and reaches beyond it, so that points outside the frame are represented and not
-clamped: every point within `margin` of the frame survives encode -> decode. Points further out are marked by
-`representable`, and neither heatmap nor coordinate loss is asked to place them.
+clamped: every point within `margin` of the frame survives encode -> decode. Points further out are not `representable`;
+neither heatmap nor coordinate loss counts them.
 """
 
 from __future__ import annotations
@@ -55,10 +55,25 @@ class AxisGrid(nn.Module):
         return ((self.centres - values.unsqueeze(-1)).abs() <= REACH * self.sigma + 0.5 * self.step).float()
 
 
-class HeatmapCodec(nn.Module):
+class Codec(nn.Module):
+    """Points <-> distributions on one grid, the same for x and y."""
+
+    dims: tuple[int, ...]  # the axes of the logits that span one distribution
+    grid: AxisGrid
+
+    def representable(self, points: Tensor) -> Tensor:
+        """(B, P, 2) pixels -> (B, P) bool: whether the grid reaches the point."""
+        return self.grid.representable(points)
+
+    def resampled(self, logits: Tensor, source: Codec) -> Tensor:
+        """Logits on the grid of `source`, which sees the same face -> logits on this grid."""
+        return resample(logits, source.grid, self.grid, self.dims)
+
+
+class HeatmapCodec(Codec):
     """Two-dimensional heatmaps: logits (B, P, H, W); their spatial softmax is the distribution of the point."""
 
-    kind = "heatmap"
+    dims = (-2, -1)
 
     def __init__(self, size: int, head: HeadConfig):
         super().__init__()
@@ -69,9 +84,6 @@ class HeatmapCodec(nn.Module):
         """(B, P, 2) pixels -> (B, P, H, W) probabilities, each map summing to 1."""
         gx, gy = self.grid.gaussian(points[..., 0]), self.grid.gaussian(points[..., 1])
         return gy.unsqueeze(-1) * gx.unsqueeze(-2)
-
-    def representable(self, points: Tensor) -> Tensor:
-        return self.grid.representable(points)
 
     def decode(self, logits: Tensor) -> Decoded:
         """(B, P, H, W) logits -> sub-pixel points and confidences, in float32. Trains through the soft-argmax."""
@@ -85,10 +97,10 @@ class HeatmapCodec(nn.Module):
         return Decoded(torch.stack((x, y), dim=-1), confidence)
 
 
-class SimCCCodec(nn.Module):
+class SimCCCodec(Codec):
     """One-dimensional heatmaps (SimCC, https://arxiv.org/abs/2107.03332): logits (B, P, 2, bins), x first."""
 
-    kind = "simcc"
+    dims = (-1,)
 
     def __init__(self, size: int, head: HeadConfig):
         super().__init__()
@@ -98,9 +110,6 @@ class SimCCCodec(nn.Module):
     def encode(self, points: Tensor) -> Tensor:
         """(B, P, 2) pixels -> (B, P, 2, bins) probabilities, each row summing to 1."""
         return self.grid.gaussian(points)
-
-    def representable(self, points: Tensor) -> Tensor:
-        return self.grid.representable(points)
 
     def decode(self, logits: Tensor) -> Decoded:
         """(B, P, 2, bins) logits -> sub-pixel points and confidences, in float32. Trains through the soft-argmax."""
@@ -172,9 +181,9 @@ def _peak(values: Tensor, grid: AxisGrid) -> Tensor:
 
 
 def resample(logits: Tensor, source: AxisGrid, target: AxisGrid, dims: tuple[int, ...]) -> Tensor:
-    """Bring logits from one grid to another that sees the same face, linearly along each of `dims`.
+    """Bring logits from one grid to another, linearly along each of `dims`.
 
-    Used when teacher and student differ in input size, stride or margin. Cells beyond the source's grid take its edge.
+    Needed where teacher and student differ in input size, stride or margin. Cells beyond the source's grid take its edge.
     The result is a distribution's logits up to a constant, which softmax ignores.
     """
     if source.cells == target.cells and source.step / source.size == target.step / target.size:

@@ -1,12 +1,34 @@
-"""Heads: backbone features -> logits or coordinates. Each is given the shapes of the features, fine to coarse."""
+"""Heads: backbone features -> logits or coordinates -> points. A head is chosen by `model.head.kind` from HEADS."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.config import HeadConfig
+from distill.errors import UserError
+from distill.models.codec import Codec, HeatmapCodec, SimCCCodec
+
+CONFIDENCE_SCALE = 0.03  # regression: an expected error of 3 % of the side means a confidence of 1/e
+
+
+class Level(NamedTuple):
+    """One level of a backbone's features."""
+
+    channels: int
+    side: int  # cells
+    stride: int  # input pixels a cell
+
+
+class Prediction(NamedTuple):
+    points: Tensor  # (B, P, 2) pixels of the model's input
+    confidence: Tensor  # (B, P) in 0..1
+    logits: Tensor | None = None  # heatmap (B, P, H, W), simcc (B, P, 2, bins), regression: None
+    error: Tensor | None = None  # regression: (B, P) expected error, fraction of the side; else None
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
@@ -38,19 +60,19 @@ class Pyramid(nn.Module):
     transposed convolutions enlarge it (SimpleBaseline, https://arxiv.org/abs/1804.06208).
     """
 
-    def __init__(self, shapes: list[tuple[int, int]], side: int, width: int, norm: str, lateral: bool = True):
-        """shapes: (channels, side in cells) of each level, fine to coarse."""
+    def __init__(self, levels: Sequence[Level], side: int, width: int, norm: str, lateral: bool = True):
+        """levels: fine to coarse. side: cells of the fused map."""
         super().__init__()
-        usable = [i for i, (_, cells) in enumerate(shapes) if cells <= side]
+        usable = [i for i, level in enumerate(levels) if level.side <= side]
         self.levels = usable if lateral else usable[-1:]
-        current = shapes[self.levels[-1]][1]
+        current = levels[self.levels[-1]].side
         self.sides = [current]
         while current < side:
-            coarser = [shapes[i][1] for i in self.levels if current < shapes[i][1] <= 2 * current]
+            coarser = [levels[i].side for i in self.levels if current < levels[i].side <= 2 * current]
             current = min([2 * current, side, *coarser])
             self.sides.append(current)
-        self.lateral = nn.ModuleList(_pointwise(shapes[i][0], width, norm) for i in self.levels)
-        self.joins = [[k for k, i in enumerate(self.levels) if shapes[i][1] == s] for s in self.sides]
+        self.lateral = nn.ModuleList(_pointwise(levels[i].channels, width, norm) for i in self.levels)
+        self.joins = [[k for k, i in enumerate(self.levels) if levels[i].side == s] for s in self.sides]
         grow = []
         for before, after in zip(self.sides, self.sides[1:], strict=False):
             if not lateral and after == 2 * before:
@@ -74,16 +96,47 @@ class Pyramid(nn.Module):
         return fused
 
 
-class HeatmapHead(nn.Module):
+class Head(nn.Module):
+    """Turns a backbone's features, fine to coarse, into raw output, and raw output into a Prediction."""
+
+    def __init__(self, levels: Sequence[Level], size: int, points: int, config: HeadConfig, codec: Codec | None):
+        """size: side of the model's input, pixels. codec: what `make_codec` gave. Raises UserError for what cannot be."""
+        super().__init__()
+
+    @staticmethod
+    def make_codec(size: int, config: HeadConfig) -> Codec | None:
+        """What gives the raw output its meaning as distributions; None: it is none. It belongs to the model, because a frozen
+        head is in eval mode, and its codec must still decode in the way that trains."""
+        return None
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """(B, C_i, h_i, h_i) for each level -> raw output."""
+        raise NotImplementedError
+
+    @staticmethod
+    def predict(out: Tensor, size: int, codec: Codec | None) -> Prediction:
+        """Raw output as float32 -> what the model says, in pixels of its input."""
+        decoded = codec.decode(out)
+        return Prediction(decoded.points, decoded.confidence, logits=out)
+
+
+class HeatmapHead(Head):
     """Features -> heatmap logits (B, P, inner + 2 pad, inner + 2 pad)."""
 
-    def __init__(self, shapes: list[tuple[int, int]], inner: int, pad: int, points: int, head: HeadConfig):
-        super().__init__()
-        self.pad = pad
-        self.pyramid = Pyramid(shapes, inner, head.width, head.norm, lateral=head.upsample == "pyramid")
+    make_codec = HeatmapCodec
+
+    def __init__(self, levels: Sequence[Level], size: int, points: int, config: HeadConfig, codec: HeatmapCodec):
+        super().__init__(levels, size, points, config, codec)
+        inner, self.pad = codec.grid.inner, codec.grid.pad
+        if levels[-1].side > inner:
+            raise UserError(
+                f"model.head.stride {config.stride} asks for {inner} cells a side, but the backbone's coarsest features have "
+                f"{levels[-1].side}; expected a smaller stride."
+            )
+        self.pyramid = Pyramid(levels, inner, config.width, config.norm, lateral=config.upsample == "pyramid")
         # looks five cells wide after padding, so that cells beyond the frame see what lies inside it
-        self.mix = _separable(head.width, head.norm, kernel=5)
-        self.out = nn.Conv2d(head.width, points, 1)
+        self.mix = _separable(config.width, config.norm, kernel=5)
+        self.out = nn.Conv2d(config.width, points, 1)
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.zeros_(self.out.bias)
 
@@ -92,41 +145,50 @@ class HeatmapHead(nn.Module):
         return self.out(self.mix(fused))
 
 
-class SimCCHead(nn.Module):
+class SimCCHead(Head):
     """Features -> one-dimensional logits (B, P, 2, bins), x first (SimCC, https://arxiv.org/abs/2107.03332)."""
 
-    def __init__(self, shapes: list[tuple[int, int]], size: int, cells: int, points: int, head: HeadConfig):
-        super().__init__()
-        side = min(size // 16, shapes[0][1])
-        side = max(side, shapes[-1][1])
-        self.pyramid = Pyramid(shapes, side, head.width, head.norm)
-        self.per_point = nn.Conv2d(head.width, points, 1)
-        hidden = 2 * head.width
+    make_codec = SimCCCodec
+
+    def __init__(self, levels: Sequence[Level], size: int, points: int, config: HeadConfig, codec: SimCCCodec):
+        super().__init__(levels, size, points, config, codec)
+        side = max(min(size // 16, levels[0].side), levels[-1].side)
+        self.pyramid = Pyramid(levels, side, config.width, config.norm)
+        self.per_point = nn.Conv2d(config.width, points, 1)
+        hidden = 2 * config.width
         self.embed = nn.Sequential(nn.Linear(side * side, hidden), nn.LayerNorm(hidden), nn.ReLU(inplace=True))
-        self.to_x = nn.Linear(hidden, cells)
-        self.to_y = nn.Linear(hidden, cells)
+        self.to_x = nn.Linear(hidden, codec.grid.cells)
+        self.to_y = nn.Linear(hidden, codec.grid.cells)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         embedded = self.embed(self.per_point(self.pyramid(features)).flatten(2))
         return torch.stack((self.to_x(embedded), self.to_y(embedded)), dim=2)
 
 
-class RegressionHead(nn.Module):
+class RegressionHead(Head):
     """Coarsest features -> coordinates and an expected error, (B, P, 3), as fractions of the input side.
 
     The first two columns are unbounded, so points outside the frame need nothing special. The third, after softplus, is
     the point's expected distance from the truth; it is trained beside the coordinates and does not steer them.
     """
 
-    def __init__(self, shapes: list[tuple[int, int]], points: int, head: HeadConfig):
-        super().__init__()
-        channels, side = shapes[-1]
+    def __init__(self, levels: Sequence[Level], size: int, points: int, config: HeadConfig, codec: None = None):
+        super().__init__(levels, size, points, config, codec)
+        channels, side, _ = levels[-1]
         self.points = points
-        self.reduce = _pointwise(channels, head.width, head.norm)
-        self.out = nn.Linear(head.width * side * side, points * 3)
+        self.reduce = _pointwise(channels, config.width, config.norm)
+        self.out = nn.Linear(config.width * side * side, points * 3)
         nn.init.normal_(self.out.weight, std=0.01)
         with torch.no_grad():
             self.out.bias.copy_(torch.tensor([0.5, 0.5, -3.0]).repeat(points))
 
     def forward(self, features: list[Tensor]) -> Tensor:
         return self.out(self.reduce(features[-1]).flatten(1)).view(-1, self.points, 3)
+
+    @staticmethod
+    def predict(out: Tensor, size: int, codec: None = None) -> Prediction:
+        error = F.softplus(out[..., 2])
+        return Prediction(out[..., :2] * size, torch.exp(-error / CONFIDENCE_SCALE), error=error)
+
+
+HEADS: dict[str, type[Head]] = {"heatmap": HeatmapHead, "simcc": SimCCHead, "regression": RegressionHead}

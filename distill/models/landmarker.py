@@ -1,4 +1,4 @@
-"""The model: timm backbone + head -> points, confidences, and what distillation looks at. The only owner of timm."""
+"""The model: timm backbone + head -> points and confidences. The only owner of timm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import difflib
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import timm
 import torch
@@ -15,20 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.config import ModelConfig
-from distill.errors import UserError
+from distill.errors import UserError, unknown
 from distill.landmarks import IBUG68, Markup
-from distill.models.codec import HeatmapCodec, SimCCCodec
-from distill.models.heads import HeatmapHead, RegressionHead, SimCCHead
-
-CONFIDENCE_SCALE = 0.03  # regression: an expected error of 3 % of the side means a confidence of 1/e
-
-
-class Prediction(NamedTuple):
-    points: Tensor  # (B, P, 2) pixels of the model's input
-    confidence: Tensor  # (B, P) in 0..1
-    logits: Tensor | None  # heatmap (B, P, H, W), simcc (B, P, 2, bins), regression: None
-    error: Tensor | None  # regression: (B, P) expected error, fraction of the side; else None
-    features: tuple[Tensor, ...]  # (B, C, h, w) of each backbone level, fine to coarse
+from distill.models.heads import HEADS, Level, Prediction
 
 
 class Landmarker(nn.Module):
@@ -39,8 +27,10 @@ class Landmarker(nn.Module):
     """
 
     def __init__(self, config: ModelConfig, markup: Markup = IBUG68):
-        """Raises UserError for an unknown backbone, one that cannot take the input size, or absent weights."""
+        """Raises UserError for an unknown backbone or head, a backbone that cannot take the input size, or absent weights."""
         super().__init__()
+        if config.head.kind not in HEADS:
+            raise unknown("model.head.kind", config.head.kind, HEADS)
         self.config, self.markup, self.num_points = config, markup, markup.count
         self.size = config.input_size
         self.backbone = _build_backbone(config)
@@ -48,52 +38,41 @@ class Landmarker(nn.Module):
         mean, std = (described.mean, described.std) if described else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         self.register_buffer("mean", 255.0 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255.0 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.features_are_nhwc = "NHWC" in str(getattr(self.backbone, "output_fmt", ""))
-        shapes = self._probe()
-        head = config.head
-        if head.kind == "heatmap":
-            self.codec = HeatmapCodec(self.size, head)
-            if shapes[-1][1] > self.codec.grid.inner:
-                raise UserError(
-                    f"model.head.stride {head.stride} asks for {self.codec.grid.inner} cells a side, but the coarsest features "
-                    f"of {config.backbone} have {shapes[-1][1]}; expected a smaller stride."
-                )
-            self.head = HeatmapHead(shapes, self.codec.grid.inner, self.codec.grid.pad, self.num_points, head)
-        elif head.kind == "simcc":
-            self.codec = SimCCCodec(self.size, head)
-            self.head = SimCCHead(shapes, self.size, self.codec.grid.cells, self.num_points, head)
-        else:
-            self.codec = None
-            self.head = RegressionHead(shapes, self.num_points, head)
+        self.channels_last_features = "NHWC" in str(getattr(self.backbone, "output_fmt", ""))
+        self.levels = self._probe()
+        head = HEADS[config.head.kind]
+        self.codec = head.make_codec(self.size, config.head)
+        self.head = head(self.levels, self.size, self.num_points, config.head, self.codec)
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """(B, 3, S, S) values 0..255 -> features (B, C, h, w), fine to coarse."""
         features = self.backbone((images - self.mean) / self.std)
-        if self.features_are_nhwc:
+        if self.channels_last_features:
             features = [f.permute(0, 3, 1, 2) for f in features]
         return features
 
     def forward(self, images: Tensor) -> Prediction:
-        features = self.forward_features(images)
-        out = self.head(features)
+        """(B, 3, S, S) values 0..255."""
+        out = self.head(self.forward_features(images))
         # coordinates want more digits than half precision has; with autocast off this changes nothing
         with torch.autocast(images.device.type, enabled=False):
-            out = out.float()
-            if self.codec is not None:
-                decoded = self.codec.decode(out)
-                return Prediction(decoded.points, decoded.confidence, out, None, tuple(features))
-            error = F.softplus(out[..., 2])
-            confidence = torch.exp(-error / CONFIDENCE_SCALE)
-            return Prediction(out[..., :2] * self.size, confidence, None, error, tuple(features))
+            return self.head.predict(out.float(), self.size, self.codec)
+
+    def representable(self, points: Tensor) -> Tensor:
+        """(B, P, 2) fractions of the side -> (B, P): 1 where the head can place the point, else 0."""
+        if self.codec is None:
+            return torch.ones_like(points[..., 0])
+        return self.codec.representable(points * self.size).float()
 
     @torch.no_grad()
-    def _probe(self) -> list[tuple[int, int]]:
-        """(channels, side) of each level, by a dry forward, whatever the model's own description says."""
+    def _probe(self) -> tuple[Level, ...]:
+        """The backbone's levels, fine to coarse: channels and sides by a dry forward pass, strides by its own description."""
         training = self.backbone.training
         self.backbone.eval()
         features = self.forward_features(torch.zeros(1, 3, self.size, self.size))
         self.backbone.train(training)
-        return [(f.shape[1], f.shape[-1]) for f in features]
+        strides = self.backbone.feature_info.reduction()
+        return tuple(Level(f.shape[1], f.shape[-1], stride) for f, stride in zip(features, strides, strict=True))
 
 
 def to_input(images: Tensor, size: int) -> Tensor:

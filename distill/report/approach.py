@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distill import config as configs
 from distill.config import AugmentConfig, Config, ModelConfig, TermConfig
+from distill.distillation import methods
 from distill.report.comparing import Cast, Model
 from distill.report.document import (
     PAGE,
@@ -29,14 +30,6 @@ HOUSEKEEPING = (
     "name", "seed", "resume", "tracking.", "data.root", "data.cache", "data.workers", "train.threads", "train.device",
     "train.checkpoint_seconds", "train.snapshots", "model.checkpoint", "teacher", "data.test",
 )  # fmt: skip
-METHODS = {  # by the names of distill.distillation.methods; one that is not here is called by its name
-    "coordinate": "distance to the teacher's points", "heatmap_mse": "squared difference of the heatmaps",
-    "heatmap_kl": "KL divergence of the heatmaps' spatial softmax", "heatmap_channel": "channel-wise KL of the heatmaps",
-    "fitnet": "FitNets regression", "attention": "attention transfer", "channel": "channel-wise distillation (CWD)",
-    "dist": "relations by correlation (DIST)", "mgd": "masked generation (MGD)", "vid": "variational information (VID)",
-    "reviewkd": "knowledge review (ReviewKD)", "pkt": "probabilistic transfer (PKT)",
-    "sp": "similarity preserving (SP)", "rkd": "relational distillation (RKD)",
-}  # fmt: skip
 SCHEDULES = {
     "linear": "falling linearly to {final}", "cosine": "falling along a cosine to {final}",
     "warmup": "growing from 0 over the first {warmup} of training",
@@ -199,7 +192,7 @@ def _losses(cast: Cast) -> list:
 
 
 def term_words(term: TermConfig) -> str:
-    what = METHODS.get(term.loss, term.loss.replace("_", " "))
+    what = methods.title(term.loss)
     args = f" ({plain(term.args)})" if term.args else ""
     taps = f" between {term.student} of the student and {term.teacher} of the teacher" if term.student else ""
     final = f"{percent(term.final, 0)} of it" if term.final else "0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from distill.report.facts import Look, Photo, Photos, RunFacts
 from distill.tracking.datasets import datasets
 
 EACH = 2  # photographs of each rank
-DEFAULT_TAP = "level:2"
+DEFAULT_TAP = "stride:16"
 
 
 def photographs(cast: Cast, tracking: TrackingConfig, data: Path | None) -> tuple[Photos | None, str]:
@@ -143,12 +144,14 @@ def _look(model: Landmarker | None, image: np.ndarray, wanted: Sequence[str]) ->
     if model is None:
         return None, (0, 0, 0, 0), ()
     pixels = to_input(torch.from_numpy(image)[None], model.size)
-    paths = taps.module_paths(list(wanted))
-    known = dict(model.named_modules())
-    with taps.recording(model, paths & known.keys()) as seen:
+    found = []
+    for name in wanted:
+        with suppress(UserError):  # the control need not have the student's modules
+            found.append(taps.find("tap", name, model))
+    with taps.recording(model, found) as maps:
         prediction = model(pixels)
     heat, extent = None, (0.0, 0.0, 0.0, 0.0)
-    if model.codec is not None and model.codec.kind == "heatmap":
+    if model.config.head.kind == "heatmap":
         logits = prediction.logits[0].float()
         heat = torch.softmax(logits.flatten(1), dim=1).view(logits.shape).numpy()
         grid = model.codec.grid
@@ -156,12 +159,5 @@ def _look(model: Landmarker | None, image: np.ndarray, wanted: Sequence[str]) ->
         far = grid.cells * grid.step - reach
         across, down = image.shape[1] / model.size, image.shape[0] / model.size
         extent = (-reach * across, -reach * down, far * across, far * down)
-    attention = []
-    for tap in wanted:
-        try:
-            (features,) = taps.pick([tap], prediction, seen)
-        except (KeyError, IndexError, ValueError):  # the control need not have the student's modules
-            continue
-        if features.dim() == 4:
-            attention.append((tap, features[0].float().square().mean(0).numpy()))
-    return heat, extent, tuple(attention)
+    attention = tuple((tap.name, maps[tap.name][0].float().square().mean(0).numpy()) for tap in found)
+    return heat, extent, attention

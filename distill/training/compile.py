@@ -15,7 +15,8 @@ import torch._dynamo.config as dynamo
 import torch._functorch.config as functorch
 from torch import nn
 
-from distill.distillation.distiller import Objective
+from distill.distillation.objective import Objective
+from distill.distillation.taps import Tap
 from distill.errors import UserError
 
 
@@ -36,9 +37,9 @@ def check_compiler(device: torch.device) -> None:
 def compile_objective(objective: Objective) -> None:
     """Replace the forward of the networks in `objective` by compiled ones, in place: names and weights stay as they are."""
     distiller = objective.distiller
-    parts = _parts(objective.student, distiller.student_paths if distiller else ())
+    parts = _parts(objective.student, distiller.student_taps if distiller else ())
     if distiller:
-        parts += _parts(distiller.teacher.model, distiller.teacher_paths)
+        parts += _parts(distiller.teacher.model, distiller.teacher_taps)
     # dynamo counts the graphs of all of them together, in training and evaluation, for few shapes each, and would give up at 8
     dynamo.recompile_limit = max(dynamo.recompile_limit, 4 * len(parts))
     for module in parts:
@@ -69,5 +70,5 @@ def compilable(model: nn.Module, taps: Iterable[str]) -> list[str]:
     return found
 
 
-def _parts(model: nn.Module, taps: Iterable[str]) -> list[nn.Module]:
-    return [model.get_submodule(path) for path in compilable(model, taps)]
+def _parts(model: nn.Module, taps: Iterable[Tap]) -> list[nn.Module]:
+    return [model.get_submodule(path) for path in compilable(model, (tap.path for tap in taps))]

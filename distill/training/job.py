@@ -20,7 +20,8 @@ from distill.data.annotations import LandmarkSet, SetPaths, assert_disjoint, rea
 from distill.data.augment import Augmenter
 from distill.data.loading import EpochSampler, TrainDataset, train_loader
 from distill.distillation import balance
-from distill.distillation.distiller import Distiller, Objective, Supervision
+from distill.distillation.distiller import Distiller
+from distill.distillation.objective import Objective, Supervision
 from distill.errors import UserError
 from distill.evaluate.job import agreement, agreement_metrics, as_metrics, measure, predict_set
 from distill.landmarks import IBUG68

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from distill.config import TrainConfig
 from distill.data.loading import Batch
-from distill.distillation.distiller import Objective
+from distill.distillation.objective import Objective
 from distill.errors import UserError
 from distill.models.landmarker import Landmarker
 from distill.training.checkpoint import Interrupted, StopRequest

@@ -11,7 +11,8 @@ from test_distiller import TAPS, batch, model, student, teacher
 from distill.config import Config, DistillConfig, LossConfig, TermConfig, TrainConfig
 from distill.distillation import balance
 from distill.distillation.balance import KEEP, RANGE, GradientBalance
-from distill.distillation.distiller import Distiller, Objective, Supervision
+from distill.distillation.distiller import Distiller
+from distill.distillation.objective import Objective, Supervision
 from distill.errors import UserError
 from distill.models.files import save_model
 
@@ -63,7 +64,7 @@ def test_without_a_balance_nothing_is_measured_and_nothing_changes(parts, monkey
     whole = balanced(parts)
     plain = Objective(whole.student, whole.supervision, whole.distiller)
     monkeypatch.setattr(torch.autograd, "grad", None)
-    _, _, weights, _ = plain(*batch(), 0.0)
+    weights = plain(*batch(), 0.0).weights
     assert weights["kl"] == 2.0 and weights["fit"] == 0.5 and plain.scales() == {}
     assert not [name for name in plain.state_dict() if "balance" in name]
 
@@ -71,8 +72,8 @@ def test_without_a_balance_nothing_is_measured_and_nothing_changes(parts, monkey
 def test_measuring_leaves_no_gradient_and_no_trace_in_the_terms(parts):
     whole = balanced(parts)
     plain = Objective(copy.deepcopy(whole.student), whole.supervision, whole.distiller)
-    _, raw, _, _ = whole(*batch(), 0.0)
-    _, expected, _, _ = plain(*batch(), 0.0)
+    raw = whole(*batch(), 0.0).raw
+    expected = plain(*batch(), 0.0).raw
     assert all(p.grad is None for p in whole.parameters())
     for name in raw:
         torch.testing.assert_close(raw[name], expected[name], rtol=0, atol=0)
@@ -105,7 +106,7 @@ def test_a_restored_objective_goes_on_exactly(parts):
         for step in steps:
             torch.manual_seed(step)
             optimizer.zero_grad()
-            objective(*batch(seed=step), step / 6)[0].backward()
+            objective(*batch(seed=step), step / 6).total.backward()
             optimizer.step()
 
     def make() -> tuple[Objective, torch.optim.Optimizer]:

@@ -9,14 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from distill.config import HeadConfig, LossConfig, ModelConfig, TermConfig
-from distill.distillation.distiller import (
-    Distiller,
-    Objective,
-    Supervision,
-    recording,
-    weight_at,
-)
+from distill.distillation import taps
+from distill.distillation.distiller import Distiller, weight_at
+from distill.distillation.losses.feature import FeatureMethod
+from distill.distillation.losses.heatmap import HeatmapMethod
 from distill.distillation.methods import METHODS
+from distill.distillation.objective import Objective, Supervision
 from distill.errors import UserError
 from distill.landmarks import IBUG68
 from distill.models.files import save_model
@@ -24,11 +22,10 @@ from distill.models.landmarker import Landmarker, Prediction, to_input
 from distill.models.teacher import FrozenTeacher
 
 TAPS = {"student": "level:3", "teacher": "level:2"}
-HEATMAP = [name for name, method in METHODS.items() if method.sees == "heatmaps"]
-ONE_TAP = [name for name, method in METHODS.items() if method.sees in ("maps", "vectors")]
-ALONE = [
-    name for name in ONE_TAP if METHODS[name].sees == "maps" and name != "mgd"
-]  # a sum over images, without chance
+HEATMAP = [name for name, method in METHODS.items() if isinstance(method, HeatmapMethod)]
+ONE_TAP = [name for name, method in METHODS.items() if method.most_taps == 1]
+# a sum over images, without chance
+ALONE = [name for name, method in METHODS.items() if isinstance(method, FeatureMethod) and name != "mgd"]
 
 
 def model(backbone: str, size: int, kind: str = "heatmap", seed: int = 0, **head) -> Landmarker:
@@ -99,7 +96,7 @@ def test_every_feature_term_teaches_the_student_at_levels_and_modules(pair, loss
     pupil, master = pair
     pupil.zero_grad()
     whole = objective(pupil, master, kd=TermConfig(loss=loss, **taps))
-    _, raw, _, _ = whole(*batch(), 0.0)
+    raw = whole(*batch(), 0.0).raw
     assert torch.isfinite(raw["kd"]) and raw["kd"] > 0
     raw["kd"].backward()
     assert gradients(pupil.backbone) > 0
@@ -112,7 +109,7 @@ def test_coordinates_are_taught_between_heads_of_any_kind_and_size(kinds):
     pupil, master = student(kinds[0]), teacher(kinds[1])
     whole = objective(pupil, master, kd=TermConfig(loss="coordinate"))
     images, landmarks = batch()
-    _, raw, _, _ = whole(images, landmarks, 0.0)
+    raw = whole(images, landmarks, 0.0).raw
     raw["kd"].backward()
     assert raw["kd"] > 0 and gradients(pupil.backbone) > 0 and gradients(pupil.head) > 0
     assert all(p.grad is None for p in master.parameters())
@@ -131,7 +128,7 @@ def test_points_that_the_student_cannot_represent_are_not_taught(monkeypatch):
     for far in (20.0, 50.0):  # sides away
         with torch.no_grad():
             master.model.head.out.bias[0] = far
-        values.append(whole(*batch(), 0.0)[1]["kd"])
+        values.append(whole(*batch(), 0.0).raw["kd"])
     torch.testing.assert_close(*values)
 
 
@@ -140,7 +137,7 @@ def test_several_levels_are_reviewed_together(pair):
     pupil.zero_grad()
     term = TermConfig(loss="reviewkd", student="head.mix, level:2,level:3", teacher="head.mix,level:2 , level:3")
     whole = objective(pupil, master, kd=term)
-    _, raw, _, _ = whole(*batch(), 0.0)
+    raw = whole(*batch(), 0.0).raw
     raw["kd"].backward()
     assert torch.isfinite(raw["kd"]) and gradients(pupil.backbone) > 0
     assert all(p.grad is not None for p in whole.distiller.parameters())
@@ -153,9 +150,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     terms = {name: TermConfig(loss=name) for name in HEATMAP}
     terms |= {name: TermConfig(loss=name, student="level:3", teacher="level:3") for name in ("pkt", "sp", "rkd")}
     terms["points"] = TermConfig(loss="coordinate")
-    terms["attention"] = TermConfig(loss="attention", student="level:3", teacher="level:3")
+    terms["attention"] = TermConfig(loss="at", student="level:3", teacher="level:3")
     whole = objective(pupil.eval(), master, **terms)
-    _, raw, _, _ = whole(*batch(), 0.0)
+    raw = whole(*batch(), 0.0).raw
     for name in terms:
         assert raw[name].item() == pytest.approx(0, abs=1e-5)
 
@@ -196,7 +193,7 @@ def test_several_terms_keep_their_names_weights_and_sum():
 def test_adapters_belong_to_the_distiller_and_not_to_the_student(tmp_path):
     pupil = student()
     names = set(pupil.state_dict())
-    whole = objective(pupil, teacher(), fit=TermConfig(loss="fitnet", **TAPS), cwd=TermConfig(loss="channel", **TAPS))
+    whole = objective(pupil, teacher(), fit=TermConfig(loss="fitnet", **TAPS), cwd=TermConfig(loss="cwd", **TAPS))
     adapters = {name for name in whole.state_dict() if "adapters" in name}
     assert len(adapters) == 4  # two 1x1 convolutions, weight and bias
     assert {id(p) for p in whole.distiller.parameters()} <= {id(p) for p in whole.parameters()}
@@ -232,7 +229,7 @@ def test_nothing_that_happens_to_the_objective_moves_the_teacher():
     optimizer = torch.optim.SGD(whole.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     student_before = whole.student.head.out.weight.detach().clone()
     for step in range(3):
-        total, *_ = whole(*batch(seed=step), step / 3)
+        total = whole(*batch(seed=step), step / 3).total
         total.backward()
         optimizer.step()
         whole.train()
@@ -251,7 +248,7 @@ def test_nothing_that_happens_to_the_objective_moves_the_teacher():
 def test_a_teacher_in_the_objective_sees_the_view_at_its_own_size():
     whole = objective(student(), teacher(), kl=TermConfig(loss="heatmap_kl"))
     images, _ = batch(size=80)  # samples of neither's size
-    prediction, _ = whole.distiller.look(images)
+    prediction = whole.distiller.ask_teacher(images).prediction
     direct = whole.distiller.teacher.model(to_input(images, 96))
     assert torch.equal(prediction.points, direct.points)
 
@@ -259,7 +256,7 @@ def test_a_teacher_in_the_objective_sees_the_view_at_its_own_size():
 def test_labels_are_scaled_from_the_view_to_the_students_input():
     pupil = student().eval()
     images, landmarks = batch(size=128)
-    _, raw, _, _ = objective(pupil)(images, landmarks, 0.0)
+    raw = objective(pupil)(images, landmarks, 0.0).raw
     with torch.no_grad():
         points = pupil(to_input(images, 64)).points
     torch.testing.assert_close(raw["coordinate"], (points / 64 - landmarks / 128).abs().mean())
@@ -272,7 +269,7 @@ def test_region_weights_by_hand():
     pupil = student("regression").eval()
     loss = LossConfig(region_weights={"jaw": 3.0, "mouth": 0.0})
     images, landmarks = batch()
-    _, raw, _, _ = objective(pupil, loss=loss)(images, landmarks, 0.0)
+    raw = objective(pupil, loss=loss)(images, landmarks, 0.0).raw
     with torch.no_grad():
         error = (pupil(to_input(images, 64)).points / 64 - landmarks / 64).abs().mean(-1)
     weight = torch.ones(68)
@@ -297,7 +294,7 @@ def test_points_beyond_the_grid_are_counted_and_not_asked_for():
     total, _, _, outside = objective(pupil)(images, landmarks, 0.0)
     assert float(outside) == pytest.approx(1 / 68)
     landmarks[:, 0] = 5000.0
-    other, _, _, _ = objective(pupil)(images, landmarks, 0.0)
+    other = objective(pupil)(images, landmarks, 0.0).total
     torch.testing.assert_close(total, other)
 
 
@@ -313,23 +310,23 @@ def test_losses_are_means_over_the_batch_so_that_processes_add_up():
     _, raw, _, outside = whole(images, landmarks, 0.0)
     parts = [whole(images[i : i + 3], landmarks[i : i + 3], 0.0) for i in (0, 3)]
     for name in raw:
-        torch.testing.assert_close((parts[0][1][name] + parts[1][1][name]) / 2, raw[name], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close((parts[0][3] + parts[1][3]) / 2, outside)
+        torch.testing.assert_close((parts[0].raw[name] + parts[1].raw[name]) / 2, raw[name], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close((parts[0].outside + parts[1].outside) / 2, outside)
 
 
 def test_channels_last_and_plain_memory_agree():
     pupil = student().eval()
-    whole = objective(pupil, teacher(), kl=TermConfig(loss="heatmap_kl"), at=TermConfig(loss="attention", **TAPS))
-    plain, *_ = whole(*batch(), 0.0)
+    whole = objective(pupil, teacher(), kl=TermConfig(loss="heatmap_kl"), at=TermConfig(loss="at", **TAPS))
+    plain = whole(*batch(), 0.0).total
     pupil.to(memory_format=torch.channels_last)
-    last, *_ = whole(*batch(), 0.0)
+    last = whole(*batch(), 0.0).total
     torch.testing.assert_close(last, plain, rtol=1e-3, atol=1e-5)
 
 
 def test_losses_are_computed_in_float32_under_autocast():
     whole = objective(
         student(), teacher(), kl=TermConfig(loss="heatmap_kl"), fit=TermConfig(loss="fitnet", **TAPS),
-        mid=TermConfig(loss="attention", student="head.mix", teacher="head.mix"),
+        mid=TermConfig(loss="at", student="head.mix", teacher="head.mix"),
     )  # fmt: skip
     with torch.autocast("cpu", torch.bfloat16):
         total, raw, _, _ = whole(*batch(), 0.0)
@@ -387,24 +384,28 @@ def test_a_cosine_is_no_straight_line():
         ),
         (TermConfig(loss="reviewkd", student="level:0,", teacher="level:0"), "student", ["level:0,", "empty tap"]),
         (TermConfig(loss="reviewkd", student="level:0,level:9", teacher="level:0,level:1"), "student", ["level:9"]),
-        (TermConfig(loss="rkd", args={"cells": 1.5}, **TAPS), "args.cells", ["1.5", "whole number"]),
-        (TermConfig(loss="mgd", args={"mask": 2}, **TAPS), "args.mask", ["share between 0 and 1"]),
-        (TermConfig(loss="fitnet", teacher="level:1"), "student", ["empty", "level:N"]),
+        (TermConfig(loss="fitnet", teacher="level:1"), "student", ["empty", "stride:N"]),
         (TermConfig(loss="fitnet", student="level:1"), "teacher", ["empty", "level:N"]),
         (TermConfig(loss="fitnet", student="level:5", teacher="level:0"), "student", ["level:0 to level:4"]),
         (TermConfig(loss="fitnet", student="level:0", teacher="level:4"), "teacher", ["level:0 to level:3"]),
         (TermConfig(loss="fitnet", student="level:x", teacher="level:0"), "student", ["level:x"]),
         (TermConfig(loss="fitnet", student="level:-1", teacher="level:0"), "student", ["level:-1"]),
+        (
+            TermConfig(loss="fitnet", student="stride:64", teacher="level:0"),
+            "student",
+            ["lcnet_050", "2, 4, 8, 16, 32"],
+        ),
+        (
+            TermConfig(loss="fitnet", student="stride:4", teacher="stride:2"),
+            "teacher",
+            ["convnext_atto", "4, 8, 16, 32"],
+        ),
+        (TermConfig(loss="fitnet", student="stride:x", teacher="level:0"), "student", ["stride:x"]),
+        (TermConfig(loss="reviewkd", student="level:1,level:1", teacher="level:0,level:1"), "student", ["differ"]),
         (TermConfig(loss="fitnet", student="backbone.block.2", teacher="level:0"), "student", ["backbone.blocks.2"]),
         (TermConfig(loss="fitnet", student="level:0", teacher="backbone.nowhere"), "teacher", ["backbone.nowhere"]),
         (TermConfig(loss="fitnet", student="head", teacher="backbone"), "teacher", ["list", "feature map"]),
         (TermConfig(loss="fitnet", student="backbone.blocks", teacher="level:0"), "student", ["forward pass"]),
-        (TermConfig(loss="heatmap_kl", args={"temprature": 2}), "args.temprature", ["temperature"]),
-        (TermConfig(loss="heatmap_kl", args={"dims": 2}), "args.dims", ["temperature"]),
-        (TermConfig(loss="heatmap_mse", args={"temperature": 2}), "args.temperature", ["no arguments"]),
-        (TermConfig(loss="heatmap_kl", args={"temperature": 0}), "args.temperature", ["above 0"]),
-        (TermConfig(loss="heatmap_kl", args={"temperature": "hot"}), "args.temperature", ["hot", "number"]),
-        (TermConfig(loss="attention", args={"power": True}, **TAPS), "args.power", ["True"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -414,6 +415,12 @@ def test_what_cannot_be_is_refused_in_one_sentence_that_names_the_term(pair, ter
     text = str(error.value)
     assert text.startswith(f"distill.terms.mine.{field} ") and text.endswith(".") and "\n" not in text
     assert all(word in text for word in says), text
+
+
+def test_arguments_are_checked_when_the_distiller_is_built(pair):
+    for args, says in (({"temprature": 2}, "temprature' is unknown"), ({"dims": 2}, "dims' is unknown"), ({"temperature": 0}, "above 0")):
+        with pytest.raises(UserError, match=f"distill.terms.mine.args.*{says}"):
+            Distiller({"mine": TermConfig(loss="heatmap_kl", args=args)}, *pair)
 
 
 @pytest.mark.parametrize(
@@ -426,27 +433,58 @@ def test_heatmap_terms_need_the_same_kind_of_head(mine, theirs):
     assert text.startswith("distill.terms.kl ") and mine in text and theirs in text and "\n" not in text
 
 
-def test_channels_last_features_come_by_level_and_not_by_module(pair):
+def test_channels_last_features_come_by_level_by_stride_and_by_module(pair):
     master = FrozenTeacher(model("mambaout_femto", 64, seed=1))
-    whole = objective(pair[0], master, fit=TermConfig(loss="fitnet", student="level:2", teacher="level:1"))
-    assert whole.distiller.adapters["fit"].out_channels == 96
-    assert torch.isfinite(whole(*batch(), 0.0)[1]["fit"])
-    term = TermConfig(loss="fitnet", student="level:2", teacher="backbone.stages_1")
-    with pytest.raises(UserError, match=r"^distill.terms.fit.teacher .*\(1, 8, 8, 96\).*square feature map"):
-        Distiller({"fit": term}, pair[0], master)
+    terms = {
+        name: TermConfig(loss="fitnet", student="level:2", teacher=tap)
+        for name, tap in {"level": "level:1", "stride": "stride:8", "module": "backbone.stages_1"}.items()
+    }
+    whole = objective(pair[0], master, **terms)
+    assert [adapter.out_channels for adapter in whole.distiller.adapters.values()] == [96] * 3
+    maps = whole.distiller.ask_teacher(batch()[0]).maps
+    assert maps.keys() == {"level:1", "stride:8", "backbone.stages_1"}
+    assert maps["level:1"].shape == (4, 96, 8, 8)
+    assert all(torch.equal(found, maps["level:1"]) for found in maps.values())
+    assert torch.isfinite(whole(*batch(), 0.0).total)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "tap", "level", "channels", "side"),
+    [
+        ("lcnet_050", "stride:16", 3, 128, 4),
+        ("convnext_atto", "stride:16", 2, 160, 4),
+        ("vit_tiny_patch16_224", "stride:16", 2, 192, 4),  # three levels have this stride
+        ("convnext_atto", "backbone.stages_1", None, 80, 8),
+        ("convnext_atto", "backbone.stages_1.blocks.0.mlp", None, 80, 8),  # channels last, inside a model that is not
+    ],
+)
+def test_a_tap_leads_to_a_map_of_known_channels_and_side(backbone, tap, level, channels, side):
+    found = taps.find("x", tap, model(backbone, 64))
+    assert (found.level, found.channels, found.side) == (level, channels, side)
+
+
+def test_a_map_that_is_no_square_of_cells_is_refused():
+    with pytest.raises(UserError, match=r"^x 'backbone.model.blocks.0' gives \(1, 17, 192\); expected a square"):
+        taps.find("x", "backbone.model.blocks.0", model("vit_tiny_patch16_224", 64))
 
 
 def test_feature_terms_work_between_heads_of_different_kinds():
     whole = objective(student("regression"), teacher("simcc"), fit=TermConfig(loss="fitnet", **TAPS))
-    _, raw, _, _ = whole(*batch(), 0.0)
+    raw = whole(*batch(), 0.0).raw
     assert torch.isfinite(raw["fit"]) and raw["fit"] > 0
 
 
 def test_recording_ends_with_its_block_even_when_that_raises(pair):
     pupil, _ = pair
-    with pytest.raises(RuntimeError), recording(pupil, {"head.mix"}):
+    found = [taps.find("x", name, pupil) for name in ("head.mix", "level:1", "stride:8")]
+    with pytest.raises(RuntimeError), taps.recording(pupil, found):
         raise RuntimeError
-    with recording(pupil, {"head.mix"}) as seen:
+    with taps.recording(pupil, found) as maps:
         assert isinstance(pupil(to_input(batch(2)[0], 64)), Prediction)
-    assert set(seen) == {"head.mix"} and seen["head.mix"].shape[:2] == (2, 16)
+    shapes = {name: tuple(found.shape) for name, found in maps.items()}
+    assert shapes == {
+        "head.mix": (2, 16, *shapes["head.mix"][2:]),
+        "level:1": (2, 32, 16, 16),
+        "stride:8": (2, 64, 8, 8),
+    }
     assert not any(module._forward_hooks for module in pupil.modules())

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from distill.distillation.losses import coordinate, feature, heatmap
+from distill.distillation.losses.feature import FeatureMethod
+from distill.distillation.losses.heatmap import HeatmapMethod
 from distill.distillation.methods import METHODS
 
-HEATMAP = {name: method.loss for name, method in METHODS.items() if method.sees == "heatmaps"}
+HEATMAP = {name: method.loss for name, method in METHODS.items() if isinstance(method, HeatmapMethod)}
 # those of two maps alone; what an adapter says of the student is another matter
-MAPS = {name: method.loss for name, method in METHODS.items() if method.sees == "maps" and name != "vid"}
+MAPS = {name: method.loss for name, method in METHODS.items() if isinstance(method, FeatureMethod) and name != "vid"}
 AXES = {"heatmap": ((-2, -1), (6, 5, 7, 7)), "simcc": ((-1,), (6, 5, 2, 11))}  # dims, shape of logits
 
 
@@ -150,18 +152,18 @@ def test_heatmap_mse_by_hand():
     assert float(value) == pytest.approx(2 * (1 / 16) / (1 / 2), rel=1e-5)
 
 
-def test_heatmap_channel_by_hand():
+def test_heatmap_cwd_by_hand():
     # the teacher's two logits +-1 have standard deviation sqrt 2; divided by it they differ by sqrt 2; the student is flat
     p = 1 / (1 + math.exp(-math.sqrt(2)))
     expected = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
-    value = heatmap.heatmap_channel(one_map(0, 0), one_map(1, -1), (-2, -1))
+    value = heatmap.heatmap_cwd(one_map(0, 0), one_map(1, -1), (-2, -1))
     assert float(value) == pytest.approx(expected, rel=1e-4)
 
 
-def test_heatmap_channel_weighs_sharp_and_flat_maps_alike():
+def test_heatmap_cwd_weighs_sharp_and_flat_maps_alike():
     student, teacher = draw(2, 3, 8, 8), draw(2, 3, 8, 8, seed=1)
-    small = heatmap.heatmap_channel(student, teacher, (-2, -1))
-    torch.testing.assert_close(heatmap.heatmap_channel(10 * student, 10 * teacher, (-2, -1)), small)
+    small = heatmap.heatmap_cwd(student, teacher, (-2, -1))
+    torch.testing.assert_close(heatmap.heatmap_cwd(10 * student, 10 * teacher, (-2, -1)), small)
 
 
 def test_one_dimensional_maps_sum_over_their_two_axes():
@@ -187,7 +189,7 @@ def test_losses_of_one_dimensional_heads_by_hand():
     # each axis in units of the teacher's own deviation there, sqrt 2 and 10 sqrt 2: both become +-1 / sqrt 2
     p = 1 / (1 + math.exp(-math.sqrt(2)))
     one_axis = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
-    value = heatmap.heatmap_channel(axes((0, 0), (0, 0)), axes((1, -1), (10, -10)), (-1,))
+    value = heatmap.heatmap_cwd(axes((0, 0), (0, 0)), axes((1, -1), (10, -10)), (-1,))
     assert float(value) == pytest.approx(2 * one_axis, rel=1e-4)
 
 
@@ -249,7 +251,7 @@ def test_heatmap_terms_keep_their_promises(loss, kind):
     halves(lambda s, t: loss(s, t, dims), student.detach(), teacher.detach())
 
 
-@pytest.mark.parametrize("loss", [heatmap.heatmap_kl, heatmap.heatmap_channel])
+@pytest.mark.parametrize("loss", [heatmap.heatmap_kl, heatmap.heatmap_cwd])
 def test_temperature_moves_attention_from_the_peak_to_the_tails(loss):
     teacher = draw(1, 1, 9, 9)
     teacher[0, 0, 4, 4] = 12.0
@@ -272,19 +274,19 @@ def test_fitnet_by_hand():
     assert float(feature.fitnet(torch.zeros_like(teacher), 7 * teacher)) == pytest.approx(1.0)
 
 
-def test_attention_by_hand():
+def test_at_by_hand():
     # one cell alight in each, at different places: two unit vectors at right angles
     student, teacher = torch.zeros(1, 3, 2, 2), torch.zeros(1, 5, 2, 2)
     student[0, :, 0, 0] = 2.0
     teacher[0, 1, 1, 1] = -9.0
-    assert float(feature.attention(student, teacher)) == pytest.approx(2.0)
+    assert float(feature.at(student, teacher)) == pytest.approx(2.0)
 
 
-def test_channel_by_hand():
+def test_cwd_by_hand():
     # teacher (1/2, 1/2), student (3/4, 1/4) at T = 4, times T^2
     student, teacher = torch.tensor([4 * math.log(3), 0]).view(1, 1, 1, 2), torch.zeros(1, 1, 1, 2)
     expected = 16 * (0.5 * math.log(2 / 3) + 0.5 * math.log(2))
-    assert float(feature.channel(student, teacher)) == pytest.approx(expected, rel=1e-5)
+    assert float(feature.cwd(student, teacher)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_dist_by_hand():

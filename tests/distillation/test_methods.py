@@ -11,11 +11,13 @@ from torch import nn
 
 from distill.distillation import methods
 from distill.distillation.losses import feature, relation
-from distill.distillation.methods import METHODS
+from distill.distillation.losses.feature import FeatureMethod, MGDAdapter, ReviewKDAdapter, VIDAdapter
+from distill.distillation.losses.relation import RelationMethod
+from distill.distillation.methods import METHODS, Outputs
 from distill.errors import UserError
 
-VECTORS = {name: method.loss for name, method in METHODS.items() if method.sees == "vectors"}
-TAPPED = [name for name, method in METHODS.items() if method.taps]
+VECTORS = {name: method.loss for name, method in METHODS.items() if isinstance(method, RelationMethod)}
+TAPPED = [name for name, method in METHODS.items() if method.most_taps]
 
 
 # ---------------------------------------------------------------------------------------------------- relations
@@ -44,10 +46,8 @@ def test_rkd_by_hand():
     distances = 6 / 9 * 0.5 * (0.25**2 + 0 + 0.25**2) / 3
     # cosines 1/2 each against 0, 3/5, 4/5, in six of twenty-seven places
     angles = 6 / 27 * 0.5 * (0.5**2 + 0.1**2 + 0.3**2) / 3
-    assert float(relation.rkd(*triangles(), distance_weight=1, angle_weight=1e-12)) == pytest.approx(
-        distances, rel=1e-4
-    )
-    assert float(relation.rkd(*triangles(), distance_weight=1e-12, angle_weight=1)) == pytest.approx(angles, rel=1e-4)
+    assert float(relation.rkd(*triangles(), distance_weight=1, angle_weight=0)) == pytest.approx(distances, rel=1e-4)
+    assert float(relation.rkd(*triangles(), distance_weight=0, angle_weight=1)) == pytest.approx(angles, rel=1e-4)
     assert float(relation.rkd(*triangles())) == pytest.approx(25 * distances + 50 * angles, rel=1e-4)
 
 
@@ -115,8 +115,8 @@ def test_a_single_process_gathers_what_it_has():
 # ---------------------------------------------------------------------------------------------------- adapters
 
 
-def test_generation_hides_whole_cells_while_training_and_draws_them_from_torchs_generator():
-    adapter = methods.Generation(4, 4, mask=0.65)
+def test_the_adapter_of_mgd_hides_whole_cells_while_training_and_draws_them_from_torchs_generator():
+    adapter = MGDAdapter(4, 4, mask=0.65)
     nn.init.dirac_(adapter.align.weight), nn.init.zeros_(adapter.align.bias)
     adapter.generate = nn.Identity()
     maps = 1 + draw(8, 4, 32, 32).abs()
@@ -132,8 +132,8 @@ def test_generation_hides_whole_cells_while_training_and_draws_them_from_torchs_
     torch.testing.assert_close(adapter.eval()(maps), maps)
 
 
-def test_a_variational_adapter_starts_at_variance_one_and_trains_it():
-    adapter = methods.Variational(3, 5)
+def test_the_adapter_of_vid_starts_at_variance_one_and_trains_it():
+    adapter = VIDAdapter(3, 5)
     said = adapter(draw(2, 3, 4, 4))
     assert said.mean.shape == (2, 5, 4, 4) and said.variance.tolist() == pytest.approx([1.0] * 5, abs=2e-3)
     teacher = 2 * torch.ones(2, 5, 4, 4)
@@ -149,8 +149,8 @@ def test_a_variational_adapter_starts_at_variance_one_and_trains_it():
     assert (adapter(draw(2, 3, 4, 4)).variance > 1e-4).all(), "no channel becomes infinitely sure"
 
 
-def test_a_review_gives_every_level_what_the_coarser_ones_saw():
-    adapter = methods.Review([3, 4, 5], [6, 7, 8], width=16)
+def test_the_adapter_of_reviewkd_gives_every_level_what_the_coarser_ones_saw():
+    adapter = ReviewKDAdapter([3, 4, 5], [6, 7, 8], width=16)
     maps = [draw(2, 3, 8, 8), draw(2, 4, 4, 4), draw(2, 5, 3, 3).requires_grad_()]
     found = adapter(maps)
     assert [f.shape for f in found] == [(2, 6, 8, 8), (2, 7, 4, 4), (2, 8, 3, 3)]
@@ -168,22 +168,15 @@ def compared(name: str, count: int = 4, scale: float = 1.0, **args: float):
     """A method's loss as a function of one student's map, with its adapter in place; and that adapter."""
     method = METHODS[name]
     torch.manual_seed(0)
-    teacher = scale * draw(count, 6, 8, 8, seed=1).relu()
-    loss = lambda s, t: method.loss(s, t, **method.own(method.loss, args))  # noqa: E731
-    if method.sees == "vectors":
-        return (lambda s: loss(relation.vectors(s), relation.vectors(teacher))), None
-    if method.sees == "levels":
-        adapter = method.adapter([4], [6])
-        return (lambda s: loss(adapter([s]), [teacher])), adapter
-    if method.adapter is None:
-        return (lambda s: loss(s, teacher)), None
-    adapter = method.adapter(4, 6, **method.own(method.adapter, args))
-    return (lambda s: loss(adapter(s), teacher)), adapter
+    adapter = method.build_adapter([4], [6], args)
+    teacher = Outputs(None, None, {"tap": scale * draw(count, 6, 8, 8, seed=1).relu()})
+    loss = lambda s: method(Outputs(None, None, {"tap": s}), teacher, adapter or nn.Identity(), args)  # noqa: E731
+    return loss, adapter
 
 
 def test_every_tapped_method_is_looked_at_below():
     assert set(TAPPED) == {
-        "fitnet", "attention", "channel", "dist", "mgd", "vid", "reviewkd", "pkt", "sp", "rkd"
+        "fitnet", "at", "cwd", "dist", "mgd", "vid", "reviewkd", "pkt", "sp", "rkd"
     }  # fmt: skip
 
 
@@ -235,7 +228,7 @@ def test_an_adapters_parameters_are_all_used_in_every_pass(name):
     assert (adapter is not None) == (METHODS[name].adapter is not None)
 
 
-@pytest.mark.parametrize("name", [name for name in TAPPED if name != "channel"])
+@pytest.mark.parametrize("name", [name for name in TAPPED if name != "cwd"])
 def test_a_weight_means_the_same_whatever_the_scale_of_the_teachers_features(name):
     """CWD alone asks for the logits' own scale: its softmax is sharp or flat with it."""
     values = []
@@ -275,34 +268,73 @@ def test_what_a_method_takes_comes_from_its_functions():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_default_argument_would_pass_the_check(name):
-    methods.check_args("x", name, METHODS[name].arguments())
+    METHODS[name].check_args("x", METHODS[name].arguments())
 
 
 @pytest.mark.parametrize(
     ("name", "args", "says"),
     [
-        ("rkd", {"cells": 2.5}, ["args.cells is 2.5", "whole number above 0"]),
-        ("sp", {"cells": 0}, ["args.cells is 0"]),
-        ("reviewkd", {"width": True}, ["args.width is True"]),
-        ("mgd", {"mask": 1.0}, ["args.mask is 1.0", "between 0 and 1"]),
-        ("mgd", {"cells": 2}, ["args.cells is unknown", "mgd takes mask"]),
-        ("rkd", {"angle_weight": -1}, ["args.angle_weight is -1"]),
+        ("rkd", {"cells": 2.5}, ["args.cells' is 2.5", "whole number"]),
+        ("sp", {"cells": 0}, ["args.cells' is 0", "1 or more"]),
+        ("reviewkd", {"width": True}, ["args.width' is True"]),
+        ("mgd", {"mask": 1.0}, ["args.mask' is 1.0", "below 1"]),
+        ("mgd", {"cells": 2}, ["args.cells' is unknown", "one of mask"]),
+        ("rkd", {"angle_weight": -1}, ["args.angle_weight' is -1", "0 or more"]),
+        ("at", {"power": math.inf}, ["args.power' is inf"]),
+        ("heatmap_kl", {"temperature": "hot"}, ["args.temperature' is 'hot'", "a number"]),
         ("fitnet", {"student": 3}, ["args.student is unknown", "no arguments"]),
     ],
 )
 def test_an_argument_that_cannot_be_is_refused_in_one_sentence(name, args, says):
     with pytest.raises(UserError) as error:
-        methods.check_args("distill.terms.mine", name, args)
+        METHODS[name].check_args("distill.terms.mine.args", args)
     text = str(error.value)
-    assert text.startswith("distill.terms.mine.") and text.endswith(".") and "\n" not in text
+    assert "distill.terms.mine.args" in text and text.endswith(".") and "\n" not in text
     assert all(word in text for word in says), text
+
+
+def test_an_argument_in_exponent_notation_is_a_number():
+    METHODS["heatmap_kl"].check_args("x", {"temperature": "2e0"})
 
 
 def test_an_unknown_name_is_refused_with_those_there_are_and_the_close_one():
     with pytest.raises(UserError) as error:
-        methods.find("distill.terms.mine", "reviewk")
+        methods.find("distill.terms.mine.loss", "reviewk")
     text = str(error.value)
     assert text.startswith("distill.terms.mine.loss 'reviewk' is unknown (did you mean reviewkd?)")
     assert all(name in text for name in METHODS) and "\n" not in text
-    with pytest.raises(UserError, match=r"'qqq' is unknown; expected one of attention"):
-        methods.find("distill.terms.mine", "qqq")
+    with pytest.raises(UserError, match=r"'qqq' is unknown; expected one of at, "):
+        methods.find("distill.terms.mine.loss", "qqq")
+
+
+def test_names_of_older_configs_lead_to_the_papers_names():
+    for old, new in {"attention": "at", "channel": "cwd", "heatmap_channel": "heatmap_cwd"}.items():
+        assert methods.find("x", old) is METHODS[new] and methods.title(old) == METHODS[new].title
+        assert old not in METHODS
+
+
+def test_a_method_is_declared_in_one_place_and_a_name_is_taken_once():
+    try:
+
+        @FeatureMethod.register("mine", "my own")
+        def mine(student, teacher, power=2.0):
+            return (student - teacher).abs().pow(power).mean()
+
+        method = methods.find("x", "mine")
+        assert method.loss is mine and method.arguments() == {"power": 2.0} and method.title == "my own"
+        with pytest.raises(UserError, match=r"'x.power' is 'a'; expected a number\.$"):
+            method.check_args("x", {"power": "a"})
+        with pytest.raises(ValueError, match="mine"):
+            FeatureMethod.register("mine", "again")(mine)
+    finally:
+        del METHODS["mine"]
+
+
+def test_a_relation_can_be_of_angles_alone_and_dist_of_channels_alone():
+    METHODS["rkd"].check_args("x", {"distance_weight": 0})
+    METHODS["dist"].check_args("x", {"intra": 0})
+    student, teacher = triangles()
+    whole = METHODS["rkd"].loss(student, teacher, distance_weight=3.0, angle_weight=2.0)
+    parts = [relation.rkd(student, teacher, distance_weight=3.0, angle_weight=0)]
+    parts.append(relation.rkd(student, teacher, distance_weight=0, angle_weight=2.0))
+    torch.testing.assert_close(whole, sum(parts))

@@ -11,10 +11,10 @@ from test_losses import draw
 from torch import nn
 
 from distill.distillation.balance import GradientBalance
-from distill.distillation.losses import relation
-from distill.distillation.methods import METHODS
+from distill.distillation.losses.relation import RelationMethod
+from distill.distillation.methods import METHODS, Outputs
 
-VECTORS = [name for name, method in METHODS.items() if method.sees == "vectors"]
+VECTORS = [name for name, method in METHODS.items() if isinstance(method, RelationMethod)]
 IMAGES, WORLD = 6, 2
 
 
@@ -34,8 +34,8 @@ class Terms(nn.Module):
 
     def forward(self, images: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         maps = self.student.backbone(images)
-        vectors = (relation.gathered(relation.vectors(x)) for x in (maps, teacher))
-        raw = METHODS[self.name].loss(*vectors)
+        sides = (Outputs(None, None, {"tap": x}) for x in (maps, teacher))
+        raw = METHODS[self.name](*sides, nn.Identity(), {})
         supervised = maps.square().mean()
         return supervised + self.balance(self.student, supervised, {"x": raw})["x"] * raw
 

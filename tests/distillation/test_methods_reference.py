@@ -42,9 +42,9 @@ def test_fitnet_is_the_mean_squared_error_of_maps_of_unit_power():
     same(feature.fitnet, reference, 1, COUNT, CHANNELS, SIDE, SIDE, unit=True)
 
 
-def test_attention_sums_over_positions_where_theirs_is_a_mean():
+def test_at_sums_over_positions_where_theirs_is_a_mean():
     reference = theirs.ATLoss(PAIR, mode="code")
-    same(feature.attention, reference, 1 / SIDE**2, COUNT, CHANNELS, SIDE, SIDE)
+    same(feature.at, reference, 1 / SIDE**2, COUNT, CHANNELS, SIDE, SIDE)
 
 
 def test_heatmap_kl_has_the_factor_of_hintons_temperature():
@@ -53,9 +53,9 @@ def test_heatmap_kl_has_the_factor_of_hintons_temperature():
     same(ours, reference, 1 / 3.0**2, COUNT, SIDE**2)
 
 
-def test_channel_is_that_kl_of_every_channel():
+def test_cwd_is_that_kl_of_every_channel():
     reference = theirs.KDLoss(*IO, temperature=4.0, alpha=0)
-    ours = lambda s, t: feature.channel(s.view(COUNT, CHANNELS, SIDE, SIDE), t.view(COUNT, CHANNELS, SIDE, SIDE))  # noqa: E731
+    ours = lambda s, t: feature.cwd(s.view(COUNT, CHANNELS, SIDE, SIDE), t.view(COUNT, CHANNELS, SIDE, SIDE))  # noqa: E731
     same(ours, reference, 1 / 4.0**2, COUNT * CHANNELS, SIDE**2)
 
 

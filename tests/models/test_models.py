@@ -72,10 +72,10 @@ def test_every_backbone_carries_every_head(backbone, kind):
     assert out.points.shape == (2, 68, 2) and out.confidence.shape == (2, 68)
     assert torch.isfinite(out.points).all()
     assert (out.confidence >= 0).all() and (out.confidence <= 1).all()
-    sides = [f.shape[-1] for f in out.features]
+    sides = [level.side for level in model.levels]
     assert sides == sorted(sides, reverse=True), "levels go from fine to coarse"
-    assert all(f.dim() == 4 and f.shape[2] == f.shape[3] for f in out.features), "levels are (B, C, h, w)"
-    assert [f.shape[1] for f in out.features] == model.backbone.feature_info.channels()
+    assert [level.channels for level in model.levels] == model.backbone.feature_info.channels()
+    assert [math.ceil(SIZE / level.stride) for level in model.levels] == sides
     if kind == "regression":
         assert out.logits is None and out.error.shape == (2, 68) and (out.error > 0).all()
     else:
@@ -429,7 +429,7 @@ def test_a_teacher_takes_the_students_view_at_its_own_size():
     out = teacher(view)
     direct = teacher.model(to_input(view, 96))
     assert torch.equal(out.points, direct.points)
-    assert out.features[0].shape[-1] == 48
+    assert teacher.model.levels[0].side == 48
 
 
 # ---------------------------------------------------------------------------------------------------- cost

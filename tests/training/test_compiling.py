@@ -10,7 +10,8 @@ import torch._dynamo.config as dynamo
 
 from distill.config import Config, DistillConfig, HeadConfig, ModelConfig, TermConfig
 from distill.distillation.balance import make as make_balance
-from distill.distillation.distiller import Distiller, Objective, Supervision
+from distill.distillation.distiller import Distiller
+from distill.distillation.objective import Objective, Supervision
 from distill.errors import UserError
 from distill.models.landmarker import Landmarker
 from distill.models.teacher import FrozenTeacher
@@ -56,7 +57,7 @@ def test_compiled_losses_and_gradients_are_the_eager_ones(balance):
     terms = {
         "kl": TermConfig("heatmap_kl"),
         "hint": TermConfig("fitnet", student="level:3", teacher="level:3"),
-        "path": TermConfig("attention", student="backbone.blocks.1", teacher="backbone.blocks.2"),
+        "path": TermConfig("at", student="backbone.blocks.1", teacher="backbone.blocks.2"),
     }
     config = Config(distill=DistillConfig(terms, balance))
     student = Landmarker(SMALL)

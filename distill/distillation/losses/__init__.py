@@ -1,10 +1,12 @@
-"""Losses: `landmark` and `heatmap` against labels and a teacher, `feature` and `relation` against a teacher.
+"""Losses: `coordinate` and `heatmap` against labels and a teacher, `feature` and `relation` against a teacher.
 
-Pure functions, one paper each; distill.distillation.methods gives them their names and adapters. How large they are, and what weight they
-want, for choosing `distill.terms.NAME.weight`: measured on the CPU recipes' pair (fasternet_t0 taught by fasternet_t1, 128 px,
-`level:2` = 8 x 8 cells, reviewkd `level:1` to `level:3`, 16 images, default arguments). `raw` is the value, `even` the weight at
-which the term's gradient in the student's backbone is as long as that of the labels (20 nme + 1 cross_entropy), each for a
-student that is untrained and for one that labels alone have trained (adapters fitted).
+Pure functions, one paper each; those against a teacher are registered as methods, with their adapters. A new file in this
+folder is imported with the others.
+
+How large the values are, for choosing `distill.terms.NAME.weight`: measured on the CPU recipes' pair (student fasternet_t0,
+teacher fasternet_t1, 128 px, `stride:16` = 8 x 8 cells, reviewkd `stride:8` to `stride:32`, 16 images, default arguments).
+`raw` is the value, `even` the weight at which the term's gradient in the student's backbone is as long as that of the labels
+(20 nme + 1 cross_entropy), each for an untrained student and for one that was trained on labels alone (adapters fitted).
 
                      untrained        trained
                    raw      even    raw      even    a weight to begin with
@@ -12,10 +14,10 @@ student that is untrained and for one that labels alone have trained (adapters f
     heatmap_mse    0.99     51      0.17     6       2
     heatmap_kl     4.1      1.4     0.17     5       2
       T = 2        11       1.1     0.38     3       1
-    heatmap_channel 1.4     12      0.062    22      6
+    heatmap_cwd     1.4     12      0.062    22      6
     fitnet         1.0      2.6     0.26     16      3
-    attention      0.60     0.13    0.15     10      2, schedule: warmup
-    channel        29       0.06    9.7      0.5     0.15
+    at             0.60     0.13    0.15     10      2, schedule: warmup
+    cwd            29       0.06    9.7      0.5     0.15
     dist           2.0      0.14    0.37     13      2, schedule: warmup
     mgd            1.0      72      0.30     15      4
     vid            0.50     37      -0.03    21      5
@@ -27,3 +29,9 @@ student that is untrained and for one that labels alone have trained (adapters f
 What is even early is not even late, above all where correlations and relations are compared; `distill.balance: grad_norm` keeps
 it even throughout, and a weight of 0.3 is then a fair start for every method.
 """
+
+import importlib
+import pkgutil
+
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")

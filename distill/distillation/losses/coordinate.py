@@ -11,8 +11,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from distill.distillation.methods import Method, Outputs
 
 
 def l1(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -54,6 +56,17 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"l1": l1, "smooth_l1": smooth_l1, "w
 # ---------------------------------------------------------------------------- against a teacher
 
 
+class PointMethod(Method):
+    """The loss is given both heads' points (B, P, 2) as fractions of the side, and the teacher's confidence (B, P), which is 0
+    where the student's head cannot place the teacher's point."""
+
+    def inputs(self, student: Outputs, teacher: Outputs, adapter: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+        target = teacher.prediction.points.float() / teacher.model.size
+        weight = teacher.prediction.confidence.float() * student.model.representable(target)
+        return student.prediction.points / student.model.size, target, weight
+
+
+@PointMethod.register("coordinate", "distance to the teacher's points")
 def teacher_distance(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Mean distance to the teacher's points, each weighing as much as the teacher is sure of it.
 

@@ -1,6 +1,6 @@
 """Losses on heatmaps, against labels and against a teacher. Pure functions, mean-reduced over B * P.
 
-Logits are (B, P, H, W), or (B, P, 2, bins) for one-dimensional heads: `dims` tells which axes span one distribution,
+Logits are (B, P, H, W), or (B, P, 2, bins) for one-dimensional heads: `dims` are the axes of one distribution,
 (-2, -1) or (-1,). A map's distribution is the softmax of its logits over those axes. No gradient flows to the teacher.
 """
 
@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from distill.distillation.methods import Method, Outputs, Positive
+from distill.errors import UserError
+from distill.models.landmarker import Landmarker
 
 
 def _flat(values: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -50,6 +54,24 @@ LABEL_LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy
 # ---------------------------------------------------------------------------- against a teacher
 
 
+class HeatmapMethod(Method):
+    """The loss is given both heads' logits on the student's grid, and the axes of one distribution."""
+
+    def inputs(self, student: Outputs, teacher: Outputs, adapter: nn.Module) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        codec = student.model.codec
+        target = codec.resampled(teacher.prediction.logits.float(), teacher.model.codec)
+        return student.prediction.logits.float(), target, codec.dims
+
+    def check(self, field: str, student: Landmarker, teacher: Landmarker) -> None:
+        kinds = [model.config.head.kind for model in (student, teacher)]
+        if student.codec is None or kinds[0] != kinds[1]:
+            raise UserError(
+                f"{field} compares heatmaps, but the student's head is {kinds[0]} and the teacher's {kinds[1]}; expected "
+                f"both to be heatmap, or both simcc."
+            )
+
+
+@HeatmapMethod.register("heatmap_mse", "squared difference of the heatmaps")
 def heatmap_mse(student: Tensor, teacher: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Squared difference of the two distributions, relative to the teacher's own power; on one-dimensional heads summed over
     the two axes, each relative to its own."""
@@ -57,7 +79,8 @@ def heatmap_mse(student: Tensor, teacher: Tensor, dims: tuple[int, ...]) -> Tens
     return mse(student, torch.softmax(_flat(teacher.detach(), dims), dim=-1).reshape(teacher.shape), ones, dims)
 
 
-def heatmap_kl(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperature: float = 1.0) -> Tensor:
+@HeatmapMethod.register("heatmap_kl", "KL divergence of the heatmaps' spatial softmax")
+def heatmap_kl(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperature: Positive = 1.0) -> Tensor:
     """T^2 KL(teacher || student) of the softmax of logits / T (Hinton et al., https://arxiv.org/abs/1503.02531).
 
     On one-dimensional heads (SimCC, https://arxiv.org/abs/2107.03332) it is the logit loss of DWPose
@@ -69,7 +92,8 @@ def heatmap_kl(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperat
     return temperature**2 * _per_point(divergence).mean()
 
 
-def heatmap_channel(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperature: float = 4.0) -> Tensor:
+@HeatmapMethod.register("heatmap_cwd", "channel-wise distillation (CWD) of the heatmaps")
+def heatmap_cwd(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperature: Positive = 4.0) -> Tensor:
     """Channel-wise distillation (CWD, https://arxiv.org/abs/2011.13256) of standardised maps.
 
     Each map is divided by temperature / 4 times the teacher map's own standard deviation before the softmax, so that one

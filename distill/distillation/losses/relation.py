@@ -9,10 +9,21 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as processes
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.distillation.losses.feature import pooled
+from distill.distillation.methods import Count, Method, Outputs, Weight
+
+
+class RelationMethod(Method):
+    """The loss is given one tapped map of each side as a vector an image, over the global batch: (N, D) and (N, E)."""
+
+    most_taps = 1
+
+    def inputs(self, student: Outputs, teacher: Outputs, adapter: nn.Module, cells: Count = 4) -> tuple[Tensor, Tensor]:
+        (mine,), (theirs,) = student.maps.values(), teacher.maps.values()
+        return gathered(vectors(mine, cells)), gathered(vectors(theirs, cells))
 
 
 def vectors(maps: Tensor, cells: int = 4) -> Tensor:
@@ -51,6 +62,7 @@ def gathered(own: Tensor) -> Tensor:
     return _Gather.apply(own.contiguous()) if several else own
 
 
+@RelationMethod.register("pkt", "probabilistic transfer (PKT)")
 def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     """Probabilistic knowledge transfer (PKT, https://arxiv.org/abs/1803.10837): KL of the neighbour distributions.
 
@@ -67,6 +79,7 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     return (t * (t.log() - s.log())).sum(1).mean()
 
 
+@RelationMethod.register("sp", "similarity preserving (SP)")
 def sp(student: Tensor, teacher: Tensor) -> Tensor:
     """Similarity-preserving distillation (SP, https://arxiv.org/abs/1907.09682): squared distance of the rows of the matrix of
     dot products, each row of unit length; a mean over images. The paper divides by N once more.
@@ -78,7 +91,8 @@ def sp(student: Tensor, teacher: Tensor) -> Tensor:
     return (rows(student) - rows(teacher.detach())).square().sum(1).mean()
 
 
-def rkd(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
+@RelationMethod.register("rkd", "relational distillation (RKD)")
+def rkd(student: Tensor, teacher: Tensor, distance_weight: Weight = 25.0, angle_weight: Weight = 50.0) -> Tensor:
     """Relational distillation (RKD, https://arxiv.org/abs/1904.05068): Huber loss of pairwise distances, in units of their mean,
     and of the cosines of the angles in all triplets. The weights are those of the paper; memory grows with N^3.
     """
