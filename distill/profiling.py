@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.models.files import predicted_bytes
@@ -19,7 +21,7 @@ class Cost:
     parameters: int
     file_bytes: int  # of the float32 safetensors file
     mmacs: float  # million multiply-accumulates for one image at the model's input size
-    latency_ms: float  # median for one image, one CPU thread, eager float32
+    latency_ms: float  # for one image, one CPU thread, eager float32: the lowest median of several rounds
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)
@@ -35,16 +37,34 @@ def cost(model: Landmarker, repeats: int = 15) -> Cost:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        times = []
-        for _ in range(repeats + 3):
-            start = time.perf_counter()
-            model(image)
-            times.append(time.perf_counter() - start)
+        latency = settled(lambda: _median_milliseconds(model, image, repeats))
     finally:
         torch.set_num_threads(threads)
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         file_bytes=predicted_bytes(model),
         mmacs=counter.get_total_flops() / 2e6,
-        latency_ms=1000 * statistics.median(times[3:]),
+        latency_ms=latency,
     )
+
+
+def settled(measure: Callable[[], float], rounds: int = 6) -> float:
+    """The lowest of several measurements: until one is no more than 5 % below the lowest before it, at most `rounds`.
+
+    Other work on the machine only ever adds to a duration.
+    """
+    lowest = measure()
+    for _ in range(rounds - 1):
+        before, lowest = lowest, min(lowest, measure())
+        if lowest > 0.95 * before:
+            break
+    return lowest
+
+
+def _median_milliseconds(model: Landmarker, image: Tensor, repeats: int) -> float:
+    times = []
+    for _ in range(repeats + 3):
+        start = time.perf_counter()
+        model(image)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times[3:])

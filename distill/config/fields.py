@@ -86,6 +86,7 @@ class ModelConfig:
     backbone_args: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
     pretrained: bool = False  # fetch the backbone's weights (needs a network)
     checkpoint: str = ""  # or take them from this local file
+    allow_partial: bool = False  # accept a checkpoint that lacks some of the backbone's weights: they begin at random
     input_size: Annotated[int, Field(ge=32, le=1024)] = 128  # side of the square input, pixels
     head: HeadConfig = field(default_factory=HeadConfig)
 

@@ -1,15 +1,16 @@
 """Automatic balance of the teacher's terms: `distill.balance: grad_norm`.
 
-Raw values of different methods differ by orders of magnitude, and so do the pulls they exert; finding a weight for each is a
-search. Balanced, a term's `weight` means: so many times the pull of the labels. Every `balance_every` steps the gradient of
-the labels' terms (their weighted sum) and of each distillation term alone is measured in the student's backbone, and the
-term's scale moves to the ratio of the two lengths, so that
+Raw values of different methods differ by orders of magnitude, and so do the pulls they exert; finding a weight for
+each is a search. Balanced, a term's `weight` means: so many times the pull of the labels. Every `balance_every` steps
+the gradient of the labels' terms (their weighted sum) and of each distillation term alone is measured in the student's
+backbone, and the term's scale moves to the ratio of the two lengths, so that
 
     total = labels' terms + sum over terms of weight(t) * scale * raw    with    scale = |grad labels| / |grad raw|
 
-The ancestor is GradNorm (https://arxiv.org/abs/1711.02257), which learns weights by gradient descent so that tasks train at like
-rates, measured in the last shared layer. Here nothing is learned: the ratio is computed, schedules keep their meaning, and a
-term that has little left to teach is made louder rather than let go; let its schedule fade it where that is not wanted.
+After GradNorm (https://arxiv.org/abs/1711.02257), which learns weights by gradient descent so that tasks train at like
+rates, measured in the last shared layer. Here nothing is learned: the ratio is computed, and schedules keep their
+meaning. A term that is almost fulfilled grows louder instead of fading; give it a falling schedule where that is not
+wanted.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ from distill.config import Config
 from distill.errors import UserError
 
 KEEP = 0.7  # of a scale's logarithm that a new measurement leaves in place
-RANGE = (1e-4, 1e4)  # beyond it a term has nothing to say or is broken, and neither is worth a larger factor
+RANGE = (1e-4, 1e4)  # beyond it a term is fulfilled or broken, and neither is worth a larger factor
 
 
 class GradientBalance(nn.Module):
-    """The scales, and when they are measured. Both are saved with the objective, so that a resumed run continues exactly."""
+    """The scales, and when they are measured. Both are saved with the objective, so that a resumed run continues
+    exactly."""
 
     def __init__(self, terms: Iterable[str], every: int):
-        """terms: names of the distillation terms. every: passes (forward and backward) from one measurement to the next."""
+        """terms: names of the distillation terms. every: passes (forward and backward) from one measurement to the
+        next."""
         super().__init__()
         self.every = every
         self.passes = 0
@@ -57,7 +60,7 @@ class GradientBalance(nn.Module):
         for name, value in raw.items():
             found = _length(value, where)
             if not (0 < found < math.inf and 0 < wanted < math.inf):
-                continue  # one of the two says nothing here, or broke: the loop tells of the latter
+                continue  # no gradient here, or a broken value, which the training step refuses
             scale = min(max(wanted / found, RANGE[0]), RANGE[1])
             if name in self.measured:
                 scale = self.scales[name] ** KEEP * scale ** (1 - KEEP)
@@ -81,7 +84,8 @@ def make(config: Config) -> GradientBalance | None:
 
 
 def _where(student: nn.Module) -> list[nn.Parameter]:
-    """The parameters whose gradients are compared: the backbone's that train, or the head's where all of it is frozen."""
+    """The parameters whose gradients are compared: the backbone's that train, or the head's where all of it is
+    frozen."""
     for part in (student.backbone, student.head):
         if found := [p for p in part.parameters() if p.requires_grad]:
             return found
@@ -89,14 +93,13 @@ def _where(student: nn.Module) -> list[nn.Parameter]:
 
 
 def _length(value: Tensor, where: list[nn.Parameter]) -> float:
-    """Length of the gradient of `value`; over several processes that of the mean, which is what an optimiser step sees."""
+    """Length of the gradient of `value`; over several processes that of the mean, which is what an optimiser step
+    sees."""
     if not value.requires_grad:
         return 0.0
     parts = torch.autograd.grad(value, where, retain_graph=True, allow_unused=True)
-    flat = torch.cat([
-        torch.zeros_like(p).flatten() if part is None else part.flatten()
-        for p, part in zip(where, parts, strict=True)
-    ])  # fmt: skip
+    pairs = zip(where, parts, strict=True)
+    flat = torch.cat([torch.zeros_like(p).flatten() if part is None else part.flatten() for p, part in pairs])
     if processes.is_available() and processes.is_initialized():
         processes.all_reduce(flat)
         flat /= processes.get_world_size()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -42,8 +42,8 @@ def weight_at(term: TermConfig, progress: float) -> float:
 class Distiller(nn.Module):
     """Turns what a student and a teacher give for one batch into named terms.
 
-    Its parameters (adapters) train with the student and stay outside it. The teacher is deliberately not a submodule: it is
-    neither trained, moved, saved nor wrapped with the rest.
+    Its parameters (adapters) train with the student and stay outside it. The teacher is deliberately not a submodule:
+    it is neither trained, moved, saved nor wrapped with the rest.
     """
 
     def __init__(self, terms: dict[str, TermConfig], student: Landmarker, teacher: FrozenTeacher):
@@ -51,21 +51,22 @@ class Distiller(nn.Module):
         super().__init__()
         if not teacher.model.markup.fits(student.markup):
             raise UserError(
-                f"The teacher's landmark set is {teacher.model.markup} and the student's {student.markup} (data.landmarks); "
-                "expected the same set for both."
+                f"The teacher's landmark set is {teacher.model.markup} and the student's {student.markup} "
+                "(data.landmarks); expected the same set for both."
             )
         self.terms = terms
         self._teacher = [teacher]
         self._methods: dict[str, Method] = {}
+        self._args: dict[str, dict[str, Any]] = {}
         self._taps: dict[str, TapPair] = {}
         self.adapters = nn.ModuleDict()
         for name, term in terms.items():
             field = f"distill.terms.{name}"
             method = self._methods[name] = methods.find(f"{field}.loss", term.loss)
             method.check(field, student, teacher.model)
-            method.check_args(f"{field}.args", term.args)
+            args = self._args[name] = method.checked_args(f"{field}.args", term.args)
             pair = self._taps[name] = _tap_pair(field, term, method, student, teacher.model)
-            adapter = method.build_adapter(*([tap.channels for tap in side] for side in pair), term.args)
+            adapter = method.build_adapter(*([tap.channels for tap in side] for side in pair), args)
             if adapter is not None:
                 self.adapters[name] = adapter
 
@@ -94,7 +95,8 @@ class Distiller(nn.Module):
         for name, term in self.terms.items():
             pair = self._taps[name]
             adapter = self.adapters[name] if name in self.adapters else nn.Identity()
-            raw = self._methods[name](student.at(pair.student), teacher.at(pair.teacher), adapter, term.args)
+            sides = student.at(pair.student), teacher.at(pair.teacher)
+            raw = self._methods[name](*sides, adapter, self._args[name])
             found[name] = Term(raw, weight_at(term, progress))
         return found
 

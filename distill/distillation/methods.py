@@ -1,7 +1,7 @@
 """Distillation methods: what `distill.terms.NAME.loss` may name, and what each method is given of student and teacher.
 
-A method is a pure loss function and, where student and teacher differ in channels, an adapter: a module that trains with
-the student, stands between its tap and the loss, and is no part of the student. Both stand in one file of
+A method is a pure loss function and, where student and teacher differ in channels, an adapter: a module that trains
+with the student, stands between its tap and the loss, and is no part of the student. Both stand in one file of
 `distill/distillation/losses/`, where the kind of method says what the loss is given:
 
     @FeatureMethod.register("fitnet", "FitNets regression", adapter=Projection)
@@ -90,7 +90,8 @@ class Method:
         return self.loss(*inputs, **own(self.loss, args))
 
     def inputs(self, student: Outputs, teacher: Outputs, adapter: nn.Module) -> tuple[Any, ...]:
-        """What the loss is given, positionally: the student's part (with its graph) first. Maps are those of the term."""
+        """What the loss is given, positionally: the student's part (with its graph) first. Maps are those of the
+        term."""
         raise NotImplementedError
 
     def build_adapter(self, student: list[int], teacher: list[int], args: dict[str, Any]) -> nn.Module | None:
@@ -100,12 +101,14 @@ class Method:
     def check(self, field: str, student: Landmarker, teacher: Landmarker) -> None:
         """Raises UserError, beginning with `field`, for a pair of models that this method cannot compare."""
 
-    def check_args(self, field: str, args: dict[str, Any]) -> None:
-        """Raises UserError for an argument that the method does not take, or whose value is out of its range."""
+    def checked_args(self, field: str, args: dict[str, Any]) -> dict[str, Any]:
+        """A term's args as numbers. Raises UserError for one that the method does not take, or that is out of its
+        range."""
         fields = {name: (_type_of(p), p.default) for name, p in self._parameters().items()}
         if not fields and args:
             raise UserError(f"{field}.{next(iter(args))} is unknown; {self.name} takes no arguments.")
-        validated(create_model(self.name, __base__=Section, **fields), args, "config", field)
+        section = validated(create_model(self.name, __base__=Section, **fields), args, "config", field)
+        return {name: getattr(section, name) for name in args}
 
     def arguments(self) -> dict[str, Any]:
         """What `distill.terms.NAME.args` may set: name -> default."""

@@ -29,7 +29,8 @@ class Losses(NamedTuple):
 
 
 class Supervision(nn.Module):
-    """Terms against the labels: coordinates; the heatmap where the head has one; the expected error where it predicts one."""
+    """Terms against the labels: coordinates; the heatmap where the head has one; the expected error where it predicts
+    one."""
 
     def __init__(self, config: LossConfig, markup: Markup = IBUG68):
         super().__init__()
@@ -40,7 +41,8 @@ class Supervision(nn.Module):
         self.register_buffer("point_weights", weights / weights.mean(), persistent=False)
 
     def forward(self, student: Landmarker, prediction: Prediction, target: Tensor) -> tuple[dict[str, Term], Tensor]:
-        """target: (B, P, 2) fractions of the side -> named terms, and the share of points beyond the codec's grid (0-d)."""
+        """target: (B, P, 2) fractions of the side -> named terms, and the share of points beyond the codec's grid
+        (0-d)."""
         codec, config = student.codec, self.config
         inside = student.representable(target)
         weight = inside * self.point_weights
@@ -75,7 +77,8 @@ class Objective(nn.Module):
         return dict(self.balance.scales) if self.balance else {}
 
     def forward(self, images: Tensor, landmarks: Tensor, progress: float) -> Losses:
-        """images (B, s, s, 3) uint8; landmarks (B, P, 2) in their pixels; progress: the share of training done, 0..1."""
+        """images (B, s, s, 3) uint8; landmarks (B, P, 2) in their pixels; progress: the share of training done,
+        0..1."""
         target = landmarks / images.shape[1]
         student_taps = self.distiller.student_taps if self.distiller else ()
         with recording(self.student, student_taps) as maps:

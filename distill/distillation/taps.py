@@ -1,11 +1,11 @@
 """Taps: the places inside a model whose feature maps a term compares.
 
-    stride:16             the backbone's features at that stride, input pixels per cell (of several such levels the deepest)
-    level:2               the backbone's third feature level; levels begin at stride 2 in some backbones, at 4 in others
-    backbone.stages_1     the output of a module
+    stride:16             the backbone's features at that stride, input pixels per cell (of several such levels the
+    deepest) level:2               the backbone's third feature level; levels begin at stride 2 in some backbones, at 4
+    in others backbone.stages_1     the output of a module
 
-Where a method compares several maps, their taps are separated by commas, fine to coarse. All maps are recorded in one way,
-by a forward hook on the module that gives them, and handed on as (B, C, h, w).
+Where a method compares several maps, their taps are separated by commas, fine to coarse. All maps are recorded in one
+way, by a forward hook on the module that gives them, and handed on as (B, C, h, w).
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def _module_tap(field: str, path: str, model: Landmarker) -> Tap:
     if path not in modules:
         close = ", ".join(difflib.get_close_matches(path, modules, n=3, cutoff=0.3)) or "backbone"
         raise UserError(
-            f"{field} '{path}' is no module of {model.config.backbone}; expected stride:N, level:N, or a module path such as "
-            f"{close}."
+            f"{field} '{path}' is no module of {model.config.backbone}; expected stride:N, level:N, or a module path "
+            f"such as {close}."
         )
     outputs = _probe(model, modules[path])
     if not outputs:

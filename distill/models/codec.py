@@ -153,8 +153,8 @@ def dark_1d(probability: Tensor, grid: AxisGrid) -> Tensor:
 def dark_2d(probability: Tensor, grid: AxisGrid) -> tuple[Tensor, Tensor]:
     """(B, P, H, W) probabilities -> x, y (B, P) pixels.
 
-    Targets are isotropic, so the mixed second derivative is zero and the two axes refine on their own: along the row and
-    the column of the highest cell.
+    Targets are isotropic, so the mixed second derivative is zero and the two axes refine on their own: along the row
+    and the column of the highest cell.
     """
     batch, points, height, width = probability.shape
     flat = probability.reshape(batch * points, height, width)
@@ -183,8 +183,8 @@ def _peak(values: Tensor, grid: AxisGrid) -> Tensor:
 def resample(logits: Tensor, source: AxisGrid, target: AxisGrid, dims: tuple[int, ...]) -> Tensor:
     """Bring logits from one grid to another, linearly along each of `dims`.
 
-    Needed where teacher and student differ in input size, stride or margin. Cells beyond the source's grid take its edge.
-    The result is a distribution's logits up to a constant, which softmax ignores.
+    Needed where teacher and student differ in input size, stride or margin. Cells beyond the source's grid take its
+    edge. The result is a distribution's logits up to a constant, which softmax ignores.
     """
     if source.cells == target.cells and source.step / source.size == target.step / target.size:
         return logits

@@ -1,7 +1,8 @@
 """The one model file: float32 safetensors that carry what is needed to rebuild the model.
 
-The metadata holds `distill` = JSON with the format's version, the model's config, its landmark set, and whatever describes the
-run. Files from before there was more than one set say nothing of it: theirs is iBUG's 68 points. Nothing in the file is executed on loading.
+The metadata holds `distill` = JSON with the format's version, the model's config, its landmark set, and facts of the
+run. Files without a landmark set, from before there was more than one, have iBUG's 68 points. Nothing in the file is
+executed on loading.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ MAX_BYTES = 15_000_000  # challenge rule 3
 
 
 def weights(model: Landmarker) -> dict[str, Tensor]:
-    """The float32 tensors of a model, on the CPU. Batch counters (int64) are dropped: they only matter while training."""
+    """The float32 tensors of a model, on the CPU. Batch counters (int64) are dropped: they only matter while
+    training."""
     return {
         name: tensor.detach().to("cpu").contiguous()
         for name, tensor in model.state_dict().items()
@@ -47,17 +49,18 @@ def check_budget(model: Landmarker) -> int:
     size = predicted_bytes(model)
     if size > MAX_BYTES:
         raise UserError(
-            f"model.backbone '{model.config.backbone}' with this head makes a float32 file of {size:,} bytes; a student may "
-            f"have at most {MAX_BYTES:,}. Take a smaller backbone or model.head.width."
+            f"model.backbone '{model.config.backbone}' with this head makes a float32 file of {size:,} bytes; a student "
+            f"may have at most {MAX_BYTES:,}. Take a smaller backbone or model.head.width."
         )
     return size
 
 
 def save_model(model: Landmarker, path: Path, about: dict[str, Any]) -> int:
-    """Write the file atomically and return its size in bytes. `about`: JSON-able facts (role, run id, val/nme, data)."""
+    """Write the file atomically and return its size in bytes. `about`: JSON-able facts (role, run id, val/nme,
+    data)."""
     described = {
         "format": FORMAT,
-        "model": asdict(model.config) | {"pretrained": False, "checkpoint": ""},
+        "model": asdict(model.config) | {"pretrained": False, "checkpoint": "", "allow_partial": False},
         "num_points": model.num_points,
         "landmarks": model.markup.to_dict(),
         "about": about,
@@ -93,8 +96,8 @@ def markup_of(path: Path, described: dict[str, Any]) -> Markup:
     markup = from_dict(described["landmarks"], f"Model file '{path}'") if "landmarks" in described else IBUG68
     if markup.count != described["num_points"]:
         raise UserError(
-            f"Model file '{path}' says that it has {described['num_points']} points, and its landmark set is {markup}; expected "
-            "as many."
+            f"Model file '{path}' describes {described['num_points']} points and the landmark set {markup}; expected as "
+            f"many."
         )
     return markup
 
@@ -109,9 +112,10 @@ def load_model(path: Path) -> tuple[Landmarker, dict[str, Any]]:
     expected = weights(model)
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unknown:
+        lacks, extra = (f" ({names[0]}, ...)" if names else "" for names in (missing, unknown))
         raise UserError(
-            f"Model file '{path}' does not fit its own description: {len(missing)} tensors are missing"
-            f"{f' ({missing[0]}, ...)' if missing else ''}, {len(unknown)} unknown{f' ({unknown[0]}, ...)' if unknown else ''}."
+            f"Model file '{path}' does not fit its own description: {len(missing)} tensors are missing{lacks}, "
+            f"{len(unknown)} unknown{extra}."
         )
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or tensor.shape != expected[name].shape:

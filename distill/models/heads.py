@@ -100,13 +100,14 @@ class Head(nn.Module):
     """Turns a backbone's features, fine to coarse, into raw output, and raw output into a Prediction."""
 
     def __init__(self, levels: Sequence[Level], size: int, points: int, config: HeadConfig, codec: Codec | None):
-        """size: side of the model's input, pixels. codec: what `make_codec` gave. Raises UserError for what cannot be."""
+        """size: side of the model's input, pixels. codec: what `make_codec` gave. Raises UserError for what cannot
+        be."""
         super().__init__()
 
     @staticmethod
     def make_codec(size: int, config: HeadConfig) -> Codec | None:
-        """What gives the raw output its meaning as distributions; None: it is none. It belongs to the model, because a frozen
-        head is in eval mode, and its codec must still decode in the way that trains."""
+        """What gives the raw output its meaning as distributions; None: it is none. It belongs to the model, because a
+        frozen head is in eval mode, and its codec must still decode in the way that trains."""
         return None
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -115,7 +116,7 @@ class Head(nn.Module):
 
     @staticmethod
     def predict(out: Tensor, size: int, codec: Codec | None) -> Prediction:
-        """Raw output as float32 -> what the model says, in pixels of its input."""
+        """Raw output, float32 -> points in pixels of the model's input, whose side is `size`."""
         decoded = codec.decode(out)
         return Prediction(decoded.points, decoded.confidence, logits=out)
 
@@ -130,8 +131,8 @@ class HeatmapHead(Head):
         inner, self.pad = codec.grid.inner, codec.grid.pad
         if levels[-1].side > inner:
             raise UserError(
-                f"model.head.stride {config.stride} asks for {inner} cells a side, but the backbone's coarsest features have "
-                f"{levels[-1].side}; expected a smaller stride."
+                f"model.head.stride {config.stride} gives {inner} cells a side, but the backbone's coarsest features "
+                f"have {levels[-1].side}; expected a smaller stride."
             )
         self.pyramid = Pyramid(levels, inner, config.width, config.norm, lateral=config.upsample == "pyramid")
         # looks five cells wide after padding, so that cells beyond the frame see what lies inside it

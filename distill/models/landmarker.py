@@ -27,7 +27,8 @@ class Landmarker(nn.Module):
     """
 
     def __init__(self, config: ModelConfig, markup: Markup = IBUG68):
-        """Raises UserError for an unknown backbone or head, a backbone that cannot take the input size, or absent weights."""
+        """Raises UserError for an unknown backbone or head, a backbone that cannot take the input size, or absent
+        weights."""
         super().__init__()
         if config.head.kind not in HEADS:
             raise unknown("model.head.kind", config.head.kind, HEADS)
@@ -66,7 +67,8 @@ class Landmarker(nn.Module):
 
     @torch.no_grad()
     def _probe(self) -> tuple[Level, ...]:
-        """The backbone's levels, fine to coarse: channels and sides by a dry forward pass, strides by its own description."""
+        """The backbone's levels, fine to coarse: channels and sides by a dry forward pass, strides by its own
+        description."""
         training = self.backbone.training
         self.backbone.eval()
         features = self.forward_features(torch.zeros(1, 3, self.size, self.size))
@@ -89,76 +91,91 @@ def skeleton(config: ModelConfig, markup: Markup = IBUG68) -> Landmarker:
 
 
 def _build_backbone(config: ModelConfig) -> nn.Module:
+    """The timm backbone, in training mode, with its weights where the config names some."""
     name = config.backbone
-    bare = name.split(".")[0]
     if not timm.is_model(name):
-        close = difflib.get_close_matches(bare, timm.list_models(), n=3)
+        close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
         hint = f" Close names: {', '.join(close)}." if close else ""
         raise UserError(f"model.backbone '{name}' is not a timm {timm.__version__} model.{hint}")
-    arguments = dict(config.backbone_args)
-    if config.checkpoint:
-        if not Path(config.checkpoint).is_file():
-            raise UserError(
-                f"model.checkpoint '{config.checkpoint}' does not exist; expected a weights file of {name}."
-            )
-        arguments["pretrained_cfg_overlay"] = {"file": config.checkpoint}
-    wants_weights = config.pretrained or bool(config.checkpoint)
+    if config.checkpoint and not Path(config.checkpoint).is_file():
+        raise UserError(f"model.checkpoint '{config.checkpoint}' does not exist; expected a weights file of {name}.")
     problem: Exception | None = None
-    # some families (ViT, Swin, Hiera) are built for one size and must be told another; the rest refuse the argument
+    # some families (ViT, Swin, Hiera) are built for one size and take another as an argument; the rest refuse it
     for size_argument in ({}, {"img_size": config.input_size}):
         start = torch.get_rng_state()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                backbone = timm.create_model(
-                    name, features_only=True, pretrained=wants_weights, **arguments, **size_argument
-                )
-                training = backbone.training
-                with torch.no_grad():
-                    backbone.eval()(torch.zeros(1, 3, config.input_size, config.input_size))
-            backbone.train(training)
-            break
+            backbone = _created(config, size_argument)
         except Exception as error:  # timm and the hub raise many kinds; the user needs one sentence
             problem = problem or error
-            if wants_weights and _is_download_error(error):
+            if config.pretrained and _is_download_error(error):
                 raise UserError(
                     f"Pretrained weights of '{name}' could not be fetched ({type(error).__name__}). Without a network, "
                     f"download them elsewhere and set model.pretrained=false model.checkpoint=FILE, or train from "
                     f"scratch with model.pretrained=false."
                 ) from None
-    else:
-        reason = " ".join(str(problem).split()) or type(problem).__name__
-        reason = reason.rstrip(".") if len(reason) <= 200 else reason[:200] + "..."
-        if wants_weights:
-            _build_backbone(
-                replace(config, pretrained=False, checkpoint="")
-            )  # raises where the weights are not to blame
-            source = f"model.checkpoint '{config.checkpoint}'" if config.checkpoint else "Pretrained weights"
-            raise UserError(f"{source} cannot be loaded into {name} ({type(problem).__name__}: {reason}).")
-        raise UserError(
-            f"model.backbone '{name}' cannot be built for model.input_size {config.input_size} with backbone_args "
-            f"{config.backbone_args}: {reason}."
-        )
+            continue
+        if config.checkpoint:
+            _check_filled(backbone, start, config, size_argument)
+        return backbone
+    raise _not_built(config, problem)
+
+
+def _created(config: ModelConfig, size_argument: dict[str, int]) -> nn.Module:
+    """The backbone, tried out on a blank image of the model's size."""
+    arguments = config.backbone_args | size_argument
     if config.checkpoint:
-        _check_filled(backbone, start, config, size_argument)
-    return backbone
+        arguments["pretrained_cfg_overlay"] = {"file": config.checkpoint}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backbone = timm.create_model(
+            config.backbone,
+            features_only=True,
+            pretrained=config.pretrained or bool(config.checkpoint),
+            **arguments,
+        )
+        training = backbone.training
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(1, 3, config.input_size, config.input_size))
+    return backbone.train(training)
 
 
-def _check_filled(backbone: nn.Module, start: Tensor, config: ModelConfig, size_argument: dict) -> None:
-    """Refuse a checkpoint that left most weights as they were drawn: timm ignores names that it does not know.
+def _not_built(config: ModelConfig, problem: Exception) -> UserError:
+    """The error for a backbone that timm refused to build: its weights are to blame where it can be built without
+    them."""
+    kind = type(problem).__name__
+    reason = " ".join(str(problem).split()) or kind
+    reason = reason.rstrip(".") if len(reason) <= 200 else reason[:200] + "..."
+    if config.pretrained or config.checkpoint:
+        _build_backbone(replace(config, pretrained=False, checkpoint=""))
+        source = f"model.checkpoint '{config.checkpoint}'" if config.checkpoint else "Pretrained weights"
+        return UserError(f"{source} cannot be loaded into {config.backbone} ({kind}: {reason}).")
+    return UserError(
+        f"model.backbone '{config.backbone}' cannot be built for model.input_size {config.input_size} with "
+        f"backbone_args {config.backbone_args}: {reason}."
+    )
 
-    start: state of torch's generator before the backbone was built; the same draw again tells what the file replaced.
+
+def _check_filled(backbone: nn.Module, start: Tensor, config: ModelConfig, size_argument: dict[str, int]) -> None:
+    """Refuse a checkpoint that left weights as they were drawn: timm passes over names that a file does not hold.
+
+    start: state of torch's generator before the backbone was built; what the same state draws again was not replaced.
     """
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(start)
         drawn = timm.create_model(config.backbone, features_only=True, **config.backbone_args, **size_argument)
-    pairs = [(a, b) for a, b in zip(backbone.parameters(), drawn.parameters(), strict=True) if a.dim() > 1]
-    filled = sum(not torch.equal(a, b) for a, b in pairs)
-    if filled < len(pairs) / 2:
-        raise UserError(
-            f"model.checkpoint '{config.checkpoint}' holds {filled} of the {len(pairs)} weight tensors of {config.backbone}; "
-            f"expected a weights file of that very model."
-        )
+    drawn = {name: p for name, p in drawn.named_parameters() if p.min() < p.max()}  # a constant may be a trained value
+    random = [name for name, p in backbone.named_parameters() if name in drawn and torch.equal(p, drawn[name])]
+    if not random:
+        return
+    count = f"{len(drawn) - len(random)} of the {len(drawn)} weight tensors of {config.backbone}"
+    if config.allow_partial and len(random) <= len(drawn) / 2:
+        print(f"model.checkpoint '{config.checkpoint}' holds {count}; {', '.join(random)} begin at random.", flush=True)
+        return
+    hint = "" if len(random) > len(drawn) / 2 else ", or model.allow_partial=true to begin the others at random"
+    raise UserError(
+        f"model.checkpoint '{config.checkpoint}' holds {count} and not {random[0]}; expected a weights file of that very "
+        f"model{hint}."
+    )
 
 
 def _is_download_error(error: Exception) -> bool:

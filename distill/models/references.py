@@ -47,7 +47,8 @@ def _only_file(folder: Path, reference: str) -> Path:
 
 
 def resolve_teacher(reference: str, tracking: TrackingConfig, train_fingerprint: str) -> ModelReference:
-    """The teacher a student asks for; an empty reference means the newest finished teacher of the same training data."""
+    """The teacher a student asks for; an empty reference means the newest finished teacher of the same training
+    data."""
     if reference:
         return resolve_model(reference, tracking)
     from distill.tracking import newest_run
@@ -56,7 +57,7 @@ def resolve_teacher(reference: str, tracking: TrackingConfig, train_fingerprint:
     run = newest_run(tracking, "teacher", {"data.train": train_fingerprint, "distill.role": "teacher"})
     if run is None:
         raise UserError(
-            f"No teacher of this training data ({train_fingerprint}) is in the store; train one with `python -m distill.teacher`"
-            f" on the same data, or name one with teacher=RUN_ID, models:/NAME@ALIAS or a file."
+            f"No teacher of this training data ({train_fingerprint}) is in the store; train one with `python -m "
+            f"distill.teacher` on the same data, or name one with teacher=RUN_ID, models:/NAME@ALIAS or a file."
         )
     return resolve_model(run.id, tracking)

@@ -21,5 +21,6 @@ class FrozenTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Prediction:
-        """(B, s, s, 3) uint8, the batch that the student sees -> the teacher's prediction, in its own input's pixels."""
+        """(B, s, s, 3) uint8, the batch that the student sees -> the teacher's prediction, in its own input's
+        pixels."""
         return self.model(to_input(images, self.model.size))

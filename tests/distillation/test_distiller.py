@@ -418,7 +418,11 @@ def test_what_cannot_be_is_refused_in_one_sentence_that_names_the_term(pair, ter
 
 
 def test_arguments_are_checked_when_the_distiller_is_built(pair):
-    for args, says in (({"temprature": 2}, "temprature' is unknown"), ({"dims": 2}, "dims' is unknown"), ({"temperature": 0}, "above 0")):
+    for args, says in (
+        ({"temprature": 2}, "temprature' is unknown"),
+        ({"dims": 2}, "dims' is unknown"),
+        ({"temperature": 0}, "above 0"),
+    ):
         with pytest.raises(UserError, match=f"distill.terms.mine.args.*{says}"):
             Distiller({"mine": TermConfig(loss="heatmap_kl", args=args)}, *pair)
 

@@ -268,7 +268,7 @@ def test_what_a_method_takes_comes_from_its_functions():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_default_argument_would_pass_the_check(name):
-    METHODS[name].check_args("x", METHODS[name].arguments())
+    METHODS[name].checked_args("x", METHODS[name].arguments())
 
 
 @pytest.mark.parametrize(
@@ -287,14 +287,14 @@ def test_every_default_argument_would_pass_the_check(name):
 )
 def test_an_argument_that_cannot_be_is_refused_in_one_sentence(name, args, says):
     with pytest.raises(UserError) as error:
-        METHODS[name].check_args("distill.terms.mine.args", args)
+        METHODS[name].checked_args("distill.terms.mine.args", args)
     text = str(error.value)
     assert "distill.terms.mine.args" in text and text.endswith(".") and "\n" not in text
     assert all(word in text for word in says), text
 
 
 def test_an_argument_in_exponent_notation_is_a_number():
-    METHODS["heatmap_kl"].check_args("x", {"temperature": "2e0"})
+    assert METHODS["heatmap_kl"].checked_args("x", {"temperature": "2e0"}) == {"temperature": 2.0}
 
 
 def test_an_unknown_name_is_refused_with_those_there_are_and_the_close_one():
@@ -323,7 +323,7 @@ def test_a_method_is_declared_in_one_place_and_a_name_is_taken_once():
         method = methods.find("x", "mine")
         assert method.loss is mine and method.arguments() == {"power": 2.0} and method.title == "my own"
         with pytest.raises(UserError, match=r"'x.power' is 'a'; expected a number\.$"):
-            method.check_args("x", {"power": "a"})
+            method.checked_args("x", {"power": "a"})
         with pytest.raises(ValueError, match="mine"):
             FeatureMethod.register("mine", "again")(mine)
     finally:
@@ -331,8 +331,8 @@ def test_a_method_is_declared_in_one_place_and_a_name_is_taken_once():
 
 
 def test_a_relation_can_be_of_angles_alone_and_dist_of_channels_alone():
-    METHODS["rkd"].check_args("x", {"distance_weight": 0})
-    METHODS["dist"].check_args("x", {"intra": 0})
+    METHODS["rkd"].checked_args("x", {"distance_weight": 0})
+    METHODS["dist"].checked_args("x", {"intra": 0})
     student, teacher = triangles()
     whole = METHODS["rkd"].loss(student, teacher, distance_weight=3.0, angle_weight=2.0)
     parts = [relation.rkd(student, teacher, distance_weight=3.0, angle_weight=0)]

@@ -42,7 +42,7 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("section", ["A backbone", "A loss"])
+@pytest.mark.parametrize("section", ["A backbone", "A distillation method"])
 def test_the_python_examples_train_and_tell_an_error_in_percent(folder, section):
     code = block(section, "python")
     assert len(code.splitlines()) < 40, "an example that is long is none"

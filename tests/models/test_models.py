@@ -21,7 +21,7 @@ from distill.models import files, landmarker
 from distill.models.files import check_budget, load_model, predicted_bytes, read_description, save_model
 from distill.models.landmarker import Landmarker, skeleton, to_input
 from distill.models.teacher import FrozenTeacher
-from distill.profiling import cost
+from distill.profiling import cost, settled
 
 SIZE = 64
 KINDS = ("heatmap", "simcc", "regression")
@@ -234,6 +234,34 @@ def test_a_wrong_checkpoint_is_refused_by_name(tmp_path, content):
     with pytest.raises(UserError) as error:
         Landmarker(replace(model_config(), checkpoint=str(path)))
     assert f"model.checkpoint '{path}'" in sentence(error) and "lcnet_050" in sentence(error)
+    with pytest.raises(UserError):
+        Landmarker(replace(model_config(), checkpoint=str(path), allow_partial=True))
+
+
+def without_last_stage(tmp_path: Path) -> Path:
+    torch.manual_seed(5)
+    state = timm.create_model("lcnet_050").state_dict()
+    path = tmp_path / "cut.pth"
+    torch.save({name: value for name, value in state.items() if not name.startswith("blocks.5.")}, path)
+    return path
+
+
+def test_a_checkpoint_without_its_last_stage_is_refused_with_the_key_that_allows_it(tmp_path):
+    path = without_last_stage(tmp_path)
+    with pytest.raises(UserError) as error:
+        Landmarker(replace(model_config(), checkpoint=str(path)))
+    text = sentence(error)
+    assert str(path) in text and "blocks.5.0" in text and "model.allow_partial=true" in text
+
+
+def test_a_partial_checkpoint_that_is_allowed_says_what_begins_at_random(tmp_path, capsys):
+    path = without_last_stage(tmp_path)
+    model = Landmarker(replace(model_config(), checkpoint=str(path), allow_partial=True))
+    state, said = torch.load(path, weights_only=True), capsys.readouterr().out
+    for name, value in model.backbone.named_parameters():
+        assert name not in state or torch.equal(value, state[name])
+        if value.dim() > 1:
+            assert (name in said) == (name not in state)
 
 
 def test_a_missing_checkpoint_file(tmp_path):
@@ -445,6 +473,13 @@ def test_cost_counts_what_is_there_and_changes_nothing(tmp_path):
     assert found.latency_ms > 0 and math.isfinite(found.latency_ms)
     assert model.training and torch.get_num_threads() == threads
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_latency_is_measured_again_while_it_still_falls():
+    for found, expected, used in (([9, 5, 4.9, 1], 4.9, 3), ([5, 8, 1], 5, 2), ([64, 32, 16, 8, 4, 2, 1], 2, 6)):
+        rest = iter(found)
+        assert settled(lambda: next(rest)) == expected  # noqa: B023
+        assert len(list(rest)) == len(found) - used
 
 
 def test_multiply_accumulates_by_hand():

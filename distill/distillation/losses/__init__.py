@@ -1,12 +1,13 @@
 """Losses: `coordinate` and `heatmap` against labels and a teacher, `feature` and `relation` against a teacher.
 
-Pure functions, one paper each; those against a teacher are registered as methods, with their adapters. A new file in this
-folder is imported with the others.
+Pure functions, one paper each; those against a teacher are registered as methods, with their adapters. A new file in
+this folder is imported with the others.
 
-How large the values are, for choosing `distill.terms.NAME.weight`: measured on the CPU recipes' pair (student fasternet_t0,
-teacher fasternet_t1, 128 px, `stride:16` = 8 x 8 cells, reviewkd `stride:8` to `stride:32`, 16 images, default arguments).
-`raw` is the value, `even` the weight at which the term's gradient in the student's backbone is as long as that of the labels
-(20 nme + 1 cross_entropy), each for an untrained student and for one that was trained on labels alone (adapters fitted).
+How large the values are, for choosing `distill.terms.NAME.weight`: measured on the CPU recipes' pair (student
+fasternet_t0, teacher fasternet_t1, 128 px, `stride:16` = 8 x 8 cells, reviewkd `stride:8` to `stride:32`, 16 images,
+default arguments). `raw` is the value, `even` the weight at which the term's gradient in the student's backbone is as
+long as that of the labels (20 nme + 1 cross_entropy), each for an untrained student and for one that was trained on
+labels alone (adapters fitted).
 
                      untrained        trained
                    raw      even    raw      even    a weight to begin with
@@ -26,8 +27,8 @@ teacher fasternet_t1, 128 px, `stride:16` = 8 x 8 cells, reviewkd `stride:8` to 
     sp             0.50     0.08    0.009    62      15, schedule: warmup
     rkd            1.9      0.03    0.21     1.6     0.4, schedule: warmup
 
-What is even early is not even late, above all where correlations and relations are compared; `distill.balance: grad_norm` keeps
-it even throughout, and a weight of 0.3 is then a fair start for every method.
+What is even early is not even late, above all where correlations and relations are compared; `distill.balance:
+grad_norm` keeps it even throughout, and a weight of 0.3 is then a fair start for every method.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """Losses on coordinates, against labels and against a teacher. Pure functions, mean-reduced.
 
-All take pred and target (B, P, 2) as fractions of the input side and a weight (B, P) that is 0 where a point is not to be
-learned from. Those against labels divide by B * P, not by the sum of the weights, so that the mean over processes is the
-global mean.
+All take pred and target (B, P, 2) as fractions of the input side and a weight (B, P) that is 0 where a point is not to
+be learned from. Those against labels divide by B * P, not by the sum of the weights, so that the mean over processes
+is the global mean.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def nme(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def expected_error(error: Tensor, pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Trains a predicted error (B, P) towards the distance actually made, in logarithms; coordinates get no gradient."""
+    """Trains a predicted error (B, P) towards the distance actually made, in logarithms; coordinates get no
+    gradient."""
     distance = (pred - target).detach().square().sum(-1).sqrt()
     return ((torch.log(error + 1e-4) - torch.log(distance + 1e-4)).abs() * weight).mean()
 
@@ -57,8 +58,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"l1": l1, "smooth_l1": smooth_l1, "w
 
 
 class PointMethod(Method):
-    """The loss is given both heads' points (B, P, 2) as fractions of the side, and the teacher's confidence (B, P), which is 0
-    where the student's head cannot place the teacher's point."""
+    """The loss is given both heads' points (B, P, 2) as fractions of the side, and the teacher's confidence (B, P),
+    which is 0 where the student's head cannot place the teacher's point."""
 
     def inputs(self, student: Outputs, teacher: Outputs, adapter: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
         target = teacher.prediction.points.float() / teacher.model.size
@@ -68,11 +69,11 @@ class PointMethod(Method):
 
 @PointMethod.register("coordinate", "distance to the teacher's points")
 def teacher_distance(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean distance to the teacher's points, each weighing as much as the teacher is sure of it.
+    """Mean distance to the teacher's points, weighted by its confidence.
 
-    target: the teacher's points; weight: its confidence (B, P) in 0..1. Weights are divided by their sum per image: they tell
-    which points of a face to trust, not which faces, and a teacher that is unsure throughout still teaches at full strength.
-    No gradient flows to either.
+    target: the teacher's points; weight: its confidence (B, P) in 0..1. Weights are divided by their sum per image:
+    they choose among the points of a face, not among faces, so an uncertain teacher has the same strength. No gradient
+    flows to either.
     """
     target, weight = target.detach(), weight.detach()
     distance = ((pred - target).square().sum(-1) + 1e-12).sqrt()

@@ -1,9 +1,10 @@
-"""Losses between two feature maps (B, C, h, w) of equal h and w. Pure functions, a mean over images; no gradient flows to
-the teacher's map.
+"""Losses between two feature maps (B, C, h, w) of equal h and w. Pure functions, a mean over images; no gradient flows
+to the teacher's map.
 
 All but `at` compare channel by channel, so the student's map must have come to the teacher's number of channels. They
-divide by the teacher's mean square where its scale would matter: a backbone's features may be of any size, and a weight should
-mean the same at every tap. That square is taken per image, so that the mean over processes is the global mean.
+divide by the teacher's mean square where its scale would matter: a backbone's features may be of any size, and a
+weight should mean the same at every tap. That square is taken per image, so that the mean over processes is the global
+mean.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class FeatureMethod(Method):
 
 
 class MultiLevelMethod(Method):
-    """The loss is given lists of maps, fine to coarse, each pair of equal C, h and w: the student's from the adapter."""
+    """The loss is given lists of maps, fine to coarse, each pair of equal C, h and w: the student's from the
+    adapter."""
 
     most_taps = 99
 
@@ -89,7 +91,7 @@ def pooled(maps: Tensor, cells: int) -> Tensor:
 def fitnet(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference (FitNets, https://arxiv.org/abs/1412.6550), relative to the teacher's mean square.
 
-    About 1 for a student that says nothing.
+    About 1 for a student's map of zeros.
     """
     teacher = teacher.detach()
     return ((student - teacher).square().mean((1, 2, 3)) / _power(teacher)).mean()
@@ -99,7 +101,8 @@ class MGDAdapter(nn.Module):
     """The student's map (B, C, h, w), its cells hidden at random, -> the whole map of the teacher."""
 
     def __init__(self, student: int, teacher: int, mask: Share = 0.65):
-        """mask: share of cells hidden, all channels of a cell together (while training; the paper's 0.65 for dense tasks)."""
+        """mask: share of cells hidden, all channels of a cell together (while training; the paper's 0.65 for dense
+        tasks)."""
         super().__init__()
         self.mask = mask
         self.align = Projection(student, teacher)
@@ -116,13 +119,13 @@ class MGDAdapter(nn.Module):
 
 @FeatureMethod.register("mgd", "masked generation (MGD)", adapter=MGDAdapter)
 def mgd(student: Tensor, teacher: Tensor) -> Tensor:
-    """Masked generative distillation (MGD, https://arxiv.org/abs/2205.01529): `fitnet` of a map generated from what a random
-    mask left of the student's. Masking and generation are the adapter's."""
+    """Masked generative distillation (MGD, https://arxiv.org/abs/2205.01529): `fitnet` of a map generated from what a
+    random mask left of the student's. Masking and generation are the adapter's."""
     return fitnet(student, teacher)
 
 
 class Gaussian(NamedTuple):
-    """What the student's map says about the teacher's."""
+    """A distribution of the teacher's map, made from the student's."""
 
     mean: Tensor  # (B, C, h, w)
     variance: Tensor  # (C,), relative to the teacher's mean square
@@ -149,11 +152,12 @@ class VIDAdapter(nn.Module):
 
 @FeatureMethod.register("vid", "variational information (VID)", adapter=VIDAdapter)
 def vid(student: Gaussian, teacher: Tensor) -> Tensor:
-    """Variational information distillation (VID, https://arxiv.org/abs/1904.05835): negative log-likelihood of the teacher's map
-    under a Gaussian with a mean made from the student's map and a learned variance per channel, less ln(2 pi) / 2.
+    """Variational information distillation (VID, https://arxiv.org/abs/1904.05835): negative log-likelihood of the
+    teacher's map under a Gaussian with a mean made from the student's map and a learned variance per channel, less
+    ln(2 pi) / 2.
 
-    Variances are relative to the teacher's mean square. 1/2 for a student that says nothing at variance 1; it goes below 0 as
-    the student becomes sure.
+    Variances are relative to the teacher's mean square. 1/2 for a mean of zeros and variance 1; below 0 where the mean
+    is close and the variance small.
     """
     teacher = teacher.detach()
     variance = student.variance.reshape(1, -1, 1, 1)
@@ -162,9 +166,11 @@ def vid(student: Gaussian, teacher: Tensor) -> Tensor:
 
 
 class ReviewKDAdapter(nn.Module):
-    """The student's maps, fine to coarse -> the teacher's, each level reviewing what the coarser ones saw (ReviewKD's ABF).
+    """The student's maps, fine to coarse -> the teacher's, each level reviewing what the coarser ones saw (ReviewKD's
+    ABF).
 
-    Group norms instead of the paper's batch norms: no image's value depends on the others, one may be alone in its batch.
+    Group norms instead of the paper's batch norms: no image's value depends on the others, one may be alone in its
+    batch.
     """
 
     def __init__(self, student: list[int], teacher: list[int], width: Count = 128):
@@ -195,9 +201,9 @@ class ReviewKDAdapter(nn.Module):
 def hcl(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Hierarchical context loss of knowledge review (ReviewKD, https://arxiv.org/abs/2104.09044), a mean over levels.
 
-    Lists of maps, one pair a level. Squared difference of the maps and, with weights 1/2, 1/4 and 1/8, of their averages over
-    4 x 4, 2 x 2 and 1 cells (those that are coarser than the map), over the sum of the weights and, as in `fitnet`, the
-    teacher's mean square.
+    Lists of maps, one pair a level. Squared difference of the maps and, with weights 1/2, 1/4 and 1/8, of their
+    averages over 4 x 4, 2 x 2 and 1 cells (those that are coarser than the map), over the sum of the weights and, as
+    in `fitnet`, the teacher's mean square.
     """
     total = torch.zeros((), device=student[0].device)
     for s, t in zip(student, teacher, strict=True):
@@ -215,7 +221,8 @@ def hcl(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 @FeatureMethod.register("at", "attention transfer (AT)")
 def at(student: Tensor, teacher: Tensor, power: Positive = 2.0) -> Tensor:
-    """Attention transfer (AT, https://arxiv.org/abs/1612.03928): squared distance of unit-length maps of mean |F|^power."""
+    """Attention transfer (AT, https://arxiv.org/abs/1612.03928): squared distance of unit-length maps of mean
+    |F|^power."""
 
     def unit_map(features: Tensor) -> Tensor:
         return F.normalize(features.abs().pow(power).mean(1).flatten(1), dim=1)
@@ -239,12 +246,13 @@ def _uncorrelated(a: Tensor, b: Tensor, dim: int) -> Tensor:
 
 @FeatureMethod.register("dist", "relations by correlation (DIST)", adapter=Projection)
 def dist(student: Tensor, teacher: Tensor, inter: Weight = 1.0, intra: Weight = 1.0) -> Tensor:
-    """DIST (https://arxiv.org/abs/2205.10536): correlations instead of differences, so scale and offset are the student's own.
+    """DIST (https://arxiv.org/abs/2205.10536): correlations instead of differences, so scale and offset are the
+    student's own.
 
     Its paper correlates class probabilities: within an image over classes (inter-class) and, per class, over images
     (intra-class). Here positions take the place of images and channels that of classes, without softmax or temperature:
-    `inter` weighs 1 - correlation over channels, mean over positions; `intra` 1 - correlation over positions, mean over channels.
-    inter + intra for a student that says nothing. A map of one cell has no correlation over positions.
+    `inter` weighs 1 - correlation over channels, mean over positions; `intra` 1 - correlation over positions, mean
+    over channels. inter + intra for maps that do not correlate. A map of one cell has no correlation over positions.
     """
     s, t = student.flatten(2), teacher.detach().flatten(2)
     return inter * _uncorrelated(s, t, 1).mean() + intra * _uncorrelated(s, t, 2).mean()

@@ -41,7 +41,8 @@ def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, dims: tuple[in
 
 
 def mse(logits: Tensor, target: Tensor, weight: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Squared difference of distributions, relative to the target's own power (0 at equality, about 1 for a flat map)."""
+    """Squared difference of distributions, relative to the target's own power (0 at equality, about 1 for a flat
+    map)."""
     target = _flat(target, dims)
     p = torch.softmax(_flat(logits, dims), dim=-1)
     value = (p - target).square().sum(-1) / target.square().sum(-1)
@@ -66,15 +67,15 @@ class HeatmapMethod(Method):
         kinds = [model.config.head.kind for model in (student, teacher)]
         if student.codec is None or kinds[0] != kinds[1]:
             raise UserError(
-                f"{field} compares heatmaps, but the student's head is {kinds[0]} and the teacher's {kinds[1]}; expected "
-                f"both to be heatmap, or both simcc."
+                f"{field} compares heatmaps, but the student's head is {kinds[0]} and the teacher's {kinds[1]}; "
+                f"expected both to be heatmap, or both simcc."
             )
 
 
 @HeatmapMethod.register("heatmap_mse", "squared difference of the heatmaps")
 def heatmap_mse(student: Tensor, teacher: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Squared difference of the two distributions, relative to the teacher's own power; on one-dimensional heads summed over
-    the two axes, each relative to its own."""
+    """Squared difference of the two distributions, relative to the teacher's own power; on one-dimensional heads
+    summed over the two axes, each relative to its own."""
     ones = torch.ones(student.shape[:2], dtype=student.dtype, device=student.device)
     return mse(student, torch.softmax(_flat(teacher.detach(), dims), dim=-1).reshape(teacher.shape), ones, dims)
 
@@ -84,7 +85,8 @@ def heatmap_kl(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperat
     """T^2 KL(teacher || student) of the softmax of logits / T (Hinton et al., https://arxiv.org/abs/1503.02531).
 
     On one-dimensional heads (SimCC, https://arxiv.org/abs/2107.03332) it is the logit loss of DWPose
-    (https://arxiv.org/abs/2307.15880): summed over the two axes, every point counts, its beta being 1 / T; only T^2 is ours.
+    (https://arxiv.org/abs/2307.15880): summed over the two axes, every point counts, its beta being 1 / T; only T^2 is
+    ours.
     """
     log_s = torch.log_softmax(_flat(student, dims) / temperature, dim=-1)
     log_t = torch.log_softmax(_flat(teacher.detach(), dims) / temperature, dim=-1)
@@ -96,9 +98,9 @@ def heatmap_kl(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperat
 def heatmap_cwd(student: Tensor, teacher: Tensor, dims: tuple[int, ...], temperature: Positive = 4.0) -> Tensor:
     """Channel-wise distillation (CWD, https://arxiv.org/abs/2011.13256) of standardised maps.
 
-    Each map is divided by temperature / 4 times the teacher map's own standard deviation before the softmax, so that one
-    temperature suits sharp and flat maps (4, the default, leaves a unit deviation; no T^2 factor, the scale being free). What
-    is transferred is the shape of the whole map, tails included, where `heatmap_kl` sees mostly the peak.
+    Each map is divided by temperature / 4 times the teacher map's own standard deviation before the softmax, so that
+    one temperature suits sharp and flat maps (4, the default, leaves a unit deviation; no T^2 factor, the scale being
+    free). What is transferred is the shape of the whole map, tails included, where `heatmap_kl` sees mostly the peak.
     """
     s, t = _flat(student, dims), _flat(teacher.detach(), dims)
     scale = t.std(dim=-1, keepdim=True).clamp_min(1e-4) * temperature / 4.0

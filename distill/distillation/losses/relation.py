@@ -1,8 +1,9 @@
 """Losses between the relations that student and teacher see among the images of a batch. Pure functions of vectors
-(N, D) and (N, E), one an image; D and E may differ, so no adapter is needed. No gradient flows to the teacher's vectors.
+(N, D) and (N, E), one an image; D and E may differ, so no adapter is needed. No gradient flows to the teacher's
+vectors.
 
-The value depends on which images share a batch: several processes first gather the vectors of the global batch (`gathered`).
-A batch of one image has no relations: its value is 0, its gradient too.
+The value depends on which images share a batch: several processes first gather the vectors of the global batch
+(`gathered`). A batch of one image has no relations: its value is 0, its gradient too.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ class RelationMethod(Method):
 
 
 def vectors(maps: Tensor, cells: int = 4) -> Tensor:
-    """(B, C, h, w) -> (B, C * n * n), with n = min(h, cells): the map averaged down to at most cells x cells, then flattened.
+    """(B, C, h, w) -> (B, C * n * n), with n = min(h, cells): the map averaged down to at most cells x cells, then
+    flattened.
 
-    The papers flatten whole maps (SP) or take globally averaged embeddings (PKT, RKD; `cells: 1`). Landmarks ask where things
-    are, which a global average forgets; four cells a side keep it and bound the size.
+    The papers flatten whole maps (SP) or take globally averaged embeddings (PKT, RKD; `cells: 1`). Landmarks ask where
+    things are, which a global average forgets; four cells a side keep it and bound the size.
     """
     return pooled(maps, cells).flatten(1)
 
@@ -55,8 +57,8 @@ class _Gather(torch.autograd.Function):
 def gathered(own: Tensor) -> Tensor:
     """(B, D) of this process -> (B * processes, D) of the global batch; every process must call it with the same shape.
 
-    When all processes compute the same loss of the result and DDP averages their gradients, that is the gradient which one
-    process would have with the global batch.
+    When all processes compute the same loss of the result and DDP averages their gradients, that is the gradient which
+    one process would have with the global batch.
     """
     several = processes.is_available() and processes.is_initialized() and processes.get_world_size() > 1
     return _Gather.apply(own.contiguous()) if several else own
@@ -66,8 +68,8 @@ def gathered(own: Tensor) -> Tensor:
 def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     """Probabilistic knowledge transfer (PKT, https://arxiv.org/abs/1803.10837): KL of the neighbour distributions.
 
-    Each image has a distribution over all images, in proportion to (cosine similarity + 1) / 2; KL(teacher || student) of
-    these, a mean over images. The official code divides by N once more.
+    Each image has a distribution over all images, in proportion to (cosine similarity + 1) / 2; KL(teacher || student)
+    of these, a mean over images. The official code divides by N once more.
     """
 
     def neighbours(x: Tensor) -> Tensor:
@@ -81,8 +83,8 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
 
 @RelationMethod.register("sp", "similarity preserving (SP)")
 def sp(student: Tensor, teacher: Tensor) -> Tensor:
-    """Similarity-preserving distillation (SP, https://arxiv.org/abs/1907.09682): squared distance of the rows of the matrix of
-    dot products, each row of unit length; a mean over images. The paper divides by N once more.
+    """Similarity-preserving distillation (SP, https://arxiv.org/abs/1907.09682): squared distance of the rows of the
+    matrix of dot products, each row of unit length; a mean over images. The paper divides by N once more.
     """
 
     def rows(x: Tensor) -> Tensor:
@@ -93,8 +95,9 @@ def sp(student: Tensor, teacher: Tensor) -> Tensor:
 
 @RelationMethod.register("rkd", "relational distillation (RKD)")
 def rkd(student: Tensor, teacher: Tensor, distance_weight: Weight = 25.0, angle_weight: Weight = 50.0) -> Tensor:
-    """Relational distillation (RKD, https://arxiv.org/abs/1904.05068): Huber loss of pairwise distances, in units of their mean,
-    and of the cosines of the angles in all triplets. The weights are those of the paper; memory grows with N^3.
+    """Relational distillation (RKD, https://arxiv.org/abs/1904.05068): Huber loss of pairwise distances, in units of
+    their mean, and of the cosines of the angles in all triplets. The weights are those of the paper; memory grows with
+    N^3.
     """
     (s_distance, s_angle), (t_distance, t_angle) = _geometry(student), _geometry(teacher.detach())
     distances = F.smooth_l1_loss(s_distance, t_distance)
@@ -104,8 +107,8 @@ def rkd(student: Tensor, teacher: Tensor, distance_weight: Weight = 25.0, angle_
 def _geometry(x: Tensor) -> tuple[Tensor, Tensor]:
     """(N, D) -> distances (N, N), their mean over pairs being 1, and cosines (N, N, N) of the angle at the first image.
 
-    Both come from dot products about the mean vector, which need N^3 numbers where the differences themselves would need
-    N^2 D. A pair of equal vectors has distance 0 and cosines 0.
+    Both come from dot products about the mean vector, which need N^3 numbers where the differences themselves would
+    need N^2 D. A pair of equal vectors has distance 0 and cosines 0.
     """
     x = x - x.mean(0)
     dots = x @ x.T
