@@ -39,6 +39,15 @@ def weight_at(term: TermConfig, progress: float) -> float:
     return term.weight
 
 
+def check_terms(terms: dict[str, TermConfig], student: Landmarker) -> None:
+    """What can be checked before there is a teacher: methods, their arguments, and the student's taps. Raises UserError."""
+    for name, term in terms.items():
+        field = f"distill.terms.{name}"
+        method = methods.find(f"{field}.loss", term.loss)
+        method.checked_args(f"{field}.args", term.args)
+        _taps_of(f"{field}.student", term.student, method, student)
+
+
 class Distiller(nn.Module):
     """Turns what a student and a teacher give for one batch into named terms.
 

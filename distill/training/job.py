@@ -20,7 +20,7 @@ from distill.data.annotations import LandmarkSet, SetPaths, assert_disjoint, rea
 from distill.data.augment import Augmenter
 from distill.data.loading import EpochSampler, TrainDataset, train_loader
 from distill.distillation import balance
-from distill.distillation.distiller import Distiller
+from distill.distillation.distiller import Distiller, check_terms
 from distill.distillation.objective import Objective, Supervision
 from distill.errors import UserError
 from distill.evaluate.job import agreement, agreement_metrics, as_metrics, measure, predict_set
@@ -144,6 +144,7 @@ def build(config: Config, job: str, processes: Processes) -> Training:
     if config.train.compile:
         check_compiler(processes.device)
     student, init_run = _build_model(config, job, processes, resumed)
+    check_terms(config.distill.terms, student)
     augmenter_of = _augmenters(config)
     data = _read_data(config, processes, resumed)
     teacher_file, teacher_run = _find_teacher(config, processes, data, resumed)

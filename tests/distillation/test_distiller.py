@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from distill.config import HeadConfig, LossConfig, ModelConfig, TermConfig
 from distill.distillation import taps
-from distill.distillation.distiller import Distiller, weight_at
+from distill.distillation.distiller import Distiller, check_terms, weight_at
 from distill.distillation.losses.feature import FeatureMethod
 from distill.distillation.losses.heatmap import HeatmapMethod
 from distill.distillation.methods import METHODS
@@ -415,6 +415,20 @@ def test_what_cannot_be_is_refused_in_one_sentence_that_names_the_term(pair, ter
     text = str(error.value)
     assert text.startswith(f"distill.terms.mine.{field} ") and text.endswith(".") and "\n" not in text
     assert all(word in text for word in says), text
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        TermConfig(loss="fitnett"),
+        TermConfig(loss="heatmap_kl", args={"temperature": 0}),
+        TermConfig(loss="fitnet", student="stride:64", teacher="stride:16"),
+    ],
+)
+def test_much_of_a_term_is_checked_before_there_is_a_teacher(pair, term):
+    check_terms({"mine": TermConfig(loss="fitnet", student="stride:16", teacher="stride:999")}, pair[0])
+    with pytest.raises(UserError, match="distill.terms.mine."):
+        check_terms({"mine": term}, pair[0])
 
 
 def test_arguments_are_checked_when_the_distiller_is_built(pair):
