@@ -1,4 +1,4 @@
-"""What all doors share: arguments are read and errors told in one way, before any heavy package is imported."""
+"""Shared by all entry points: arguments and errors, before any heavy package is imported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DISK = (
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that tells its errors as ours are told, and takes `key=value` overrides before, between and after options."""
+    """argparse that raises UserError, and takes `key=value` overrides before, between and after options."""
 
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):  # type: ignore[override]
         found, rest = self.parse_known_args(args, namespace)
@@ -56,7 +56,9 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[list[str]], None]) -> None:
     """Call `main` with the command line's arguments. A UserError, a package that is not installed, or a file that the disk
     refuses becomes one line on stderr and exit code 2."""
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # unwind: a run is told how it ended
+    signal.signal(
+        signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)
+    )  # unwind, so that the run records how it ended
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -93,7 +95,7 @@ def check_out(path: str | os.PathLike, option: str = "--out") -> Path:
 
 
 def check_roots(configs: Iterable[Config]) -> None:
-    """A data folder that is not there is told at once, before torch is imported: UserError."""
+    """Raises UserError for a missing data folder, before torch is imported."""
     from distill.data.annotations import resolve
 
     for data in dict.fromkeys(config.data for config in configs):
@@ -101,7 +103,7 @@ def check_roots(configs: Iterable[Config]) -> None:
 
 
 def stop_if_failed(failed: Sequence[str]) -> None:
-    """Tell of trainings that failed, a line each, and exit with code 1; nothing where there are none."""
+    """Print trainings that failed, a line each, and exit with code 1; nothing where there are none."""
     if failed:
         print(f"\n{len(failed)} failed; the same command tries them again:", file=sys.stderr)
         for line in failed:
@@ -111,21 +113,21 @@ def stop_if_failed(failed: Sequence[str]) -> None:
 
 def experiment_file(path: str | os.PathLike, hint: str) -> str:
     """The path of one of this project's experiment files. They are in a clone, not in an installed package: UserError where
-    it is not in the folder in which we run; `hint` says what helps there."""
+    it is not in the working folder; `hint` names the remedy."""
     if not Path(path).is_file():
         raise UserError(f"There is no '{path}' in this folder; it is in a clone of the project ({hint}).")
     return str(path)
 
 
 def add_model_arguments(parser: Parser, onnx: bool = False) -> None:
-    """MODEL and --store. onnx: the door takes an exported ONNX file too."""
+    """MODEL and --store. onnx: the command takes an exported ONNX file too."""
     files = "an .onnx or .safetensors file" if onnx else "a .safetensors file"
     parser.add_argument("model", metavar="MODEL", help=f"run id or name, models:/NAME@ALIAS, {files}, or 'bundled'")
     parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
 
 
 def train(job: str, default: str, summary: str, argv: list[str]) -> None:
-    """What both training doors do: read the arguments, train a `job` (teacher or student), tell what came of it."""
+    """Both training commands: read the arguments, train a `job` (teacher or student), print the result."""
     asked = read_train_config(train_parser(job, default, summary), argv, default)
     if asked is None:
         return
@@ -135,7 +137,7 @@ def train(job: str, default: str, summary: str, argv: list[str]) -> None:
     config, given = asked
     if given is not None:
         config = checkpoint.stored_config(config, given)
-    tell(training.train_teacher(config) if job == "teacher" else training.train_student(config))
+    print_result(training.train_teacher(config) if job == "teacher" else training.train_student(config))
 
 
 def train_parser(job: str, default: str, summary: str) -> Parser:
@@ -168,8 +170,8 @@ def read_train_config(parser: Parser, argv: list[str], default: str) -> tuple[Co
     return config, keys if config.resume and only_local else None
 
 
-def tell(result) -> None:
-    """Print what a training job (a jobs.training.TrainResult) came to; of torchrun's processes the first one speaks."""
+def print_result(result) -> None:
+    """result: a training.finalize.TrainResult. Of several torchrun processes only the first prints."""
     if int(os.environ.get("RANK", 0)):
         return
     report, cost = result.report, result.cost

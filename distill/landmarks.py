@@ -51,22 +51,22 @@ class Markup:
         return f"{self.name} ({self.count} points)"
 
     def fits(self, other: Markup) -> bool:
-        """Whether a point of one is the same point of the other, as far as descriptions tell: drawing does not matter."""
+        """Whether a point of one is the same point of the other, by their descriptions; drawing does not matter."""
         return (self.name, self.count, self.flip_permutation) == (other.name, other.count, other.flip_permutation)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, in the form that a YAML file has."""
-        said: dict[str, Any] = {"name": self.name, "points": self.count}
+        values: dict[str, Any] = {"name": self.name, "points": self.count}
         if self.names:
-            said["names"] = list(self.names)
-        said["regions"] = {name: _ranges(points) for name, points in self.regions.items()}
-        said["outlines"] = [{"closed": _ranges(p)} if closed else _ranges(p) for p, closed in self.outlines]
-        said["flip_pairs"] = [list(pair) for pair in self.flip_pairs]
+            values["names"] = list(self.names)
+        values["regions"] = {name: _ranges(points) for name, points in self.regions.items()}
+        values["outlines"] = [{"closed": _ranges(p)} if closed else _ranges(p) for p, closed in self.outlines]
+        values["flip_pairs"] = [list(pair) for pair in self.flip_pairs]
         if self.outer_eye_corners:
-            said["outer_eye_corners"] = list(self.outer_eye_corners)
+            values["outer_eye_corners"] = list(self.outer_eye_corners)
         if self.as_68:
-            said["as_68"] = [[_ranges(side) for side in zip(*self.as_68, strict=True)]]
-        return said
+            values["as_68"] = [[_ranges(side) for side in zip(*self.as_68, strict=True)]]
+        return values
 
     def to_yaml(self) -> str:
         """A file that `find` reads."""
@@ -172,10 +172,10 @@ class _Reader:
         given = self.values["regions"]
         self.need(isinstance(given, dict) and bool(given), f"'regions' is {given!r}; expected names and their points")
         regions, owner = {}, {}
-        for name, said in given.items():
+        for name, value in given.items():
             word = isinstance(name, str) and _NAME.fullmatch(name) is not None
             self.need(word, f"'regions' names {name!r}; expected a word of letters, digits, _ . and -")
-            regions[name] = self.points(said, f"regions.{name}")
+            regions[name] = self.points(value, f"regions.{name}")
             for point in regions[name]:
                 both = f"'{owner.get(point)}' and '{name}'" if owner.get(point) != name else f"'{name}' twice"
                 self.need(
@@ -192,12 +192,14 @@ class _Reader:
         given = self.values.get("outlines") or []
         self.need(isinstance(given, list), f"'outlines' is {given!r}; expected a list of points, such as 0-16")
         found = []
-        for i, said in enumerate(given):
-            closed = isinstance(said, dict)
+        for i, value in enumerate(given):
+            closed = isinstance(value, dict)
             if closed:
-                self.need(set(said) == {"closed"}, f"'outlines.{i}' has the keys {list(said)}; expected 'closed' alone")
-                said = said["closed"]
-            found.append((self.points(said, f"outlines.{i}"), closed))
+                self.need(
+                    set(value) == {"closed"}, f"'outlines.{i}' has the keys {list(value)}; expected 'closed' alone"
+                )
+                value = value["closed"]
+            found.append((self.points(value, f"outlines.{i}"), closed))
             self.need(len(found[-1][0]) > 1, f"'outlines.{i}' is one point; expected two or more")
         return tuple(found)
 
@@ -244,16 +246,16 @@ class _Reader:
             found += zip(first, second, strict=True)
         return tuple(found)
 
-    def points(self, said: Any, key: str, count: int = 0) -> tuple[int, ...]:
+    def points(self, value: Any, key: str, count: int = 0) -> tuple[int, ...]:
         """3, "0-16", "7-4, 9" or a list of such -> the points; each below `count` (0: the set's)."""
         count = count or self.count
-        if isinstance(said, list):
-            self.need(bool(said), f"'{key}' is empty; expected points")
-            return tuple(point for part in said for point in self.points(part, key, count))
+        if isinstance(value, list):
+            self.need(bool(value), f"'{key}' is empty; expected points")
+            return tuple(point for part in value for point in self.points(part, key, count))
         found: list[int] = []
-        for part in str(said).split(","):
+        for part in str(value).split(","):
             match = _RANGE.fullmatch(part.strip())
-            self.need(match is not None, f"'{key}' is {said!r}; expected points such as 3, 0-16 or 7-4")
+            self.need(match is not None, f"'{key}' is {value!r}; expected points such as 3, 0-16 or 7-4")
             first, last = int(match[1]), int(match[2] or match[1])
             for point in (first, last):
                 self.need(point < count, f"'{key}' names the point {point}; expected 0 to {count - 1}")

@@ -1,4 +1,4 @@
-"""Door: run an ablation file, and tabulate what it found."""
+"""Entry point: train the missing cells of an ablation file and write its table."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SUMMARY = (
 
 
 def main(argv: list[str]) -> None:
-    if argv[:1] == ["cell"]:  # what `run` starts, one process a training; not for people
-        from distill.runs import workers as pool
+    if argv[:1] == ["cell"]:  # started by `run`, one process a training; not for people
+        from distill.runs.workers import work
 
-        pool.work(Path(argv[1]))
+        work(Path(argv[1]))
         return
     args = _parser().parse_args(argv)
     if args.command == "run" and args.workers < 0:

@@ -16,7 +16,7 @@ from distill.models.files import check_budget, load_model
 from distill.models.landmarker import Landmarker, skeleton
 from distill.models.references import ModelReference, resolve_model
 from distill.models.teacher import FrozenTeacher
-from distill.runs import find_or_train as plan
+from distill.runs import find_or_train
 from distill.runs.find_or_train import Cell, Fingerprints, Found, Identity
 from distill.tracking import Held, RunInfo
 
@@ -52,7 +52,7 @@ def survey(grid: Grid) -> Survey:
 
     def data_of(config: Config) -> Fingerprints:
         if config.data not in known:
-            known[config.data] = plan.fingerprints(config.data)
+            known[config.data] = find_or_train.fingerprints(config.data)
         return known[config.data]
 
     tracking = grid.cells[grid.control].tracking
@@ -74,7 +74,7 @@ def survey(grid: Grid) -> Survey:
             references[reference] = resolve_model(run.id, tracking) if run else None
         else:
             first = replace(config, teacher=meant.get(reference, reference))
-            references[reference] = plan.teacher_of(first, data_of(config))
+            references[reference] = find_or_train.teacher_of(first, data_of(config))
             if (not reference or reference.startswith("models:/")) and references[reference].run_id:
                 meant[reference] = references[reference].run_id
     entries = [
@@ -104,7 +104,7 @@ def check_models(grid: Grid, found: Survey) -> None:
             if reference.startswith(TEACHER_MARK):
                 models[reference] = skeleton(own.model, configs.markup_of(own))
             else:
-                models[reference] = load_model(plan.teacher_of(cell.config, found.data).path)[0]
+                models[reference] = load_model(find_or_train.teacher_of(cell.config, found.data).path)[0]
         return models[reference]
 
     checked: set[str] = set()
@@ -128,12 +128,12 @@ def _entry(planned: Planned, job: str, data: Fingerprints, teacher: ModelReferen
     cell = Cell(planned.cell, job, planned.config)
     if planned.config.distill.terms and teacher is None:
         return Entry(planned, cell, None, Found("new"))
-    cell, identity = plan.identify(cell, data, teacher)
+    cell, identity = find_or_train.identify(cell, data, teacher)
     return Entry(planned, cell, identity, _find(cell.config.tracking, identity))
 
 
 def _find(tracking: TrackingConfig, identity: Identity) -> Found:
     try:
-        return plan.find(tracking, identity)
-    except Held:  # somebody is at it now; what it comes to is seen when its turn comes
+        return find_or_train.find(tracking, identity)
+    except Held:  # in training elsewhere; looked up again when its turn comes
         return Found("unfinished")

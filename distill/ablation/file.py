@@ -140,7 +140,7 @@ def file_name(cell: str) -> str:
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
-    """Dotted keys -> their shortest last parts that tell them apart: `distill.terms.kl.weight` -> `weight`."""
+    """Dotted keys -> their shortest unambiguous last parts: `distill.terms.kl.weight` -> `weight`."""
     for length in range(1, max((key.count(".") + 1 for key in keys), default=0) + 1):
         names = {key: ".".join(key.split(".")[-length:]) for key in keys}
         if len(set(names.values())) == len(keys):

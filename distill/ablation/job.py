@@ -28,9 +28,8 @@ from distill.ablation.table import Result, Table
 from distill.config import Config, TrackingConfig
 from distill.errors import UserError
 from distill.files import write_text
-from distill.runs import find_or_train as plan
-from distill.runs import workers as pool
-from distill.runs.workers import Ended, Task
+from distill.runs import find_or_train
+from distill.runs.workers import Ended, Task, shares, work_off
 from distill.tracking import RunInfo
 
 TABLE_FILE = "table.json"
@@ -38,7 +37,7 @@ TABLE_FILE = "table.json"
 
 @dataclass(frozen=True)
 class Finished:
-    """What a call of `run` came to."""
+    """The result of `run`."""
 
     parent_id: str
     table: Table
@@ -135,7 +134,7 @@ def collect(grid: Grid, found: Survey) -> Table:
 
 
 def result(tracking: TrackingConfig, cell: str, seed: int, run: RunInfo) -> Result:
-    """What a finished run says of itself. Raises UserError where its report is gone."""
+    """A finished run's row. Raises UserError where its report is gone."""
     report = json.loads(track.artifact_path(tracking, run.id, "evaluation/report.json").read_text(encoding="utf-8"))
     get = run.metrics.get
     size = get("model/file_bytes")
@@ -166,16 +165,18 @@ def write(made: Table, folder: Path) -> list[Path]:
 
 
 class _Runner:
-    """Trains what a survey found missing, teachers first, and tells of it as it goes."""
+    """Trains what a survey found missing, teachers first, and prints each result."""
 
     def __init__(self, grid: Grid, found: Survey, parent_id: str, workers: int):
         gpus = torch.cuda.device_count()
         device = grid.cells[grid.control].train.device
         self.grid, self.found, self.parent_id = grid, found, parent_id
-        self.parts = pool.shares(workers or max(1, gpus if device != "cpu" else 1), device, gpus)
+        self.parts = shares(workers or max(1, gpus if device != "cpu" else 1), device, gpus)
         self.folder = track.store_root(_tracking(grid)) / "work" / "ablations" / grid.name
         self.failed: list[str] = []
-        self.best = min((run.metrics[plan.METRIC] for run in _finished_runs(found.entries)), default=float("inf"))
+        self.best = min(
+            (run.metrics[find_or_train.METRIC] for run in _finished_runs(found.entries)), default=float("inf")
+        )
         everything = [*found.teachers.values(), *found.entries]
         done = sum(entry.found.state == "finished" for entry in everything)
         print(f"{grid.title}: {_summary(grid, found)}, {len(self.parts)} at a time.", flush=True)
@@ -194,7 +195,9 @@ class _Runner:
 
     def _train(self, entries: Iterable[Entry]) -> None:
         tasks = [self._task(entry) for entry in entries if entry.found.state != "finished"]
-        pool.work_off(tasks, self.parts, lambda task: plan.is_busy(_tracking(self.grid), task.identity), self._ended)
+        work_off(
+            tasks, self.parts, lambda task: find_or_train.is_busy(_tracking(self.grid), task.identity), self._ended
+        )
 
     def _task(self, entry: Entry) -> Task:
         planned, name = entry.planned, file_name(entry.planned.cell)
@@ -214,7 +217,7 @@ class _Runner:
             self._failed(cell.name, seed, f"{ended.error} (log: {ended.task.log})")
             return
         run = track.find_run(cell.config.tracking, ended.outcome.run_id)
-        nme = run.metrics[plan.METRIC]
+        nme = run.metrics[find_or_train.METRIC]
         if cell.job == "student":
             self.best = min(self.best, nme)
         minutes = _minutes(cell.config.tracking, run)
@@ -291,5 +294,5 @@ def _minutes(tracking: TrackingConfig, run: RunInfo) -> float | None:
 def _as_metrics(made: Table) -> dict[str, float]:
     values = {f"nme/{file_name(row.cell)}": row.mean for row in made.rows if row.nme}
     if values:  # under the name that the run list is sorted by
-        values[plan.METRIC] = min(values.values())
+        values[find_or_train.METRIC] = min(values.values())
     return values | {f"difference/{file_name(row.cell)}": row.difference.mean for row in made.rows if row.difference}

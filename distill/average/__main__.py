@@ -1,4 +1,4 @@
-"""Door: one model from several, by the mean of their weights."""
+"""Entry point: one model from several, by the mean of their weights."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def main(argv: list[str]) -> None:
     tracking = TrackingConfig(store=args.store)
     config = averaging.source_config(averaging.find_members(args.models, tracking), tracking)
     config = replace(config, tracking=replace(config.tracking, run_name=args.name or ""))
-    tell(averaging.average(args.models, args.method, config, data=data))
+    _print_result(averaging.average(args.models, args.method, config, data=data))
 
 
-def tell(averaged) -> None:
-    """Print what an average (a jobs.averaging.Averaged) came to."""
+def _print_result(averaged) -> None:
+    """averaged: an average.job.Averaged."""
     print("\nmembers, NME in percent:")
     for index, (member, error) in enumerate(zip(averaged.members, averaged.errors, strict=True)):
         print(f"  {error:7.3f}  {member.label}{'  kept' if index in averaged.kept else ''}")
     count = len(averaged.members)
     print(f"  {averaged.mean:7.3f}  mean of all {count}")
     print(f"  {averaged.result.report.nme:7.3f}  the result, the mean of {len(averaged.kept)} of {count}")
-    cli.tell(averaged.result)
+    cli.print_result(averaged.result)
 
 
 if __name__ == "__main__":

@@ -285,7 +285,7 @@ def _digest(members: Sequence[ModelReference], method: str, val_set: LandmarkSet
 
 
 def _common_teacher(about: Sequence[dict]) -> str:
-    """The run that taught all members; empty where there is none, or not one."""
+    """The run id of the teacher that all members share; empty where there is none or more than one."""
     runs = {facts.get("teacher_run_id", "") for facts in about}
     return runs.pop() if len(runs) == 1 else ""
 

@@ -2,7 +2,7 @@
 
 A YAML file (which may name another as its `base:`) plus `key=value` overrides becomes a `Config`. Unknown keys, wrong
 types and impossible values are refused here, before any data is read and before torch is imported; below this line
-nobody looks keys up by name. Dotted keys (`train.lr`, `distill.terms.kl.weight`) are the same in files, on the command
+no code looks keys up by name. Dotted keys (`train.lr`, `distill.terms.kl.weight`) are the same in files, on the command
 line, in MLflow's parameters, in ablation grids and in search spaces.
 
     fields.py     the keys, their defaults and meaning

@@ -1,4 +1,4 @@
-"""What a config computes: as plain values, as a digest, as a recipe, and where two differ."""
+"""What a config computes: plain values, digest, short recipe, first difference."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def computing(config: Config) -> Config:
-    """The config less its name and what says where and how it runs: two that compute the same are equal after this."""
+    """The config without its name, places and machine settings: two that compute the same are equal after this."""
     return dataclasses.replace(
         config,
         name="",
@@ -65,7 +65,7 @@ def first_difference(one: Config, other: Config, absent: Any = None) -> tuple[st
     for key in {**first, **second}:
         a, b = first.get(key, absent), second.get(key, absent)
         if {} in (a, b):
-            continue  # what one of them has inside is told
+            continue  # reported by the keys inside it
         if a != b or isinstance(a, bool) != isinstance(b, bool):
             return key, a, b
     number, names = next(

@@ -1,4 +1,4 @@
-"""Door: measure a model on a labelled set."""
+"""Entry point: measure a model on a labelled set."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def predict_set(model: Landmarker, images: LandmarkSet, flip: bool = False, batc
 
 
 def measure(predictions: Predictions, labelled: LandmarkSet, normalizer: str = "image") -> metrics.Report:
-    """Against the labels; by yaw where the landmark set tells it."""
+    """Errors against the labels; by yaw where the landmark set allows an estimate."""
     markup = labelled.markup
     yaw = headpose.estimate(labelled.landmarks, markup)[:, 0] if headpose.can_tell(markup) else None
     return metrics.evaluate(predictions.points, labelled.landmarks, labelled.sizes, normalizer, yaw, markup)

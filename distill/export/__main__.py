@@ -1,4 +1,4 @@
-"""Door: the one student file under 15 MB, its ONNX form, and the submission."""
+"""Entry point: the student file under 15 MB, its ONNX form, and the submission."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def images_to_submit(folder: Path | None, model_file: Path) -> LandmarkSet | Non
 
 
 def submission_tags(exported: Export, images: LandmarkSet) -> dict[str, str]:
-    """What a run says of the submission that it keeps. images: the set that it predicts."""
+    """Tags of a run for the submission that it keeps. images: the set that it predicts."""
     facts = {
         "images": str(len(images)),
         "set": images.folder.name,

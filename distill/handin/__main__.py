@@ -1,4 +1,4 @@
-"""Door: the zip to hand in, and whether it reproduces its own submission."""
+"""Entry point: build the zip to hand in; check that it reproduces its own submission."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def _revision_words(run: RunInfo) -> str:
 
 
 def _predict_command(code: sources.Sources, threads: int, model: str = MODEL) -> str:
-    """Older code makes submissions by its export door alone, in as many threads as there are: as the training had, here."""
+    """Older code makes submissions by its export command alone, with as many threads as the training had."""
     if "distill/submission/__main__.py" in code.files:
         return f"python -m distill.submission make {model} --images {IMAGES} --out {AGAIN}/{SOLUTION}"
     return f"OMP_NUM_THREADS={threads} python -m distill.export {model} --images {IMAGES} --out {AGAIN}"

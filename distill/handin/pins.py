@@ -23,7 +23,7 @@ def stated(files: Mapping[str, bytes]) -> list[str]:
     if "pyproject.toml" in files:
         project = tomllib.loads(files["pyproject.toml"].decode())["project"]
         return project["dependencies"] + project.get("optional-dependencies", {}).get(TRAIN, [])
-    # without the marker `extra == "train"`, which would let nobody have them but who asks for that extra
+    # without the marker `extra == "train"`, which would install them for that extra only
     return [line.partition(";")[0].strip() for line in _required(PROJECT) if set(_EXTRA.findall(line)) <= {TRAIN}]
 
 

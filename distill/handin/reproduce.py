@@ -1,4 +1,4 @@
-"""Does a hand-in do what it says: unpacked elsewhere, in an environment of its own, it makes its submission again."""
+"""Check a hand-in: unpacked elsewhere, in a fresh environment, it must reproduce its submission."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check(path: Path, images: Path, install: bool = True, say: Callable[[str], N
     the stored one, to the last digit.
 
     install: in a fresh environment of the pinned versions (minutes, gigabytes); False: by the running interpreter, with
-    the hand-in's code alone on its path. say: hears what is being done. Raises UserError for a file that is no zip.
+    the hand-in's code alone on its path. say: called with a line of progress. Raises UserError for a file that is no zip.
     """
     problems = inspect(path)
     if problems:
@@ -155,8 +155,8 @@ def _install(root: Path, folder: Path, environment: dict[str, str], say: Callabl
 def _command(root: Path, python: Path, images: Path) -> tuple[dict[str, str], list[str]]:
     """The README's command, with this python and these images, and the variables that it sets."""
     text = (root / README).read_text(encoding="utf-8")
-    doors = r"-m distill\.(?:submission make|export)"
-    found = re.search(rf"^((?:\w+=\w+ )*)python ({doors} .*\b{IMAGES}\b.*)$", text, re.MULTILINE)
+    commands = r"-m distill\.(?:submission make|export)"
+    found = re.search(rf"^((?:\w+=\w+ )*)python ({commands} .*\b{IMAGES}\b.*)$", text, re.MULTILINE)
     if not found:
         raise _Failed(f"'{README}' has no command that predicts {IMAGES}")
     words = [str(images) if word == IMAGES else word for word in shlex.split(found[2])]
@@ -164,16 +164,16 @@ def _command(root: Path, python: Path, images: Path) -> tuple[dict[str, str], li
 
 
 def _check_code(root: Path, python: Path, environment: dict[str, str]) -> None:
-    said = _run([str(python), "-c", "import distill; print(distill.__file__)"], root, environment, "import distill")
-    if not Path(root, said.strip()).resolve().is_relative_to((root / CODE).resolve()):
-        raise _Failed(f"the code that runs is '{said.strip()}', not that of the hand-in")
+    printed = _run([str(python), "-c", "import distill; print(distill.__file__)"], root, environment, "import distill")
+    if not Path(root, printed.strip()).resolve().is_relative_to((root / CODE).resolve()):
+        raise _Failed(f"the code that runs is '{printed.strip()}', not that of the hand-in")
 
 
 def _run(command: list[str], root: Path, environment: dict[str, str], what: str) -> str:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()
-        raise _Failed(f"{what} ended with exit code {done.returncode}: {said[-1]}")
+        lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
+        raise _Failed(f"{what} ended with exit code {done.returncode}: {lines[-1]}")
     return done.stdout
 
 

@@ -30,7 +30,7 @@ class Sources:
 def collect(revision: str, clean: bool, private: Iterable[Path] = (), root: Path = ROOT) -> Sources:
     """The project at `revision` where the run was made from it unchanged (`clean`) and git has it; else what is here now.
 
-    private: folders, wherever they are, of which nothing is taken. The statement says which it is, and why.
+    private: folders, wherever they are, of which nothing is taken. The statement names the revision, and why.
     """
     if revision and clean:
         archive = _archive(revision, root)
@@ -108,12 +108,12 @@ def _without_data(
 
 
 def _is_checkout(root: Path) -> bool:
-    """Whether git knows this package; an install inside somebody else's checkout does not count."""
+    """Whether git tracks this package; an install inside another project's checkout does not count."""
     return _git(root, "ls-files", "--error-unmatch", "distill/__init__.py") is not None
 
 
 def _git(root: Path, *args: str) -> bytes | None:
-    """None: git is not there, or says no."""
+    """None: no git, or it failed."""
     try:
         return subprocess.run(["git", *args], cwd=root, capture_output=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):

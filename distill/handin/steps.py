@@ -1,4 +1,4 @@
-"""How a model came to be, as commands: its own training, and before it those of its teachers and of what it goes on from."""
+"""The commands that trained a model: its teachers, the models it was initialised from, then itself."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Step:
 def trace(info: RunInfo, tracking: TrackingConfig) -> list[Step]:
     """The steps to the model of this run, in order; the last one is its own.
 
-    Raises UserError where a run's config cannot be read. A run that the store does not have is told of in `remarks`.
+    Raises UserError where a run's config cannot be read. A run that is missing from the store is named in `remarks`.
     """
     done: dict[str, Step] = {}
 
@@ -75,7 +75,7 @@ def _training(name: str, run: RunInfo, names: dict[str, str], remarks: list[str]
     values = read_yaml(track.artifact_path(tracking, run.id, "config.yaml"))
     files = {key: str(values[key]) for key in ("teacher", "init") if values.get(key) and key not in names}
     if not values.get("distill", {}).get("terms"):
-        files.pop("teacher", None)  # named in the config, but without terms nobody listens to it
+        files.pop("teacher", None)  # named in the config, but unused without terms
     for key, file in files.items():
         names[key] = Path(file).name
         remarks.append(f"Its {key} was the file '{Path(file).name}', which no run of the store made.")

@@ -1,4 +1,4 @@
-"""Door: several trainings in stages, from one file."""
+"""Entry point: several trainings in stages, from one file."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def main(argv: list[str]) -> None:
     cli.check_roots(stage.config for stage in recipe.stages)
     from distill.recipe import job
 
-    def tell(stage: stages.Stage) -> None:
+    def announce(stage: stages.Stage) -> None:
         print(f"\n{recipe.name}: stage '{stage.name}'", flush=True)
 
     try:
-        finished = job.run(recipe, tell)
+        finished = job.run(recipe, announce)
     except (KeyboardInterrupt, SystemExit):
         again = shlex.join(["python", "-m", "distill.recipe", *argv])
         print(f"\nThe recipe stopped. The same command continues all of it: {again}", flush=True)

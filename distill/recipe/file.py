@@ -3,7 +3,7 @@
     base: ../cpu/student.yaml              # any experiment file: what all stages share
     set: {train.epochs: 16}                # optional: dotted overrides of all stages
     stages:
-      - name: distill                      # job: student, unless it says teacher or average
+      - name: distill                      # job: student (default), teacher or average
         set: {distill.terms.kl: {loss: heatmap_kl, weight: 2}}     # dotted overrides of this stage
       - name: head
         set: {train.epochs: 4, train.snapshots: 3, train.freeze: [backbone], distill.terms.self: {loss: heatmap_kl}}
@@ -16,7 +16,7 @@
       - {name: small, base: ../cpu/small.yaml, teacher: distill, set: {...}}       # a stage with a base of its own
 
 A stage of the job `teacher` that has distillation terms is an assistant (https://arxiv.org/abs/1902.03393): a model above the
-student's byte budget, taught by the teacher, that teaches in turn. Everything is refused here, by file, stage and key,
+student's byte budget, distilled from the teacher, that is a teacher in turn. Everything is refused here, by file, stage and key,
 before torch or MLflow is imported.
 """
 
@@ -118,20 +118,20 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def describe(recipe: Recipe) -> str:
     """The stages, and in which keys each differs from the recipe's base, as text."""
     lines = [f"{recipe.name} ({recipe.path})"]
-    base = _told(recipe.base)
+    base = _values_of(recipe.base)
     for number, stage in enumerate(recipe.stages, 1):
         role = "assistant" if stage.job == "teacher" and stage.config.distill.terms else stage.job
-        said = [f"{key}: {value}" for key, value in (("init", stage.init), ("teacher", stage.teacher)) if value]
-        said += [f"{stage.method}, of {', '.join(stage.of)}"] if stage.of else []
-        lines.append(f"\n{number}  {stage.name}  ({'; '.join([role, *said])})")
+        parts = [f"{key}: {value}" for key, value in (("init", stage.init), ("teacher", stage.teacher)) if value]
+        parts += [f"{stage.method}, of {', '.join(stage.of)}"] if stage.of else []
+        lines.append(f"\n{number}  {stage.name}  ({'; '.join([role, *parts])})")
         if stage.job != "average":
-            own = _told(replace(stage.config, name=recipe.base.name))
+            own = _values_of(replace(stage.config, name=recipe.base.name))
             changed = [key for key in {**own, **base} if own.get(key) != base.get(key)]
             lines += [f"   {key}: {configs.flow(own.get(key, {}))}" for key in changed]
     return "\n".join(lines)
 
 
-def _told(config: Config) -> dict[str, Any]:
+def _values_of(config: Config) -> dict[str, Any]:
     """The config's values under the keys that one would set; of a term, what is not its default."""
     terms = {
         f"distill.terms.{name}": {
@@ -228,7 +228,7 @@ def _earlier(name: Any, key: str, where: str, earlier: dict[str, Stage], every: 
 
 
 def _same_architecture(source: Stage, config: Config, where: str) -> None:
-    """As far as it can be told without building the models."""
+    """As far as configs show, without building the models."""
     was, now = (
         configs.flatten(replace(c, model=replace(c.model, backbone=c.model.backbone.split(".")[0])))
         for c in (source.config, config)

@@ -13,7 +13,7 @@ from distill.errors import UserError
 from distill.models.files import check_budget
 from distill.models.landmarker import Landmarker, skeleton
 from distill.recipe.file import Recipe, Stage, describe
-from distill.runs import find_or_train as plan
+from distill.runs import find_or_train
 from distill.runs.find_or_train import Outcome
 from distill.training.init_weights import difference
 from distill.training.optim import freeze
@@ -31,7 +31,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a call of `run` came to."""
+    """The result of `run`."""
 
     parent_id: str
     stages: list[Done]
@@ -39,7 +39,7 @@ class Finished:
 
 def run(recipe: Recipe, on_stage: Callable[[Stage], None] = lambda _: None) -> Finished:
     """Have every stage done, in order. The same call after a cut, however it was cut, finds the stages that are finished and
-    continues the one that was under way, in the same parent run. on_stage hears of each stage before it begins.
+    continues the one that was under way, in the same parent run. on_stage is called with each stage before it begins.
 
     Raises UserError for what can be known to be wrong before the first stage trains, and as training does.
     """
@@ -90,7 +90,7 @@ def check_models(recipe: Recipe) -> None:
 def _parent(recipe: Recipe) -> track.Run:
     """The recipe's parent run: the one that it had before, or a new one."""
     config = recipe.stages[0].config
-    data = plan.fingerprints(config.data)
+    data = find_or_train.fingerprints(config.data)
     tags = {"recipe.digest": recipe.digest, "data.train": data.train, "data.val": data.val}
     known = track.runs_tagged(config.tracking, "recipe", tags)
     return track.Run.start(
@@ -120,9 +120,9 @@ def _do(stage: Stage, parent_id: str, runs: dict[str, str]) -> Done:
         config = replace(
             config, init=runs.get(stage.init, config.init), teacher=runs.get(stage.teacher, config.teacher)
         )
-        outcome = plan.settle(plan.Cell(stage.name, stage.job, config), tags)
+        outcome = find_or_train.settle(find_or_train.Cell(stage.name, stage.job, config), tags)
     info = track.find_run(config.tracking, outcome.run_id)
-    return Done(stage, info.id, outcome.how, info.metrics[plan.METRIC])
+    return Done(stage, info.id, outcome.how, info.metrics[find_or_train.METRIC])
 
 
 def _average(stage: Stage, config: Config, members: list[str]) -> Outcome:

@@ -1,7 +1,7 @@
-"""One training of a plan: found if it was done before, continued if it was cut, else done now.
+"""One training: found if it was done before, continued if it was cut, else done now.
 
-Two trainings are the same when job, config digest, data fingerprints and teacher are; whoever made the first one, an
-ablation, a recipe or a person at the door, the second one need not be made. A lock file per training lets several processes
+Two trainings are the same when job, config digest, data fingerprints and teacher are; if a finished run of the same
+training exists, from an ablation, a recipe or the command line, it is used. A lock file per training lets several processes
 work on plans that overlap.
 """
 
@@ -57,8 +57,8 @@ class Identity:
     @property
     def key(self) -> str:
         """16 hex digits, the same however the teacher was named."""
-        said = "\n".join([self.job, self.digests[-1], *vars(self.data).values(), *self.sources.values()])
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        text = "\n".join([self.job, self.digests[-1], *vars(self.data).values(), *self.sources.values()])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def run_cell(cell: Cell, tags: dict[str, str] | None = None) -> str:
 def settle(cell: Cell, tags: dict[str, str] | None = None, *, wait: bool = True) -> Outcome:
     """`run_cell`, and how its run came about. wait=False: raises Held where another process is at it."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("A plan's trainings run in one process each; expected no torchrun.")
+        raise UserError("Trainings of an ablation, recipe or search run in one process each; expected no torchrun.")
     data = fingerprints(cell.config.data)
     cell, identity = identify(cell, data, teacher_of(cell.config, data))
     tracking = cell.config.tracking
@@ -99,7 +99,7 @@ def settle(cell: Cell, tags: dict[str, str] | None = None, *, wait: bool = True)
             stored = configs.from_dict(load_checkpoint(tracking, found.run.id)["config"], "the checkpoint's config")
             config = replace(config, resume=found.run.id, teacher=stored.teacher)
         else:
-            _bury(tracking, identity)
+            _end_killed(tracking, identity)
         result = (training.train_teacher if cell.job == "teacher" else training.train_student)(config)
         return Outcome(result.run_id, "continued" if found.state == "unfinished" else "trained")
 
@@ -147,7 +147,7 @@ def find(tracking: TrackingConfig, identity: Identity) -> Found:
 
 
 def is_busy(tracking: TrackingConfig, identity: Identity) -> bool:
-    """Whether another process is at this training through a plan."""
+    """Whether another process is running this training from an ablation, recipe or search."""
     try:
         with _only_one(tracking, identity, wait=False):
             return False
@@ -163,7 +163,7 @@ def load_checkpoint(tracking: TrackingConfig, run_id: str) -> dict:
 
 
 def _await(tracking: TrackingConfig, identity: Identity) -> Found:
-    """`find`, once nobody is at work on it any more: a door takes no part in our locks, but holds its run."""
+    """`find`, once no process holds the run: training commands take no part in our locks, but hold their run."""
     while True:
         try:
             return find(tracking, identity)
@@ -172,7 +172,7 @@ def _await(tracking: TrackingConfig, identity: Identity) -> Found:
 
 
 def _same(tracking: TrackingConfig, identity: Identity) -> list[RunInfo]:
-    """All runs of this training, newest first for each way of naming its teacher."""
+    """All runs of this training, newest first for each name of its teacher."""
     data = {"data.train": identity.data.train, "data.val": identity.data.val}
     runs = [
         run
@@ -192,8 +192,8 @@ def _can_continue(tracking: TrackingConfig, run: RunInfo, identity: Identity) ->
     return state["data"] == vars(identity.data)
 
 
-def _bury(tracking: TrackingConfig, identity: Identity) -> None:
-    """Runs of this training that died before their first checkpoint: MLflow would show them RUNNING for ever."""
+def _end_killed(tracking: TrackingConfig, identity: Identity) -> None:
+    """End runs of this training that were killed before their first checkpoint; MLflow would show them RUNNING for ever."""
     for run in _same(tracking, identity):
         work = _work(tracking, run)
         if run.status == "RUNNING" and work.is_dir() and not track.is_held(work):  # without a folder: another machine's
@@ -217,7 +217,7 @@ def _only_one(tracking: TrackingConfig, identity: Identity, wait: bool) -> Itera
 
 
 def _source(kind: str, model: ModelReference) -> dict[str, str]:
-    """The tag that tells which model it was; nothing but its bytes tells bare files apart."""
+    """The tag that names the model: its run, or for a bare file the hash of its bytes."""
     if model.run_id:
         return {f"{kind}.run_id": model.run_id}
     return {f"{kind}.file": hashlib.sha256(model.path.read_bytes()).hexdigest()[:16]}

@@ -1,7 +1,7 @@
 """Trainings in processes of their own, several at a time, each with its part of the machine.
 
-A worker sits in a session of its own, so that Ctrl-C reaches the runner alone, which then asks every worker once to save
-and stop; and it watches its runner, so that it does the same when that is killed outright. The workers here are
+A worker sits in a session of its own, so that Ctrl-C reaches the runner alone, which then signals every worker once to save
+and stop; and it watches its runner, to do the same when that is killed. The workers here are
 `python -m distill.ablation cell SPEC`, one a training; `launch`, `follow`, `why` and `stop` serve others too.
 """
 
@@ -36,7 +36,7 @@ class Task:
     cell: Cell
     identity: Identity
     tags: dict[str, str]
-    log: Path  # what workers say, one after the other
+    log: Path  # of its workers, one after the other
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Ended:
 
 def shares(workers: int, device: str, gpus: int) -> list[Share]:
     """The machine in equal parts: its cores, and its GPUs in turn. device: auto, cpu or cuda."""
-    said = os.environ.get("OMP_NUM_THREADS", "")
+    asked = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, (int(said) if said.isdigit() and int(said) else cores) // workers)
+    threads = max(1, (int(asked) if asked.isdigit() and int(asked) else cores) // workers)
     common = {"OMP_NUM_THREADS": str(threads)}
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     names = names or [str(index) for index in range(gpus)]
@@ -82,7 +82,7 @@ def work_off(
     is_busy: Callable[[Task], bool],
     on_end: Callable[[Ended], None],
 ) -> None:
-    """Have every task done, in this order, as many at a time as there are parts; `on_end` hears of each.
+    """Run every task, in this order, as many at a time as there are parts; `on_end` is called with each.
 
     A task that another process is at waits until that one is through. However this call ends, its workers are asked to save
     and waited for.
@@ -117,17 +117,17 @@ def work_off(
 
 
 def work(spec_file: Path) -> None:
-    """A worker's whole life. Exit code BUSY: another process is at this training."""
+    """The body of a worker process. Exit code BUSY: another process is at this training."""
     spec = json.loads(spec_file.read_text(encoding="utf-8"))
     follow(spec["runner"])
 
     from distill import config as configs
-    from distill.runs import find_or_train as plan
+    from distill.runs import find_or_train
     from distill.tracking import Held
 
-    cell = plan.Cell(spec["name"], spec["job"], configs.from_dict(spec["config"]))
+    cell = find_or_train.Cell(spec["name"], spec["job"], configs.from_dict(spec["config"]))
     try:
-        outcome = plan.settle(cell, spec["tags"], wait=False)
+        outcome = find_or_train.settle(cell, spec["tags"], wait=False)
     except Held:
         sys.exit(BUSY)
     write(Path(spec["result"]), dataclasses.asdict(outcome))
@@ -150,7 +150,7 @@ def launch(command: Sequence[str], share: Share, log: Path, secrets: dict[str, s
 
 
 def follow(runner: int) -> None:
-    """In a worker: stop, as on a signal, once the runner is gone; nobody would look after this process then."""
+    """In a worker: stop, as on a signal, once the runner is gone."""
 
     def watch() -> None:
         while os.getppid() == runner:
@@ -170,10 +170,10 @@ def stop(processes: Iterable[Process]) -> None:
 
 
 def why(process: Process) -> str:
-    """What a worker that has ended says of its end."""
-    said = last_words(process.log, process.log_start)
+    """Why a worker failed, from its exit code and log."""
+    reason = last_words(process.log, process.log_start)
     code = process.popen.returncode
-    return f"ended by {signal.Signals(-code).name} after: {said}" if code < 0 else said
+    return f"ended by {signal.Signals(-code).name} after: {reason}" if code < 0 else reason
 
 
 def write(file: Path, value: dict[str, Any]) -> None:
@@ -182,14 +182,14 @@ def write(file: Path, value: dict[str, Any]) -> None:
 
 
 def last_words(log: Path, start: int = 0) -> str:
-    """The line of a worker's log, from byte `start` on, that says why it failed."""
+    """The line of a worker's log, from byte `start` on, that gives the error."""
     try:
         text = log.read_bytes()[start:].decode(errors="replace")
     except OSError:
         return "it left no log"
-    said = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-    errors = [line for line in said if line.startswith("error: ")]
-    return (errors or said or ["it said nothing"])[-1].removeprefix("error: ")
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["its log is empty"])[-1].removeprefix("error: ")
 
 
 # ---------------------------------------------------------------------------------------------------- inside
@@ -223,7 +223,7 @@ def _ended(task: Task, process: Process) -> Ended:
 
 
 def _beside(log: Path, kind: str) -> Path:
-    """What this runner and its worker tell each other; another runner of the same file has files of its own."""
+    """Files by which this runner and its worker communicate; another runner of the same file has its own."""
     return log.with_name(f"{log.name}.{os.getpid()}.{kind}.json")
 
 

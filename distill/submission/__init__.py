@@ -1,4 +1,4 @@
-"""The challenge's submission: the file itself here, the door to making, checking, scoring and logging one in `__main__`."""
+"""The challenge's submission: the file format, and making, checking, scoring and logging one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Door: make, check, score and log the challenge's submissions."""
+"""Entry point: make, check, score and log the challenge's submissions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check(args) -> None:
         names = read_set(args.images, need_labels=False).names
     elif args.names:
         names = submission.read_names(Path(args.names))
-    alone = "the form alone was checked: --images DIR or --names FILE tell which images must be in it"
+    alone = "only the form was checked; --images DIR or --names FILE check the image names too"
     problems = submission.check(file, names)
     if problems:
         for problem in problems[:SHOWN]:

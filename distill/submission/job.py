@@ -126,7 +126,7 @@ def log(
     note: str | None = None,
 ) -> Logged:
     """Enter a submitted file with its public score (percent). The same bytes again change the score of the entry they have
-    (and its date, note and run where these are given). Nothing is refused for being too many: that is told in `warnings`.
+    (and its date, note and run where these are given). Too many are not refused; `warnings` names them.
 
     run: the run that made it; without it the run that exported these bytes, where there is one. Raises UserError for an
     invalid file, an impossible score, an unknown run, and a store that is away.

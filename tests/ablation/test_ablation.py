@@ -21,8 +21,7 @@ from distill.ablation import __main__ as door
 from distill.ablation import file as grid
 from distill.ablation import job as ablation
 from distill.errors import UserError
-from distill.runs import find_or_train as plan
-from distill.runs import workers as pool
+from distill.runs import find_or_train, workers
 from distill.runs.workers import Ended, Share
 from distill.tracking import Held
 from distill.training import checkpoint
@@ -44,11 +43,11 @@ ablation:
 
 
 def in_this_process(tasks, parts, is_busy, on_end):
-    """pool.work_off without its processes."""
+    """workers.work_off without its processes."""
     for task in tasks:
         assert not is_busy(task)
         try:
-            on_end(Ended(task, plan.settle(task.cell, task.tags, wait=False)))
+            on_end(Ended(task, find_or_train.settle(task.cell, task.tags, wait=False)))
         except UserError as error:
             on_end(Ended(task, None, str(error)))
 
@@ -56,7 +55,7 @@ def in_this_process(tasks, parts, is_busy, on_end):
 @pytest.fixture
 def here(tiny, bare, monkeypatch):
     """The tiny folder with an ablation file in it, whose cells are trained in this process."""
-    monkeypatch.setattr(pool, "work_off", in_this_process)
+    monkeypatch.setattr(ablation, "work_off", in_this_process)
     (tiny.folder / "two.yaml").write_text(FILE)
     return tiny
 
@@ -187,19 +186,19 @@ def test_the_newest_teacher_stays_the_one_it_was_when_the_grid_began(here, tmp_p
 def test_the_machine_is_shared_out(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert pool.shares(3, "auto", 0) == [Share(2, {"OMP_NUM_THREADS": "2"})] * 3
-    assert [share.environment["CUDA_VISIBLE_DEVICES"] for share in pool.shares(3, "auto", 2)] == ["0", "1", "0"]
+    assert workers.shares(3, "auto", 0) == [Share(2, {"OMP_NUM_THREADS": "2"})] * 3
+    assert [share.environment["CUDA_VISIBLE_DEVICES"] for share in workers.shares(3, "auto", 2)] == ["0", "1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert [share.environment["CUDA_VISIBLE_DEVICES"] for share in pool.shares(2, "cuda", 2)] == ["4", "6"]
-    assert "CUDA_VISIBLE_DEVICES" not in pool.shares(2, "cpu", 2)[0].environment
-    assert pool.shares(99, "cpu", 0)[0].threads == 1
+    assert [share.environment["CUDA_VISIBLE_DEVICES"] for share in workers.shares(2, "cuda", 2)] == ["4", "6"]
+    assert "CUDA_VISIBLE_DEVICES" not in workers.shares(2, "cpu", 2)[0].environment
+    assert workers.shares(99, "cpu", 0)[0].threads == 1
 
 
 def test_ctrl_c_tells_how_to_continue(here, tmp_path, monkeypatch, capsys):
     def interrupted(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pool, "work_off", interrupted)
+    monkeypatch.setattr(ablation, "work_off", interrupted)
     with pytest.raises(KeyboardInterrupt):
         door.main(["run", str(here.folder / "two.yaml"), "train.epochs=3", "--out", str(tmp_path)])
     command = f"python -m distill.ablation run '{here.folder}/two.yaml' train.epochs=3"
@@ -211,11 +210,11 @@ def test_ctrl_c_tells_how_to_continue(here, tmp_path, monkeypatch, capsys):
 def test_the_last_words_of_a_log(tmp_path):
     log = tmp_path / "log"
     log.write_text("a 10%\ra 20%\nerror: The loss is nan.\nwarning: late\n")
-    assert pool.last_words(log) == "The loss is nan."
-    assert pool.last_words(log, log.read_text().index("warning")) == "warning: late"
+    assert workers.last_words(log) == "The loss is nan."
+    assert workers.last_words(log, log.read_text().index("warning")) == "warning: late"
     log.write_text('Traceback\n  File "x"\nRuntimeError: out of memory\n')
-    assert pool.last_words(log) == "RuntimeError: out of memory"
-    assert pool.last_words(tmp_path / "absent")
+    assert workers.last_words(log) == "RuntimeError: out of memory"
+    assert workers.last_words(tmp_path / "absent")
 
 
 # ---------------------------------------------------------------------------------------------------- real processes
@@ -375,8 +374,8 @@ def test_a_worker_leaves_what_another_process_is_at(tiny, tmp_path, monkeypatch)
     def held(*_args, **_kwargs):
         raise Held("busy")
 
-    monkeypatch.setattr(plan, "settle", held)
-    monkeypatch.setattr(pool, "follow", lambda _runner: None)  # this process is no worker
+    monkeypatch.setattr(find_or_train, "settle", held)
+    monkeypatch.setattr(workers, "follow", lambda _runner: None)  # this process is no worker
     with pytest.raises(SystemExit) as ended:
         door.main(["cell", str(spec)])
-    assert ended.value.code == pool.BUSY
+    assert ended.value.code == workers.BUSY

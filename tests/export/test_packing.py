@@ -64,7 +64,14 @@ def test_the_card_tells_what_it_is_how_good_and_where_it_is_worst(tiny, student)
     card = (tracking.artifact_path(tiny.tracking, student.run_id, "model") / "README.md").read_text()
     report = student.report
     worst = max(report.by_region, key=report.by_region.get)
-    for said in (f"{report.nme:.3f} %", student.run_id, f"Worst region: {worst}", "lcnet_050", "licence", "| teacher | none |"):
+    for said in (
+        f"{report.nme:.3f} %",
+        student.run_id,
+        f"Worst region: {worst}",
+        "lcnet_050",
+        "licence",
+        "| teacher | none |",
+    ):
         assert said in card, said
     low, high = (float(part) for part in card.partition("over images [")[2].partition("]")[0].split(", "))
     assert low < report.nme < high

@@ -13,7 +13,7 @@ from running import same_weights
 from distill import config as configs
 from distill import tracking
 from distill.errors import UserError
-from distill.runs import find_or_train as plan
+from distill.runs import find_or_train
 from distill.runs.find_or_train import Cell
 from distill.tracking import Held
 from distill.training import checkpoint
@@ -63,19 +63,19 @@ def cut_after_first_checkpoint(monkeypatch, config) -> str:
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", stop)
         with pytest.raises(Killed):
-            plan.run_cell(Cell("a", "student", config))
+            find_or_train.run_cell(Cell("a", "student", config))
     return tracking.list_runs(config.tracking, "student")[0].id
 
 
 def test_a_finished_training_is_found_whatever_it_is_called_and_wherever_it_runs(mine, trainings, tmp_path):
     run_id = training.train_student(mine()).run_id  # as a person would at the door
     other = mine("name=another", "train.threads=2", "data.workers=1", "tracking.experiment=elsewhere")
-    assert plan.settle(Cell("control", "student", other)) == plan.Outcome(run_id, "found")
+    assert find_or_train.settle(Cell("control", "student", other)) == find_or_train.Outcome(run_id, "found")
     assert trainings == [""]  # the door's
 
 
 def test_another_config_seed_job_or_data_is_another_training(mine, trainings, tmp_path):
-    first = plan.run_cell(Cell("a", "student", mine()))
+    first = find_or_train.run_cell(Cell("a", "student", mine()))
     root = tmp_path / "data"
     write_challenge(root / "synthetics_train", 24, seed=0)
     write_challenge(root / "synthetics_val", 8, seed=9)
@@ -85,24 +85,26 @@ def test_another_config_seed_job_or_data_is_another_training(mine, trainings, tm
         Cell("a", "teacher", mine()),
         Cell("a", "student", mine(f"data.root={root}")),
     ]
-    found = [plan.find(cell.config.tracking, identity_of(cell)).state for cell in others]
+    found = [find_or_train.find(cell.config.tracking, identity_of(cell)).state for cell in others]
     assert found == ["new"] * 4 and trainings == [""]
-    assert plan.find(mine().tracking, identity_of(Cell("b", "student", mine()))).run.id == first
+    assert find_or_train.find(mine().tracking, identity_of(Cell("b", "student", mine()))).run.id == first
 
 
-def identity_of(cell: Cell) -> plan.Identity:
-    data = plan.fingerprints(cell.config.data)
-    return plan.identify(cell, data, plan.teacher_of(cell.config, data))[1]
+def identity_of(cell: Cell) -> find_or_train.Identity:
+    data = find_or_train.fingerprints(cell.config.data)
+    return find_or_train.identify(cell, data, find_or_train.teacher_of(cell.config, data))[1]
 
 
 def test_a_teacher_is_the_same_however_it_is_named(mine, trainings):
-    first, second = (plan.run_cell(Cell("t", "teacher", mine(f"seed={seed}"))) for seed in (0, 1))
-    taught = plan.run_cell(Cell("a", "student", mine("teacher=", distilled=True)))  # the newest: the second
+    first, second = (find_or_train.run_cell(Cell("t", "teacher", mine(f"seed={seed}"))) for seed in (0, 1))
+    taught = find_or_train.run_cell(Cell("a", "student", mine("teacher=", distilled=True)))  # the newest: the second
     for name in (second, second[:8], ""):
         cell = Cell("a", "student", mine(f"teacher={name}", distilled=True))
-        assert plan.settle(cell) == plan.Outcome(taught, "found"), name
+        assert find_or_train.settle(cell) == find_or_train.Outcome(taught, "found"), name
     assert (
-        plan.find(mine().tracking, identity_of(Cell("a", "student", mine(f"teacher={first}", distilled=True)))).run
+        find_or_train.find(
+            mine().tracking, identity_of(Cell("a", "student", mine(f"teacher={first}", distilled=True)))
+        ).run
         is None
     )
     assert tracking.find_run(mine().tracking, taught).tags["teacher.run_id"] == second
@@ -119,20 +121,20 @@ def test_a_teacher_in_a_file_is_known_by_its_bytes(mine, tmp_path):
     torch.manual_seed(1)
     save_model(Landmarker(mine().model), file, {"job": "teacher", "run_id": ""})
     cell = Cell("a", "student", mine(f"teacher={file}", distilled=True))
-    run_id = plan.run_cell(cell)
-    assert plan.settle(cell) == plan.Outcome(run_id, "found")
+    run_id = find_or_train.run_cell(cell)
+    assert find_or_train.settle(cell) == find_or_train.Outcome(run_id, "found")
     torch.manual_seed(2)
     save_model(Landmarker(mine().model), file, {"job": "teacher", "run_id": ""})  # other weights, same name
-    assert plan.find(cell.config.tracking, identity_of(cell)).state == "new"
+    assert find_or_train.find(cell.config.tracking, identity_of(cell)).state == "new"
 
 
 def test_a_cut_training_continues_in_its_run_to_the_same_weights(mine, trainings, monkeypatch):
-    teacher = plan.run_cell(Cell("t", "teacher", mine()))
+    teacher = find_or_train.run_cell(Cell("t", "teacher", mine()))
     config = mine(f"teacher={teacher}", distilled=True)
     run_id = cut_after_first_checkpoint(
         monkeypatch, mine("teacher=", distilled=True)
     )  # it called its teacher otherwise
-    assert plan.settle(Cell("a", "student", config)) == plan.Outcome(run_id, "continued")
+    assert find_or_train.settle(Cell("a", "student", config)) == find_or_train.Outcome(run_id, "continued")
     assert trainings == ["", "", run_id]
     again = training.train_student(replace(config, tracking=replace(config.tracking, experiment="uncut")))
     resumed = tracking.artifact_path(config.tracking, run_id, "model/student.safetensors")
@@ -146,10 +148,10 @@ def test_what_died_before_its_first_checkpoint_is_marked_and_begun_anew(mine, tr
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", die)
         with pytest.raises(Killed):
-            plan.run_cell(Cell("a", "student", mine()))
+            find_or_train.run_cell(Cell("a", "student", mine()))
     (dead,) = tracking.list_runs(mine().tracking)
-    tracking.store.connect(mine().tracking).update_run(dead.id, status="RUNNING")  # as a kill -9 leaves it
-    run_id = plan.run_cell(Cell("a", "student", mine()))
+    tracking.client.connect(mine().tracking).update_run(dead.id, status="RUNNING")  # as a kill -9 leaves it
+    run_id = find_or_train.run_cell(Cell("a", "student", mine()))
     assert run_id != dead.id and trainings == ["", ""]
     assert tracking.find_run(mine().tracking, dead.id).status == "KILLED"
 
@@ -157,14 +159,18 @@ def test_what_died_before_its_first_checkpoint_is_marked_and_begun_anew(mine, tr
 def test_a_damaged_checkpoint_is_not_continued(mine, monkeypatch):
     run_id = cut_after_first_checkpoint(monkeypatch, mine())
     (tracking.work_dir(mine().tracking, run_id) / training.CHECKPOINT).write_bytes(b"cut off")
-    assert plan.settle(Cell("a", "student", mine())).how == "trained"
+    assert find_or_train.settle(Cell("a", "student", mine())).how == "trained"
 
 
 def test_the_tags_are_the_run_s_and_change_nothing_of_what_it_is(mine):
-    run_id = plan.run_cell(Cell("a", "student", mine("tracking.tags={by: hand}")), {"mlflow.parentRunId": "abc"})
+    run_id = find_or_train.run_cell(
+        Cell("a", "student", mine("tracking.tags={by: hand}")), {"mlflow.parentRunId": "abc"}
+    )
     tags = tracking.find_run(mine().tracking, run_id).tags
     assert (tags["by"], tags["mlflow.parentRunId"]) == ("hand", "abc")
-    assert plan.settle(Cell("a", "student", mine()), {"mlflow.parentRunId": "def"}) == plan.Outcome(run_id, "found")
+    assert find_or_train.settle(Cell("a", "student", mine()), {"mlflow.parentRunId": "def"}) == find_or_train.Outcome(
+        run_id, "found"
+    )
 
 
 # holds a file's lock, says so, and waits for its end
@@ -192,20 +198,20 @@ def test_two_processes_never_make_one_training(mine, trainings, elsewhere):
     cell = Cell("a", "student", mine())
     identity = identity_of(cell)
     holder = elsewhere(tracking.store_root(cell.config.tracking) / "work" / "locks" / f"{identity.key}.lock")
-    assert plan.is_busy(cell.config.tracking, identity)
+    assert find_or_train.is_busy(cell.config.tracking, identity)
     with pytest.raises(Held):
-        plan.settle(cell, wait=False)
+        find_or_train.settle(cell, wait=False)
     holder.kill()  # a kill lets go
     holder.wait()
-    assert not plan.is_busy(cell.config.tracking, identity)
-    assert plan.settle(cell, wait=False).how == "trained" and trainings == [""]
+    assert not find_or_train.is_busy(cell.config.tracking, identity)
+    assert find_or_train.settle(cell, wait=False).how == "trained" and trainings == [""]
 
 
 def test_a_run_that_a_door_is_training_is_left_alone(mine, trainings, monkeypatch, elsewhere):
     run_id = cut_after_first_checkpoint(monkeypatch, mine())
     elsewhere(tracking.work_dir(mine().tracking, run_id) / "lock")
     with pytest.raises(Held):
-        plan.settle(Cell("a", "student", mine()), wait=False)
+        find_or_train.settle(Cell("a", "student", mine()), wait=False)
     with pytest.raises(UserError, match="is being trained by another process"):
         training.train_student(mine(f"resume={run_id}"))
     assert trainings == ["", run_id] and tracking.find_run(mine().tracking, run_id).status == "KILLED"
@@ -214,4 +220,4 @@ def test_a_run_that_a_door_is_training_is_left_alone(mine, trainings, monkeypatc
 def test_several_torchrun_processes_are_refused(mine, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="no torchrun"):
-        plan.run_cell(Cell("a", "student", mine()))
+        find_or_train.run_cell(Cell("a", "student", mine()))

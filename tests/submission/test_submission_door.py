@@ -61,7 +61,7 @@ def test_help_names_every_command_and_loads_nothing_heavy():
 def test_a_good_file_is_told_with_what_it_holds_and_what_was_not_checked(good, monkeypatch, capsys):
     code, out, err = call(monkeypatch, capsys, "check", good)
     assert (code, err) == (0, "")
-    assert "valid, 5 rows of 137 fields" in out and submission.sha256(good) in out and "form alone" in out
+    assert "valid, 5 rows of 137 fields" in out and submission.sha256(good) in out and "only the form" in out
 
 
 def test_with_names_it_is_checked_whole(good, tmp_path, monkeypatch, capsys):

@@ -49,7 +49,7 @@ def test_the_run_holds_all_that_was_asked_for(tiny):
     assert environment["packages"]["torch"] == info.tags["env.torch"] and environment["hardware"]["cores"] >= 1
     assert set(environment["code"]) == {"revision", "branch", "dirty"} and "code.dirty" in info.tags
     assert info.tags["distill.role"] == "distilled" and info.tags["teacher.run_id"] == tiny.teacher.run_id
-    inputs = tracking.store.connect(tiny.tracking).get_run(info.id).inputs.dataset_inputs
+    inputs = tracking.client.connect(tiny.tracking).get_run(info.id).inputs.dataset_inputs
     assert {d.tags[0].value: d.dataset.digest for d in inputs} == {
         "training": info.tags["data.train"],
         "validation": info.tags["data.val"],
@@ -94,7 +94,7 @@ def test_light_outputs_are_the_model_and_its_numbers_alone(tiny, monkeypatch, ca
     assert (result.pictures, result.submission) == ([], None) and configs.digest(config) == configs.digest(
         dataclasses.replace(config, tracking=tiny.tracking)
     )
-    cli.tell(result)
+    cli.print_result(result)
     assert "submission" not in capsys.readouterr().out
 
 
