@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from distill import metrics
 from distill import tracking as track
@@ -18,7 +15,6 @@ from distill.export import job as exporting
 from distill.export.job import Export
 from distill.export.mlflow_model import pack
 from distill.export.model_card import about_of, model_card
-from distill.metrics import Report
 from distill.models.references import resolve_model
 from distill.profiling import Cost
 from distill.tracking import RunInfo, registry
@@ -104,7 +100,7 @@ def _export(config: Config, seed: int, run: RunInfo, folder: Path) -> Export:
     weights = shutil.copyfile(exported.weights, packed / exported.weights.name)
     own = replace(config, seed=seed)
     role = run.tags.get("distill.role", "student")
-    card = model_card(own, _cost(run), _report(config, run), about_of(own, role, weights))
+    card = model_card(own, _cost(run), track.read_report(config.tracking, run.id), about_of(own, role, weights))
     facts = {"run_id": run.id, "val/nme": round(run.metrics[registry.METRIC], 4)}
     added = [file for file in pack(exported.onnx, packed, card, facts) if file != weights]
     track.add_artifacts(tracking, run.id, added, track.MODEL_FOLDER)
@@ -115,12 +111,6 @@ def _cost(run: RunInfo) -> Cost:
     measured = {key.removeprefix("model/"): value for key, value in run.metrics.items() if key.startswith("model/")}
     whole = {key: int(measured[key]) for key in ("parameters", "file_bytes")}
     return Cost(**{key: measured[key] for key in ("mmacs", "latency_ms")}, **whole)
-
-
-def _report(config: Config, run: RunInfo) -> Report:
-    file = track.artifact_path(config.tracking, run.id, "evaluation/report.json")
-    said = json.loads(file.read_text(encoding="utf-8"))
-    return Report(**{key: np.asarray(value) if isinstance(value, list) else value for key, value in said.items()})
 
 
 def _mean(row: Row) -> str:

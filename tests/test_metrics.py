@@ -95,7 +95,11 @@ def test_report_by_hand():
     """Four images with NME 1, 2, 4 and 12 %."""
     target = faces(4)
     report = metrics.evaluate(
-        shifted(target, [1, 2, 4, 12]), target, np.array([100, 100]), yaw=np.array([0, -29.9, 60, -75])
+        shifted(target, [1, 2, 4, 12]),
+        target,
+        np.array([100, 100]),
+        yaw=np.array([0, -29.9, 60, -75]),
+        roll=[-15, 44, 5, 180],
     )
     assert report.nme == pytest.approx(4.75)
     assert report.per_image == pytest.approx([1, 2, 4, 12])
@@ -106,6 +110,9 @@ def test_report_by_hand():
     assert report.by_yaw["below_30"] == {"nme": pytest.approx(1.5), "count": 2}
     assert report.by_yaw["30_to_60"] is None
     assert report.by_yaw["above_60"] == {"nme": pytest.approx(8), "count": 2}
+    assert report.by_roll["below_15"] == {"nme": pytest.approx(4), "count": 1}
+    assert report.by_roll["15_to_45"] == {"nme": pytest.approx(1.5), "count": 2}
+    assert report.by_roll["above_45"] == {"nme": pytest.approx(12), "count": 1}
     assert report.ced_thresholds == pytest.approx([0, 1, 2, 4, 8])
     assert report.ced_fractions == pytest.approx([0, 0.25, 0.5, 0.75, 0.75])
 
@@ -137,6 +144,9 @@ def test_report_becomes_plain_json():
     back = json.loads(json.dumps(report.to_dict()))
     assert back["per_image"] == pytest.approx([1, 2]) and len(back["per_point"]) == 68
     assert back["by_yaw"]["30_to_60"] is None and back["normalizer"] == "image" and back["count"] == 2
+    assert metrics.Report.from_dict(back | {"model": "more"}).to_dict() == back
+    old = {key: value for key, value in back.items() if key not in ("layout", "by_roll")}
+    assert metrics.Report.from_dict(old).by_roll == {}
 
 
 # ---------------------------------------------------------------------------------------------------- bootstrap

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -135,14 +134,13 @@ def collect(grid: Grid, found: Survey) -> Table:
 
 def result(tracking: TrackingConfig, cell: str, seed: int, run: RunInfo) -> Result:
     """A finished run's row. Raises UserError where its report is gone."""
-    report = json.loads(track.artifact_path(tracking, run.id, "evaluation/report.json").read_text(encoding="utf-8"))
     get = run.metrics.get
     size = get("model/file_bytes")
     return Result(
         cell=cell,
         seed=seed,
         run_id=run.id,
-        per_image=np.asarray(report["per_image"], dtype=np.float64),
+        per_image=track.read_report(tracking, run.id).per_image,
         agreement=get("best/val/agreement/nme"),
         minutes=_minutes(tracking, run),
         megabytes=None if size is None else size / 1e6,

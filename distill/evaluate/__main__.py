@@ -53,8 +53,10 @@ def main(argv: list[str]) -> None:
     print(f"  NME {report.nme:.3f}   median {report.median:.3f}   95th percentile {report.p95:.3f}")
     print(f"  failures above 8 %: {100 * report.failure_rate:.1f} % of images   AUC to 8 %: {report.auc:.3f}")
     print("  " + "   ".join(f"{name} {value:.2f}" for name, value in report.by_region.items()))
-    cells = ((name.replace("_", " "), cell) for name, cell in report.by_yaw.items() if cell)
-    print("  yaw " + "   ".join(f"{name}: {cell['nme']:.2f} ({cell['count']})" for name, cell in cells))
+    for angle, bins in (("yaw", report.by_yaw), ("roll", report.by_roll)):
+        cells = [(name.replace("_", " "), cell) for name, cell in bins.items() if cell]
+        if cells:
+            print(f"  {angle} " + "   ".join(f"{name}: {cell['nme']:.2f} ({cell['count']})" for name, cell in cells))
     print(f"  {out / 'report.json'}, pictures in {out / 'pictures'}")
 
 

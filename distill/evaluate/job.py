@@ -49,10 +49,12 @@ def predict_set(model: Landmarker, images: LandmarkSet, flip: bool = False, batc
 
 
 def measure(predictions: Predictions, labelled: LandmarkSet, normalizer: str = "image") -> metrics.Report:
-    """Errors against the labels; by yaw where the landmark set allows an estimate."""
+    """Errors against the labels; by yaw and roll where the landmark set allows an estimate."""
     markup = labelled.markup
-    yaw = headpose.estimate(labelled.landmarks, markup)[:, 0] if headpose.can_tell(markup) else None
-    return metrics.evaluate(predictions.points, labelled.landmarks, labelled.sizes, normalizer, yaw, markup)
+    yaw, roll = None, None
+    if headpose.can_tell(markup):
+        yaw, _, roll = headpose.estimate(labelled.landmarks, markup).T
+    return metrics.evaluate(predictions.points, labelled.landmarks, labelled.sizes, normalizer, yaw, markup, roll)
 
 
 def as_metrics(report: metrics.Report, split: str) -> dict[str, float]:
@@ -65,7 +67,8 @@ def as_metrics(report: metrics.Report, split: str) -> dict[str, float]:
         f"{split}/auc": report.auc,
     }
     values |= {f"{split}/region/{name}": value for name, value in report.by_region.items()}
-    values |= {f"{split}/yaw/{name}": cell["nme"] for name, cell in report.by_yaw.items() if cell}
+    for angle, bins in (("yaw", report.by_yaw), ("roll", report.by_roll)):
+        values |= {f"{split}/{angle}/{name}": cell["nme"] for name, cell in bins.items() if cell}
     return values
 
 
@@ -119,8 +122,8 @@ def pictures(
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Atomically, indented, keys in order."""
-    return write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    """Atomically, indented, in the order of the keys: regions keep that of their landmark set."""
+    return write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 class _Images:

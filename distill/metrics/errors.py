@@ -8,7 +8,8 @@ everywhere; rates and areas are fractions between 0 and 1.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ YAW_BINS: dict[str, tuple[float, float]] = {
     "below_30": (0.0, 30.0),
     "30_to_60": (30.0, 60.0),
     "above_60": (60.0, math.inf),
+}
+ROLL_BINS: dict[str, tuple[float, float]] = {  # |roll|, likewise
+    "below_15": (0.0, 15.0),
+    "15_to_45": (15.0, 45.0),
+    "above_45": (45.0, math.inf),
 }
 
 
@@ -117,10 +123,21 @@ class Report:
     ced_fractions: np.ndarray
     # (P, 2) the mean labelled face, to draw per_point on: `mean_shape`; None: of the 68 points, whose mean face is known
     layout: np.ndarray | None = None
+    by_roll: dict[str, dict[str, Any] | None] = field(default_factory=dict)  # bins of ROLL_BINS, as by_yaw
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: numbers, strings, lists and dicts."""
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Report:
+        """What `to_dict` gave; other keys are left out. Raises KeyError, TypeError or ValueError for anything else."""
+        arrays = ("per_image", "per_point", "ced_thresholds", "ced_fractions", "layout")
+        optional = ("layout", "by_roll")  # younger than the first stored reports
+        chosen = {f.name: values[f.name] for f in fields(cls) if f.name in values or f.name not in optional}
+        return cls(
+            **{k: np.asarray(v, dtype=np.float64) if k in arrays and v is not None else v for k, v in chosen.items()}
+        )
 
 
 def evaluate(
@@ -130,24 +147,16 @@ def evaluate(
     normalizer: str = "image",
     yaw: np.ndarray | None = None,
     markup: Markup = IBUG68,
+    roll: np.ndarray | None = None,
 ) -> Report:
     """Measure predictions against labels.
 
-    `pred`, `target` (N, P, 2) in pixels, P the points of `markup`, N at least 1; `sizes` (N, 2) or (2,) width and height; `yaw` (N,) in
-    degrees, for instance of `headpose.estimate(target)`; without it every yaw bin is None. Raises UserError for wrong
-    shapes, non-finite coordinates, an unknown or degenerate normaliser.
+    `pred`, `target` (N, P, 2) in pixels, P the points of `markup`, N at least 1; `sizes` (N, 2) or (2,) width and height;
+    `yaw` and `roll` (N,) in degrees, for instance of `headpose.estimate(target)`; without one every bin of it is None.
+    Raises UserError for wrong shapes, non-finite coordinates, an unknown or degenerate normaliser.
     """
     errors = point_errors(pred, target, _distance(normalizer, target, sizes, markup))
     per_image = errors.mean(axis=1)
-    by_yaw: dict[str, dict[str, Any] | None] = dict.fromkeys(YAW_BINS)
-    if yaw is not None:
-        yaw = np.abs(np.asarray(yaw, dtype=np.float64))
-        if yaw.shape != per_image.shape or not np.isfinite(yaw).all():
-            raise UserError(f"The yaw has shape {yaw.shape}; expected ({len(per_image)},) finite angles in degrees.")
-        for name, (low, high) in YAW_BINS.items():
-            inside = per_image[(yaw >= low) & (yaw < high)]
-            if inside.size:
-                by_yaw[name] = {"nme": float(inside.mean()), "count": int(inside.size)}
     thresholds, fractions = ced(per_image)
     return Report(
         normalizer=normalizer,
@@ -160,11 +169,32 @@ def evaluate(
         per_image=per_image,
         per_point=errors.mean(axis=0),
         by_region={name: float(errors[:, list(points)].mean()) for name, points in markup.regions.items()},
-        by_yaw=by_yaw,
+        by_yaw=by_angle(per_image, yaw, YAW_BINS, "yaw"),
         ced_thresholds=thresholds,
         ced_fractions=fractions,
         layout=None if markup.fits(IBUG68) else mean_shape(target, markup),
+        by_roll=by_angle(per_image, roll, ROLL_BINS, "roll"),
     )
+
+
+def by_angle(
+    per_image: np.ndarray, angles: np.ndarray | None, bins: Mapping[str, tuple[float, float]], name: str
+) -> dict[str, dict[str, Any] | None]:
+    """Bin -> {"nme", "count"} of the images (N,) whose |angle| (N,) in degrees lies in it, or None where none does.
+
+    angles: None leaves every bin None. Raises UserError, which calls the angles `name`, where they do not fit the images.
+    """
+    found: dict[str, dict[str, Any] | None] = dict.fromkeys(bins)
+    if angles is None:
+        return found
+    angles = np.abs(np.asarray(angles, dtype=np.float64))
+    if angles.shape != per_image.shape or not np.isfinite(angles).all():
+        raise UserError(f"The {name} has shape {angles.shape}; expected ({len(per_image)},) finite angles in degrees.")
+    for bin_name, (low, high) in bins.items():
+        inside = per_image[(angles >= low) & (angles < high)]
+        if inside.size:
+            found[bin_name] = {"nme": float(inside.mean()), "count": int(inside.size)}
+    return found
 
 
 def mean_shape(landmarks: np.ndarray, markup: Markup) -> np.ndarray:

@@ -32,6 +32,7 @@ from distill.tracking.lookup import (
     list_runs,
     metric_history,
     newest_run,
+    read_report,
     resolve_registry,
     runs_tagged,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "list_runs",
     "metric_history",
     "newest_run",
+    "read_report",
     "register_run",
     "resolve_registry",
     "runs_tagged",

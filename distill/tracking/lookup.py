@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from distill.config import TrackingConfig
 from distill.errors import UserError
+from distill.metrics import Report
 from distill.tracking.client import (
     Missing,
     Refused,
@@ -131,6 +133,17 @@ def artifact_path(tracking: TrackingConfig, run_id: str, path: str) -> Path:
     if found is None:
         raise UserError(nothing)
     return found
+
+
+def read_report(tracking: TrackingConfig, run_id: str) -> Report:
+    """The errors on the validation set that a finished run logged. Raises UserError where it has none that can be read."""
+    name = "evaluation/report.json"
+    path = artifact_path(tracking, run_id, name)
+    try:
+        return Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__} {error}"
+        raise UserError(f"Run {run_id}: its artifact '{name}' is not a report of this package ({what}).") from None
 
 
 def resolve_registry(tracking: TrackingConfig, ref: str) -> tuple[str, Path]:

@@ -6,7 +6,6 @@ the validation images, moves it only on the evidence of a paired bootstrap.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,11 +79,7 @@ def challenge(tracking: TrackingConfig, name: str, run: RunInfo) -> Verdict:
 
 def per_image(tracking: TrackingConfig, run_id: str) -> np.ndarray:
     """(N,) NME in percent of the validation images, as a finished run reports them. Raises UserError where it does not."""
-    file = track.artifact_path(tracking, run_id, "evaluation/report.json")
-    try:
-        return np.asarray(json.loads(file.read_text(encoding="utf-8"))["per_image"], dtype=np.float64)
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"Run {run_id}: its evaluation/report.json does not list the error of each image.") from None
+    return track.read_report(tracking, run_id).per_image
 
 
 def entry(nme: float, val_fingerprint: str, note: str = "") -> tuple[str, dict[str, str]]:
