@@ -1,11 +1,16 @@
-"""Door: landmarks for pictures, folders, video and camera, as JSON or CSV and drawn."""
+"""Entry point: landmarks for pictures, folders, video and camera, as JSON or CSV and drawn."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill import cli
 from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from distill.predict.job import Predicted
 
 
 def main(argv: list[str]) -> None:
@@ -33,26 +38,31 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", metavar="DIR", default="outputs/predictions", help="default: %(default)s")
     parser.add_argument("--no-pictures", action="store_true", help="write the landmarks only")
     parser.add_argument("--smooth", action="store_true", help="video: calm the points by a One-Euro filter")
-    parser.add_argument("--puppet", action="store_true", help="video: a drawn face that does what the face does")
+    parser.add_argument(
+        "--on-bad",
+        choices=("skip", "stop"),
+        default="skip",
+        help="a picture or frame that cannot be used is left out and listed, or stops the call (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     from distill.predict import boxes
-    from distill.predict import job as predicting
+    from distill.predict.job import Options, check_sources, kind_of, list_pictures, predict_pictures
+    from distill.predict.video_job import predict_video
 
     out = cli.check_out(args.out)
-    predicting.check_sources(args.sources)
-    moving = predicting.kind_of(args.sources[0]) in ("video", "camera")
-    for name, given in (("--smooth", args.smooth), ("--puppet", args.puppet)):
-        if given and not moving:
-            raise UserError(f"{name} is for video; '{args.sources[0]}' is a {predicting.kind_of(args.sources[0])}.")
+    check_sources(args.sources)
+    moving = kind_of(args.sources[0]) in ("video", "camera")
+    if args.smooth and not moving:
+        raise UserError(f"--smooth is for video; '{args.sources[0]}' is a {kind_of(args.sources[0])}.")
     if args.box_scale is not None and not args.boxes:
         raise UserError("--box-scale is for --boxes FILE; without boxes the whole picture is the crop.")
-    wanted = predicting.Wanted(
+    options = Options(
         out=out,
         format=args.format,
         draw=not args.no_pictures,
         smooth=args.smooth,
-        puppet=args.puppet,
         boxes=boxes.read(Path(args.boxes)) if args.boxes else None,
+        on_bad=args.on_bad,
         **({} if args.box_scale is None else {"box_scale": args.box_scale}),
     )
     from distill.predict.load import load_student
@@ -60,29 +70,48 @@ def main(argv: list[str]) -> None:
     student = load_student(args.model, args.store)
     print(f"{student.label}: {student.markup.count} landmarks of {student.markup.name}")
     if moving:
-        tell_video(predicting.predict_video(student, args.sources[0], wanted), args.smooth)
+        made = predict_video(student, args.sources[0], options)
+        _print_video(made, args.smooth)
     else:
-        tell_pictures(predicting.predict_pictures(student, predicting.list_pictures(args.sources), wanted))
+        made = predict_pictures(student, list_pictures(args.sources), options)
+        _print_pictures(made)
+    if made.left_out:
+        _print_left_out(made.left_out, out)
+        sys.exit(1)
 
 
-def tell_pictures(made) -> None:
-    """Print what came of pictures (a jobs.predicting.Made)."""
+SHOWN = 5  # of the pictures that were left out
+
+
+def _print_pictures(made: Predicted) -> None:
     counted = f"{made.pictures} images" + (f", {made.faces} faces" if made.faces != made.pictures else "")
     drawn = f", pictures in {made.drawn}" if made.drawn else ""
     print(f"{counted} -> {made.landmarks}{drawn}")
     if made.unboxed:
-        print(f"  {made.unboxed} images have no box; of those the whole picture was the crop")
+        print(f"  {made.unboxed} images have no box; the whole picture was the crop")
+    if made.letterboxed:
+        print(
+            f"  {made.letterboxed} images are far from square and have no box: a face fills little of the crop (--boxes)"
+        )
+    if made.unused_boxes:
+        print(f"  {len(made.unused_boxes)} images of the box file are not here, such as '{made.unused_boxes[0]}'")
     print(f"  mean confidence {made.confidence:.2f}, {1000 * made.seconds / made.pictures:.0f} ms an image")
 
 
-def tell_video(made, smoothed: bool) -> None:
-    """Print what came of a video (a jobs.predicting.Made)."""
+def _print_video(made: Predicted, smoothed: bool) -> None:
     print(f"{made.pictures} frames -> {made.landmarks}" + ("  (smoothed)" if smoothed else ""))
-    for what, path in (("landmarks drawn", made.drawn), ("puppet", made.puppet)):
-        if path:
-            print(f"  {what:15} {path}")
+    if made.drawn:
+        print(f"  landmarks drawn {made.drawn}")
     print(f"  {made.calm.sentence(made.fps)}")
     print(f"  mean confidence {made.confidence:.2f}, {made.pictures / made.seconds:.1f} frames a second")
+
+
+def _print_left_out(left_out: dict[str, str], out: Path) -> None:
+    print(f"{len(left_out)} left out:", file=sys.stderr)
+    for name, reason in list(left_out.items())[:SHOWN]:
+        print(f"  {name}: {reason}", file=sys.stderr)
+    if len(left_out) > SHOWN:
+        print(f"  ... all in {out / 'left_out.txt'}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from distill.errors import UserError
 from distill.predict.crops import Box
 
 FIELDS = ("x", "y", "w", "h")
+LARGEST = 100_000_000  # bytes of a box file
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,12 @@ class Boxes:
 
     def find(self, path: Path) -> tuple[Box, ...]:
         """Boxes of a picture, by its path as given or by its name; empty where the file has none."""
-        return self.of.get(str(path)) or self.of.get(path.name, ())
+        return self.of.get(_normal(str(path))) or self.of.get(_normal(path.name), ())
+
+    def unused(self, paths: Iterable[Path]) -> tuple[str, ...]:
+        """Images of the file that are none of these pictures."""
+        names = {_normal(name) for path in paths for name in (str(path), path.name)}
+        return tuple(name for name in self.of if name not in names)
 
     def by_frame(self) -> dict[int, Box]:
         """Boxes of a video. Raises UserError where an image is no number of a frame, or a frame has several faces."""
@@ -50,6 +57,8 @@ class Boxes:
 def read(path: Path) -> Boxes:
     """Read a box file. Raises UserError naming the line (CSV) or entry (JSON) and the field that is wrong."""
     try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"Box file '{path}' has {path.stat().st_size:,} bytes; expected at most {LARGEST:,}.")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"Box file '{path}' cannot be read: {error.strerror or error}.") from None
@@ -60,10 +69,15 @@ def read(path: Path) -> Boxes:
     for where, name, values in entries:
         if not isinstance(name, (str, int)) or isinstance(name, bool) or str(name).strip() == "":
             raise UserError(f"Box file '{path}', {where}, field 'image' is {name!r}; expected a picture's name.")
-        found.setdefault(str(name).strip(), []).append(_box(path, where, values))
+        found.setdefault(_normal(str(name).strip()), []).append(_box(path, where, values))
     if not found:
         raise UserError(f"Box file '{path}' holds no box; expected rows of image, x, y, w, h.")
     return Boxes(path, {name: tuple(boxes) for name, boxes in found.items()})
+
+
+def _normal(name: str) -> str:
+    """One form of names that look alike: systems differ in how they store an accent."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _of_csv(path: Path, text: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -88,6 +102,8 @@ def _of_json(path: Path, text: str) -> Iterator[tuple[str, Any, dict[str, Any]]]
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"Box file '{path}', line {error.lineno} is not JSON: {error.msg}.") from None
+    except (RecursionError, ValueError):  # nested without end, or an integer of thousands of digits
+        raise UserError(f"Box file '{path}' is nested too deeply or holds an impossible number.") from None
     if isinstance(content, dict):
         for name, boxes in content.items():
             several = isinstance(boxes, list) and boxes and isinstance(boxes[0], list)
@@ -115,7 +131,7 @@ def _box(path: Path, where: str, values: dict[str, Any]) -> Box:
         value = values[name]
         try:
             number = float(value) if not isinstance(value, bool) else math.nan
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         positive = name in ("w", "h")
         if not math.isfinite(number) or (positive and number <= 0):

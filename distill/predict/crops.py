@@ -1,4 +1,4 @@
-"""The square that a network sees of a picture, and the way of its points back to the picture's own pixels.
+"""The square crop that a network sees, and the map of its points back to the picture's own pixels.
 
 Pixels are counted as everywhere in this package (see distill/landmarks.py): (0, 0) is the outer corner of the top-left
 pixel. So both ways are one scale and one shift, exact to rounding error.
@@ -20,9 +20,8 @@ from distill.errors import UserError
 # boxes of face detectors are usually somewhat larger than that. On photographs, 1.6 to 1.9 times the landmarks' box are
 # equally good, and errors rise on both sides of that.
 BOX_SCALE = 1.75
-_LIFT = (
-    0.17  # the crop's centre moves up by this much of what is added to the box, as a forehead needs more than a chin
-)
+_LIFT = 0.17  # the crop's centre moves up by this share of what is added to the box: a forehead needs more than a chin
+LARGEST = 100  # times the picture's longer side that a crop may have
 
 
 class Box(NamedTuple):
@@ -69,6 +68,11 @@ def cut(image: np.ndarray, size: int, box: Sequence[float] | None = None, box_sc
         raise UserError(f"The face box {x:g}, {y:g}, {w:g}, {h:g} lies outside its picture of {width}x{height} pixels.")
     longest = max(w, h)
     side = box_scale * longest
+    if side > LARGEST * max(width, height):
+        raise UserError(
+            f"The face box {x:g}, {y:g}, {w:g}, {h:g} with scale {box_scale:g} makes a crop of {side:g} pixels; expected at most "
+            f"{LARGEST} times the picture's {width}x{height}."
+        )
     left = x + w / 2 - side / 2
     top = y + h / 2 - side / 2 - _LIFT * (side - longest)
     scale = size / side
@@ -80,7 +84,7 @@ def checked(box: Sequence[float]) -> Box:
     """`x, y, width, height` as a Box. Raises UserError unless these are four finite numbers, the last two above 0."""
     try:
         x, y, w, h = (float(value) for value in box)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"The face box is {box!r}; expected four numbers: x, y, width, height.") from None
     if not all(math.isfinite(value) for value in (x, y, w, h)) or w <= 0 or h <= 0:
         raise UserError(

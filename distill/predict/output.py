@@ -19,7 +19,7 @@ from distill.predict.runtime import Landmarks
 
 @dataclass(frozen=True)
 class Face:
-    """One face: where it was looked for (None: in the whole picture), and what was found."""
+    """One face: its box (None: the whole picture was the crop), and its landmarks."""
 
     box: Box | None
     found: Landmarks
@@ -27,12 +27,12 @@ class Face:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: points, confidence, and names and the box where there are any."""
-        said = {
+        values: dict[str, Any] = {
             "points": np.round(self.found.points.astype(np.float64), 3).tolist(),
             "confidence": np.round(self.found.confidence.astype(np.float64), 4).tolist(),
         }
         named = {"names": list(self.names)} if self.names else {}
-        return said | named | ({"box": list(self.box)} if self.box else {})
+        return values | named | ({"box": list(self.box)} if self.box else {})
 
 
 def pictures_json(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) -> Path:
@@ -41,7 +41,7 @@ def pictures_json(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) 
     return write_text(path, json.dumps(rows, indent=1, sort_keys=True) + "\n")
 
 
-def pictures_csv(path: Path, faces: Mapping[str, Sequence[Face]]) -> Path:
+def pictures_csv(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) -> Path:
     """A row a face: image, face (counted from 0 in its image), x1, y1, c1, x2, ...; by name where the points have one."""
     rows = [(name, number, face) for name, some in faces.items() for number, face in enumerate(some)]
     return _table(path, ("image", "face"), rows)

@@ -1,4 +1,4 @@
-"""A student, ready to be asked: a picture in, its landmarks out. From an ONNX file without torch."""
+"""A student: a picture in, its landmarks out. From an ONNX file without torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Landmarks(NamedTuple):
 
 
 class Network(Protocol):
-    """What looks at crops: ONNX here, torch in distill.predict.load."""
+    """The network of a student: ONNX here, torch in distill.predict.load."""
 
     size: int  # side S of the crops, pixels
 
@@ -36,8 +36,8 @@ class Student:
     """Predicts the landmarks of one face in a picture of any size: `points, confidence = student(picture)`."""
 
     network: Network
-    label: str  # for people: where it came from
-    about: dict[str, Any] = field(default_factory=dict)  # what the model file says of itself
+    label: str  # shown to people: where it came from
+    about: dict[str, Any] = field(default_factory=dict)  # the model file's own description
     markup: Markup = IBUG68  # what its points are
 
     def __call__(self, image: Any, box: Sequence[float] | None = None, box_scale: float = crops.BOX_SCALE) -> Landmarks:
@@ -67,7 +67,7 @@ class OnnxNetwork:
         if not path.is_file():
             raise UserError(f"Model file '{path}' does not exist.")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # an unreadable file is told once, by us
+        options.log_severity_level = 4  # the error is reported once, below
         options.intra_op_num_threads = _threads()
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -84,8 +84,8 @@ class OnnxNetwork:
                 "`python -m distill.export` writes them."
             )
         self.size: int = shape[1]
-        said = self.described.get("landmarks")  # files from before there was more than one set say nothing
-        self.markup = from_dict(said, f"Model file '{path}'") if said else IBUG68
+        described = self.described.get("landmarks")  # absent in files from before there was more than one set
+        self.markup = from_dict(described, f"Model file '{path}'") if described else IBUG68
         if outputs[0].shape[1] != self.markup.count:
             raise UserError(
                 f"Model file '{path}' gives {outputs[0].shape[1]} points, and its landmark set is {self.markup}; expected as many."

@@ -341,9 +341,6 @@ def test_the_doors_need_no_yaml_for_a_model_of_98_points(whole, tmp_path, capsys
         header = (tmp_path / out / "landmarks.csv").read_text().splitlines()[0].split(",")
         assert header[:5] == ["image", "face", "x_p0", "y_p0", "c_p0"] and len(header) == 2 + 3 * 98
         assert len(list((tmp_path / out).glob("*.png"))) == 4
-    with pytest.raises(UserError, match="a puppet follows the 68 of ibug68 only"):
-        video = write_video(tmp_path / "video.mp4")
-        predict.main([onnx, str(video), "--puppet", "--out", str(tmp_path / "video")])
 
 
 def test_the_report_is_about_98_points(whole, tmp_path):

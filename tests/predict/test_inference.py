@@ -150,6 +150,25 @@ def test_grey_and_transparent_pictures_are_read_as_rgb(tmp_path):
     )
 
 
+@pytest.mark.parametrize("mode", ["L", "I;16", "1", "P", "RGBA", "LA"])
+def test_a_pil_image_is_read_as_its_file_is(tmp_path, mode):
+    ramp = np.linspace(0, 65535, 63).reshape(7, 9)
+    image = (
+        Image.fromarray(ramp.astype(np.uint16))
+        if mode == "I;16"
+        else Image.fromarray((ramp / 257).astype(np.uint8)).convert(mode)
+    )
+    image.save(tmp_path / "picture.png")
+    assert image.mode == mode
+    assert np.abs(pictures.to_rgb(image).astype(int) - pictures.to_rgb(tmp_path / "picture.png")).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pil_modes_without_a_known_range_are_refused_by_name(mode):
+    with pytest.raises(UserError, match=f"mode '{mode}'"):
+        pictures.to_rgb(Image.new(mode, (9, 7)))
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture"])
 def test_a_file_that_is_no_picture_is_named(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
