@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill import cli
 from distill import config as configs
+
+if TYPE_CHECKING:
+    from distill.tracking import RunInfo
 
 EXPERIMENTS = Path("experiments/demo")
 MODELS = {"teacher": "teacher", "control": "student", "distilled": "distill"}  # label -> experiment file
@@ -30,7 +34,7 @@ def main(argv: list[str]) -> None:
 
     from distill.data import SAMPLE_ROOT
 
-    runs = {}
+    runs: dict[str, RunInfo] = {}
     for label, config in recipes.items():
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(SAMPLE_ROOT)))
         if config.distill.terms:
@@ -40,8 +44,8 @@ def main(argv: list[str]) -> None:
     _print_summary(runs, config.tracking, out)
 
 
-def _trained(label: str, config: configs.Config):
-    """The finished run (tracking.RunInfo) of this recipe: found in the store, continued from its checkpoint, or trained."""
+def _trained(label: str, config: configs.Config) -> RunInfo:
+    """The finished run of this recipe: found in the store, continued from its checkpoint, or trained."""
     from distill import tracking
     from distill.runs.find_or_train import Cell, settle
 
@@ -63,8 +67,7 @@ def _evaluate_and_export(run_id: str, out: Path, store: str, sample: Path) -> No
     export.main([run_id, "--images", str(sample / "synthetics_test"), "--out", str(out), "--store", store])
 
 
-def _print_summary(runs: dict, tracking: configs.TrackingConfig, out: Path) -> None:
-    """runs: label -> tracking.RunInfo."""
+def _print_summary(runs: dict[str, RunInfo], tracking: configs.TrackingConfig, out: Path) -> None:
     from distill import metrics
     from distill.tracking import registry
 

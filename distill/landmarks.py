@@ -171,7 +171,8 @@ class _Reader:
     def regions(self) -> dict[str, tuple[int, ...]]:
         given = self.values["regions"]
         self.need(isinstance(given, dict) and bool(given), f"'regions' is {given!r}; expected names and their points")
-        regions, owner = {}, {}
+        regions: dict[str, tuple[int, ...]] = {}
+        owner: dict[int, str] = {}
         for name, value in given.items():
             word = isinstance(name, str) and _NAME.fullmatch(name) is not None
             self.need(word, f"'regions' names {name!r}; expected a word of letters, digits, _ . and -")
@@ -256,6 +257,7 @@ class _Reader:
         for part in str(value).split(","):
             match = _RANGE.fullmatch(part.strip())
             self.need(match is not None, f"'{key}' is {value!r}; expected points such as 3, 0-16 or 7-4")
+            assert match
             first, last = int(match[1]), int(match[2] or match[1])
             for point in (first, last):
                 self.need(point < count, f"'{key}' names the point {point}; expected 0 to {count - 1}")

@@ -163,7 +163,8 @@ def _split(
     overrides: list[str] | tuple[str, ...], teachers: dict, path: Path
 ) -> tuple[list[str], dict[str, list[str]]]:
     """The overrides of cells, and those of each teacher."""
-    for_cells, for_teachers = [], {str(name): [] for name in teachers}
+    for_cells: list[str] = []
+    for_teachers: dict[str, list[str]] = {str(name): [] for name in teachers}
     for item in overrides:
         key = item.partition("=")[0].strip()
         _, _, rest = key.partition(".")

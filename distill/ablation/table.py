@@ -146,19 +146,17 @@ def _over(reduce, values: list[float | None]) -> float | None:
 
 def _row_from(values: Mapping[str, Any]) -> Row:
     """JSON's keys are text; seeds are numbers."""
-    row = Row(**values)
-    return replace(
-        row,
-        runs=_by_number(row.runs),
-        nme=_by_number(row.nme),
-        difference=_comparison_from(row.difference, len(row.nme)),
-    )
+    row = Row(**{**values, "difference": None})
+    difference = _comparison_from(values["difference"], len(row.nme))
+    return replace(row, runs=_by_number(row.runs), nme=_by_number(row.nme), difference=difference)
 
 
 def _comparison_from(values: Mapping[str, Any] | None, seeds: int) -> Comparison | None:
     """From a stored table. Tables from before `metrics.compare` hold a bootstrap over images alone: no evidence on recipes."""
-    if values is None or "of_recipes" in values:
-        return values and Comparison(**{**values, "differences": tuple(values["differences"])})
+    if values is None:
+        return None
+    if "of_recipes" in values:
+        return Comparison(**{**values, "differences": tuple(values["differences"])})
     kept = {key: values[key] for key in ("mean", "low", "high", "p", "relative")}
     differences = tuple(values["by_seed"].values())
     return Comparison(
@@ -206,7 +204,8 @@ def pictures(table: Table) -> dict[str, Figure]:
         names = short_names(list(table.axes))
         control = next(row for row in table.rows if row.cell == table.control)
         beside = f"mean val/nme (%); {table.control}: {metrics.format_mean(list(control.nme.values()))}"
-        made["grid.png"] = figures.heat(places, *(names[key] for key in table.axes), table.title, beside)
+        x, y = (names[key] for key in table.axes)
+        made["grid.png"] = figures.heat(places, x, y, table.title, beside)
     return made
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from distill import config as configs
 from distill import tracking as track
 from distill.config import Config, TrackingConfig
-from distill.data.annotations import LandmarkSet, read_set, resolve
+from distill.data.annotations import LandmarkSet, read_labelled, resolve
 from distill.errors import UserError
 from distill.evaluate import job as evaluation
 from distill.models.files import check_budget, load_model, markup_of, read_description, save_model
@@ -255,12 +255,9 @@ def _check_alike(members: Sequence[ModelReference], models: Sequence[Landmarker]
 
 def _sets(config: Config, data: Path | None, about: Sequence[dict]) -> tuple[LandmarkSet, Path | None]:
     """The labelled set to measure on, and the folder of images to predict for the submission."""
-    options = {
-        "crop_scale": config.data.crop_scale, "crop_lift": config.data.crop_lift, "markup": configs.markup_of(config),
-    }  # fmt: skip
     if data is None:
         paths = resolve(config.data)
-        val_set, test = read_set(paths.val, **options), paths.test
+        val_set, test = read_labelled(paths.val, config), paths.test
         expected = about[0].get("data", {}).get("val", val_set.fingerprint)
         if val_set.fingerprint != expected:
             raise UserError(
@@ -268,7 +265,7 @@ def _sets(config: Config, data: Path | None, about: Sequence[dict]) -> tuple[Lan
                 f"{expected}; name that set, or another to measure on, with --data."
             )
     else:
-        val_set = read_set(data, **options)
+        val_set = read_labelled(data, config)
         try:
             test = resolve(config.data).test
         except UserError:  # the data root of the training is not here, so there is nothing to submit

@@ -76,7 +76,7 @@ def first_difference(one: Config, other: Config, absent: Any = None) -> tuple[st
 
 def set_values(value: Any) -> Any:
     """A config, or a section or entry of one, as plain values, without the fields that have their default."""
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         default = type(value)()
         names = [f.name for f in dataclasses.fields(value) if getattr(value, f.name) != getattr(default, f.name)]
         return {name: set_values(getattr(value, name)) for name in names}

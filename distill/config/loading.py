@@ -46,7 +46,7 @@ class TextLoader(Loader):
 TextLoader.yaml_implicit_resolvers = {}
 TextLoader.add_constructor(
     "tag:yaml.org,2002:str",
-    lambda loader, node: node.value if node.style else Plain(node.value),
+    lambda loader, node: node.value if getattr(node, "style", None) else Plain(node.value),
 )
 
 

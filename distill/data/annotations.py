@@ -31,7 +31,7 @@ from typing import BinaryIO, Literal
 import cv2
 import numpy as np
 
-from distill.config import DataConfig
+from distill.config import Config, DataConfig, markup_of
 from distill.data import SAMPLE_ROOT, geometry, unpickling
 from distill.errors import UserError
 from distill.landmarks import IBUG68, Markup
@@ -200,6 +200,21 @@ def read_set(
     kept_names = tuple(name for name, _, _ in kept)
     file_sizes = np.array([files[name] for name in kept_names], np.int64)
     return LandmarkSet(folder, kept_names, landmarks, sizes, boxes, tuple(skipped), file_sizes, markup)
+
+
+def read_labelled(
+    folder: Path, config: Config, on_bad: Literal["stop", "skip"] = "stop", limit: int = 0
+) -> LandmarkSet:
+    """A labelled set as a training with this config reads it: its crop of Microsoft's layout, its landmark set."""
+    data, markup = config.data, markup_of(config)
+    return read_set(
+        folder,
+        on_bad=on_bad,
+        limit=limit,
+        crop_scale=data.crop_scale,
+        crop_lift=data.crop_lift,
+        markup=markup,
+    )
 
 
 def _list(folder: Path) -> dict[str, int]:

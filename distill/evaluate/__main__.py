@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill import cli
-from distill.config import DataConfig, TrackingConfig
+from distill.config import Config, TrackingConfig
 from distill.errors import UserError
-from distill.models.references import resolve_model
+from distill.models.references import config_of, resolve_model
+
+if TYPE_CHECKING:
+    from distill.data.annotations import LandmarkSet
+    from distill.landmarks import Markup
 
 NORMALIZERS = ("image", "bbox", "interocular")
 
@@ -19,7 +25,7 @@ def main(argv: list[str]) -> None:
     )
     cli.add_model_arguments(parser)
     parser.add_argument(
-        "--data", metavar="DIR", help="folder of one labelled set (default: the validation set of the data root)"
+        "--data", metavar="DIR", help="folder of one labelled set (default: the validation set of the model's run)"
     )
     parser.add_argument(
         "--out", metavar="DIR", default="outputs/evaluation", help="where JSON and pictures go (default: %(default)s)"
@@ -33,13 +39,13 @@ def main(argv: list[str]) -> None:
     if folder is not None and not folder.is_dir():
         raise UserError(f"--data '{folder}' is not a folder; expected one that holds annot.pkl or *_ldmks.txt.")
     out = cli.check_out(args.out)
-    reference = resolve_model(args.model, TrackingConfig(store=args.store))
-    from distill.data.annotations import read_set, resolve
+    tracking = TrackingConfig(store=args.store)
+    reference = resolve_model(args.model, tracking)
     from distill.evaluate import job as evaluation
     from distill.models.files import load_model
 
     model, described = load_model(reference.path)
-    labelled = read_set(folder or resolve(DataConfig()).val, markup=model.markup)
+    labelled = _labelled(folder, config_of(reference, tracking) or Config(), model.markup)
     predictions = evaluation.predict_set(model, labelled, flip=args.flip)
     report = evaluation.measure(predictions, labelled, args.normalizer)
     label = reference.label + (" (flip)" if args.flip else "")
@@ -58,6 +64,20 @@ def main(argv: list[str]) -> None:
         if cells:
             print(f"  {angle} " + "   ".join(f"{name}: {cell['nme']:.2f} ({cell['count']})" for name, cell in cells))
     print(f"  {out / 'report.json'}, pictures in {out / 'pictures'}")
+
+
+def _labelled(folder: Path | None, config: Config, markup: Markup) -> LandmarkSet:
+    """The set to measure on, read as the model's training read its own: by default that very validation set."""
+    from distill.data.annotations import read_labelled, resolve
+
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, landmarks=markup.reference()))
+    try:
+        folder = folder or resolve(config.data).val
+    except UserError as error:
+        raise UserError(
+            f"The model's own validation set is not here; name a labelled set with --data. ({error})"
+        ) from None
+    return read_labelled(folder, config)
 
 
 if __name__ == "__main__":

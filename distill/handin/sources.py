@@ -61,7 +61,8 @@ def _archive(revision: str, root: Path) -> tuple[dict[str, bytes], frozenset[str
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         for member in archive:
             if member.isfile():
-                files[member.name] = archive.extractfile(member).read()
+                content = archive.extractfile(member)
+                files[member.name] = content.read() if content else b""
                 if member.mode & 0o100:
                     executable.add(member.name)
     return files, frozenset(executable)
@@ -70,9 +71,9 @@ def _archive(revision: str, root: Path) -> tuple[dict[str, bytes], frozenset[str
 def _present(root: Path) -> tuple[dict[str, bytes], frozenset[str], str]:
     """What is here now: the checkout with its changes, or else the package as it is installed."""
     if _is_checkout(root):
-        listed = _git(root, "ls-files", "-z") + _git(
-            root, "ls-files", "-z", "--others", "--exclude-standard", "--", *UNTRACKED
-        )
+        tracked = _git(root, "ls-files", "-z") or b""
+        untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *UNTRACKED) or b""
+        listed = tracked + untracked
         names = sorted({name for name in listed.decode().split("\0") if name})
         revision = (_git(root, "rev-parse", "HEAD") or b"no commit").decode().strip()
         changed = _git(root, "status", "--porcelain", "--untracked-files=no")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.config import TrackingConfig
+from distill.config import Config, TrackingConfig
 from distill.errors import UserError
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "student.safetensors"
@@ -37,6 +37,16 @@ def resolve_model(reference: str, tracking: TrackingConfig) -> ModelReference:
         return ModelReference(_only_file(folder, reference), run_id, reference.removeprefix("models:/"))
     run = find_run(tracking, reference)
     return ModelReference(_only_file(artifact_path(tracking, run.id, MODEL_FOLDER), reference), run.id, run.name)
+
+
+def config_of(model: ModelReference, tracking: TrackingConfig) -> Config | None:
+    """The config of the run that made the model; None for a file that no run of this store made."""
+    if not model.run_id:
+        return None
+    from distill import config as configs
+    from distill.tracking import artifact_path
+
+    return configs.load(artifact_path(tracking, model.run_id, "config.yaml"))
 
 
 def _only_file(folder: Path, reference: str) -> Path:

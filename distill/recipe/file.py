@@ -111,8 +111,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             base = path.parent / _base(part, base_file, where)
             stage = _training(part, job, base, shared, split[part["name"]], where, stages, every)
         stages[stage.name] = replace(stage, config=replace(stage.config, name=f"{name}-{stage.name}"))
-    base = configs.load(path.parent / base_file)
-    return Recipe(path, name, base, tuple(stages.values()))
+    return Recipe(path, name, configs.load(path.parent / base_file), tuple(stages.values()))
 
 
 def describe(recipe: Recipe) -> str:
@@ -181,10 +180,9 @@ def _training(part, job, base, shared, overrides, where, earlier, every) -> Stag
         )
     if init:
         _same_architecture(earlier[init], config, where)
-    # what a stage names is known once that stage is done; until then nothing else is meant either
-    changes = {"init": ""} if init else {}
-    changes |= {"teacher": ""} if teacher else {}
-    return Stage(part["name"], job, replace(config, **changes), init, teacher)
+    # the run of an earlier stage is known once that stage is done
+    config = replace(config, init="" if init else config.init, teacher="" if teacher else config.teacher)
+    return Stage(part["name"], job, config, init, teacher)
 
 
 def _average(part, where, earlier, every) -> Stage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from distill import cli, submission
@@ -39,7 +40,7 @@ def make(args) -> None:
 def check(args) -> None:
     """Prints what is wrong, or what the file holds; exit code 1 for an invalid file."""
     file = _file(args.file)
-    names = None
+    names: Sequence[str] | None = None
     if args.images:
         _folder("--images", args.images)
         from distill.data.annotations import read_set

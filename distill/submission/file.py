@@ -149,8 +149,8 @@ def _parse(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
         return [], np.empty((0, NUM_POINTS, 2)), [problem]
     problems: list[str] = []
     if "\r" in text:
-        line = text[: text.index("\r")].count("\n") + 1
-        problems.append(f"line {line}: ends in a carriage return (Windows line ends); expected plain line feeds")
+        first = text[: text.index("\r")].count("\n") + 1
+        problems.append(f"line {first}: ends in a carriage return (Windows line ends); expected plain line feeds")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     lines = text.split("\n")
     if lines[-1] == "":

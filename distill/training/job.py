@@ -16,7 +16,7 @@ from distill import config as configs
 from distill import tracking
 from distill.config import Config
 from distill.data import cache
-from distill.data.annotations import LandmarkSet, SetPaths, assert_disjoint, read_set, resolve
+from distill.data.annotations import LandmarkSet, SetPaths, assert_disjoint, read_labelled, resolve
 from distill.data.augment import Augmenter
 from distill.data.loading import EpochSampler, TrainDataset, train_loader
 from distill.distillation import balance
@@ -195,9 +195,8 @@ def read_sets(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet
     real = paths.train.resolve().name
     if real.lower().startswith("aflw"):  # under whatever name or link the config reaches it
         raise UserError(f"data.train '{data.train}' is the folder '{real}'; the AFLW photographs are never trained on.")
-    options = {"crop_scale": data.crop_scale, "crop_lift": data.crop_lift, "markup": configs.markup_of(config)}
-    train_set = read_set(paths.train, on_bad=data.on_bad, limit=data.limit, **options)
-    val_set = read_set(paths.val, **options)
+    train_set = read_labelled(paths.train, config, on_bad=data.on_bad, limit=data.limit)
+    val_set = read_labelled(paths.val, config)
     assert_disjoint(train_set, val_set)
     return train_set, val_set
 
