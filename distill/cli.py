@@ -24,7 +24,7 @@ EXTRAS = {
     "distill": ("numpy", "cv2", "onnxruntime", "yaml", "tqdm", "filelock", "pydantic"),
     "distill[train]": (
         "torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "onnxscript", "matplotlib",
-        "jinja2", "reportlab", "psutil", "packaging", "scipy",
+        "jinja2", "plutoprint", "psutil", "packaging", "scipy",
     ),
     "distill[search]": ("optuna", "rich", "sqlalchemy", "psycopg"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Made-up findings for the report's tests: three models whose errors are known, two photographs, an ablation."""
+"""Made-up findings for the report's tests: three models whose errors are known, three images, an ablation."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import numpy as np
 from distill import config as configs
 from distill import metrics
 from distill.config import Config, TermConfig
+from distill.report.compare import Cast, models
+from distill.report.document import Document
 from distill.report.facts import (
     Ablation,
     AblationRow,
     Dataset,
-    Effect,
     Findings,
     Look,
-    Photo,
-    Photos,
+    Picture,
+    Pictures,
     RunFacts,
+    network_of,
 )
 
 IMAGES = 40
 TRUTH = np.random.default_rng(0).uniform(60, 300, (IMAGES, 68, 2))
-SIZES = np.full((IMAGES, 2), 384)
+ANGLES = {"yaw": np.linspace(-80, 80, IMAGES), "roll": np.linspace(-20, 60, IMAGES)}
 VAL = "val0val0val0val0"
 
 
@@ -32,25 +34,20 @@ def run_id(role: str, seed: int) -> str:
 
 
 def run(role: str, shift: float, seed: int = 0, config: Config | None = None, **changes) -> RunFacts:
-    """A run whose points lie `shift` pixels off, a little more or less from image to image."""
+    """A run whose points lie `shift` pixels off, a little more or less from image to image and seed to seed."""
     noise = np.random.default_rng(seed + 17).uniform(0.5, 1.5, (IMAGES, 1, 1))
-    report = metrics.evaluate(TRUTH + shift * noise * [1.0, 0.0], TRUTH, SIZES, yaw=np.linspace(-80, 80, IMAGES))
+    report = metrics.evaluate(TRUTH + shift * noise * [1.0, 0.0], TRUTH, np.array([384, 384]), **ANGLES)
     config = config or Config(name=role, seed=seed)
-    tags = {
-        "distill.role": role,
-        "data.val": VAL,
-        "data.train": "train0train0",
-        "env.torch": "9.9",
-        "code.dirty": "false",
-    }
+    tags = {"distill.role": role, "data.val": VAL, "data.train": "train0train0", "env.torch": "9.9"}
     if role == "distilled":
         term = TermConfig(loss="heatmap_kl", weight=2.0)
         config = dataclasses.replace(config, distill=configs.DistillConfig(terms={"kl": term}))
         tags["teacher.run_id"] = run_id("teacher", 0)
+    large = role == "teacher"
     values = {
         "best/val/nme": report.nme, "best/val/median": report.median, "best/val/failure_rate": report.failure_rate,
-        "best/val/auc": report.auc, "model/file_bytes": 9.35e6, "model/parameters": 2.3e6, "model/mmacs": 125.0,
-        "model/latency_ms": 6.5, "data/train_images": 3000.0, "data/val_images": float(IMAGES),
+        "best/val/auc": report.auc, "model/file_bytes": 9.35e6 * (1 + 3 * large), "model/parameters": 2.3e6 * (1 + 3 * large),
+        "model/mmacs": 125.0, "model/latency_ms": 6.5 + seed, "data/train_images": 3000.0, "data/val_images": float(IMAGES),
     }  # fmt: skip
     history = {
         "val/nme": [(1, 2 * report.nme), (2, report.nme)],
@@ -64,35 +61,50 @@ def run(role: str, shift: float, seed: int = 0, config: Config | None = None, **
     return dataclasses.replace(facts, **changes)
 
 
-def trio() -> tuple[RunFacts, ...]:
-    return run("teacher", 10.0), run("control", 12.0), run("distilled", 11.0)
+def trio(seeds: int = 1, distilled: float = 11.0) -> tuple[RunFacts, ...]:
+    """The teacher, then `seeds` controls, then as many distilled students."""
+    controls = [run("control", 12.0 + 0.02 * seed, seed) for seed in range(seeds)]
+    return run("teacher", 10.0), *controls, *(run("distilled", distilled, seed) for seed in range(seeds))
 
 
 def ablation(rows: int = 4, title: str = "Which terms help") -> Ablation:
-    made = [AblationRow("control", (3.5, 3.6, 3.7), tuple(run_id("control", seed) for seed in range(3)), None)]
-    for index in range(1, rows):
-        effect = Effect(-0.1 * index, -0.1 * index - 0.05, -0.1 * index + 0.05, 0.001, -0.03 * index, 3, 3)
-        made.append(AblationRow(f"variant {index}", (3.4, 3.5, 3.6), (run_id("distilled", index),), effect))
+    """Variant i is better than the control by 0.1 i points, with three seeds each; so the last of three is clearly better."""
+    level = np.random.default_rng(2).gamma(4, 0.8, IMAGES)
+    seeds = np.array([[-0.1], [0.0], [0.1]])
+    errors = [level + seeds - 0.1 * index for index in range(rows)]
+    effects = metrics.holm_corrected([None, *(metrics.compare(own, errors[0]) for own in errors[1:])])
+    names = ["control", *(f"variant {index}" for index in range(1, rows))]
+    made = [
+        AblationRow(name, tuple(own.mean(axis=1)), tuple(run_id(name, seed) for seed in range(3)), effect)
+        for name, own, effect in zip(names, errors, effects, strict=True)
+    ]
     return Ablation("ab1a" + "0" * 28, title, "control", 3, IMAGES, VAL, tuple(made), ("variant 1 seed 2",))
 
 
-def photos(runs: tuple[RunFacts, ...], heat: bool = True) -> Photos:
-    image = np.random.default_rng(1).integers(0, 255, (384, 384, 3), dtype=np.uint8)
+def pictures(runs: tuple[RunFacts, ...], heat: bool = True) -> Pictures:
+    image = np.random.default_rng(1).integers(0, 255, (96, 96, 3), dtype=np.uint8)
     shown = []
     for index, rank in enumerate(("best", "median", "worst")):
         looks = {
             made.id: Look(
-                TRUTH[index] + 3, 1.5, np.full((68, 20, 20), 1 / 400) if heat else None, (-24, -24, 408, 408),
-                (("level:2", np.arange(64.0).reshape(8, 8)),),
+                TRUTH[index] / 4 + 1, 1.5, np.full((20, 20), 1 / 400) if heat else None, (-6, -6, 102, 102),
+                (("stride:16", np.arange(64.0).reshape(8, 8)),),
             )
             for made in runs
         }  # fmt: skip
-        shown.append(Photo(f"{rank}.jpg", rank, image, TRUTH[index], looks))
-    return Photos("faces_val", VAL, IMAGES, True, tuple(shown))
+        shown.append(Picture(f"{rank}.jpg", rank, image, TRUTH[index] / 4, looks))
+    return Pictures("faces_val", VAL, IMAGES, True, tuple(shown))
 
 
-def findings(**changes) -> Findings:
-    runs = trio()
-    return dataclasses.replace(
-        Findings(runs, ablations=(ablation(),), photos=photos(runs), source="A store."), **changes
-    )
+def findings(*runs: RunFacts, **changes) -> Findings:
+    """About these runs; without any the whole trio with an ablation and images."""
+    if not runs:
+        runs = trio()
+        changes = {"ablations": (ablation(),), "pictures": pictures(runs)} | changes
+    least = {network_of(run.metrics): run.metrics.get("model/latency_ms", 0.0) for run in reversed(runs)}
+    return Findings(runs, **{"source": "A store.", "latencies": least} | changes)
+
+
+def document(*runs: RunFacts, title: str = "", **changes) -> Document:
+    found = findings(*runs, **changes)
+    return Document(found, Cast(tuple(models(found.runs))), title, "today")

@@ -102,8 +102,8 @@ def pictures(
         ("worst", _worst(labelled, own, report)),
         ("ced", figures.ced({name: r.per_image for name, r in reports.items()})),
         ("error_by_point", figures.error_by_point(
-            report.per_point, f"{label}: error by point", markup, report.layout)),
-        ("error_by_region_and_yaw", figures.error_by_region_and_yaw(reports)),
+            report.per_point, f"{label}: error by point", f"mean over {report.count} images, %", markup, report.layout)),
+        ("error_by_region_and_pose", figures.error_by_region_and_pose(reports)),
     ]  # fmt: skip
     if len(predictions) > 1:
         chosen = np.concatenate([which[:2] for which in figures.choose(report.per_image).values()])

@@ -1,40 +1,39 @@
 """Pictures of data, predictions and results. The only package that knows matplotlib.
 
 Functions take arrays and return a matplotlib `Figure` (object-oriented, Agg canvas, no pyplot, so nothing global is
-touched); `to_png` writes one. matplotlib is imported by the first figure only: `draw`, for photographs and video, needs
-just cv2. Images are (H, W, 3) uint8 RGB; landmarks are (P, 2) continuous pixels of their image,
-P the points of the `markup` that a function is given.
+touched); `to_png`, `to_jpeg` and `to_svg` write one. A chart whose `title` is empty has no heading, for pages that set
+their own; `size` and `width` are inches. matplotlib is imported by the first figure only: `draw`, for images and video,
+needs just cv2. Images are (H, W, 3) uint8 RGB; landmarks are (P, 2) continuous pixels of their image, P the points of
+the `markup` that a function is given.
 
-    style.py     colours, sheets, axes, headings: what the figures share
-    faces.py     landmarks and heatmaps on images
-    curves.py    learning curves, cumulative errors, errors by point, region and yaw
-    ablation.py  differences with intervals, accuracy against cost, grids of two keys
-    search.py    the course of a search: values by trial, learning curves and what pruning spared, the front
+    style.py       the palette; empty figures, headings, axes; writing to files and pages
+    faces.py       landmarks and heatmaps on images, errors on the mean face
+    curves.py      learning curves, cumulative errors, errors by region, yaw and roll
+    compare.py     differences with intervals, accuracy against cost, grids of two keys
+    search.py      the course of a search: values by trial, learning curves and what pruning spared, the front
     parameters.py  its parameters: importance, slices, parallel coordinates
 """
 
 from __future__ import annotations
 
-from distill.figures.compare import (
-    Candidate,
-    Effect,
-    forest,
-    heat,
-    pareto,
-)
-from distill.figures.curves import ced, error_by_point, error_by_region_and_yaw, learning_curves
+from distill.figures.compare import Candidate, Effect, forest, heat, pareto
+from distill.figures.curves import ced, curves, error_by_region_and_pose, learning_curves
 from distill.figures.faces import (
+    Cell,
     best_median_worst,
     choose,
     draw,
-    heatmap_overlay,
+    error_by_point,
+    heat_over,
     overlay_sheet,
+    sheet,
     teacher_against_student,
 )
-from distill.figures.style import PREDICTION, TRUTH, colours, to_png
+from distill.figures.style import PREDICTION, TRUTH, colours, to_jpeg, to_png, to_svg, typefaces
 
 __all__ = [
     "Candidate",
+    "Cell",
     "Effect",
     "PREDICTION",
     "TRUTH",
@@ -42,15 +41,20 @@ __all__ = [
     "ced",
     "choose",
     "colours",
+    "curves",
     "draw",
     "error_by_point",
-    "error_by_region_and_yaw",
+    "error_by_region_and_pose",
     "forest",
     "heat",
-    "heatmap_overlay",
+    "heat_over",
     "learning_curves",
     "overlay_sheet",
     "pareto",
+    "sheet",
     "teacher_against_student",
+    "to_jpeg",
     "to_png",
+    "to_svg",
+    "typefaces",
 ]

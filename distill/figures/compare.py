@@ -1,4 +1,4 @@
-"""Ablations as pictures: differences with intervals, accuracy against cost, a grid of two keys."""
+"""Comparisons as pictures: differences with intervals, accuracy against cost, a grid of two keys."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distill.figures.style import CYCLE, INK, MUTED, heading, new_figure, style_axes
+from distill.figures.style import BETTER, CYCLE, INK, UNSURE, WORSE, chart, ramp, style_axes
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BETTER, WORSE, UNSURE = "#2a9d8f", "#d1495b", "#8d96a3"
 LINE = 0.34  # inches a row
+BUDGET = 15.0  # MB, rule 3 of the challenge
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,15 @@ class Effect:
     note: str = ""  # beside the label, e.g. the NME itself
 
 
-def forest(effects: Sequence[Effect], control: str, title: str, caption: str = "") -> Figure:
+def forest(effects: Sequence[Effect], control: str, title: str = "", caption: str = "", width: float = 0.0) -> Figure:
     """A line a variant: its difference to the control with the 95 % interval, its seeds as small dots.
 
-    Green: clearly better; red: clearly worse; grey: neither.
+    Green: clearly better; red: clearly worse; grey: neither. width: inches; 0: by the length of the labels.
     """
-    count = max(len(effects), 1)
-    longest = max([len(effect.label) for effect in effects] + [len(effect.note) for effect in effects] + [8])
-    left, right, top, bottom = 0.35 + 0.082 * longest, 1.25, 0.78, 0.55
-    width, height = left + 5.2 + right, top + bottom + LINE * (count + 0.4)
-    figure = new_figure(width, height)
-    heading(figure, title, caption)
-    axes = figure.add_axes((left / width, bottom / height, 5.2 / width, (height - top - bottom) / height))
+    longest = max([len(words) for effect in effects for words in (effect.label, effect.note)] + [8])
+    height = LINE * (len(effects) + 0.4) + 0.6 + (0.66 if caption else 0.42 if title else 0)
+    figure = chart((width or 6.9 + 0.082 * longest, height), title, caption)
+    axes = figure.add_subplot()
     axes.axvline(0, color=INK, linewidth=1.1, zorder=1)
     for row, effect in enumerate(effects):
         colour = UNSURE if not effect.clear else BETTER if effect.mean < 0 else WORSE
@@ -50,16 +48,13 @@ def forest(effects: Sequence[Effect], control: str, title: str, caption: str = "
         shift = np.linspace(-0.16, 0.16, len(effect.seeds)) if len(effect.seeds) > 1 else np.zeros(1)
         if len(effect.seeds):
             axes.plot(effect.seeds, row + shift, "o", color=INK, markersize=3.2, alpha=0.55, linestyle="", zorder=4)
-        side = axes.get_yaxis_transform()
         words = f"{effect.mean:+.3f}\n[{effect.low:+.3f}, {effect.high:+.3f}]"
-        axes.text(1.02, row, words, transform=side, fontsize=7.6, color=colour, va="center", linespacing=1.25)
-        axes.text(-0.02, row, f"{effect.label}\n", transform=side, fontsize=9.3, color=INK, va="center", ha="right",
-                  linespacing=0.9, weight="bold")  # fmt: skip
-        axes.text(-0.02, row, f"\n{effect.note}", transform=side, fontsize=7.6, color=MUTED, va="center", ha="right",
-                  linespacing=1.2)  # fmt: skip
+        axes.annotate(words, (1, row), xytext=(6, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+                      fontsize=7.6, color=colour, va="center", linespacing=1.25)  # fmt: skip
     style_axes(axes, "", f"val/nme minus that of '{control}' (percent points; left is better)", grid="x")
-    axes.set_yticks([])
-    axes.set_ylim(count - 0.35, -0.65)
+    labels = [f"{effect.label}\n{effect.note}" if effect.note else effect.label for effect in effects]
+    axes.set_yticks(range(len(effects)), labels, color=INK, fontsize=8.5)
+    axes.set_ylim(len(effects) - 0.35, -0.65)
     axes.margins(x=0.08)
     return figure
 
@@ -84,37 +79,44 @@ def front(cost: Sequence[float], error: Sequence[float]) -> list[int]:
     return chosen
 
 
-def pareto(candidates: Sequence[Candidate], title: str, limit_mb: float = 15.0, caption: str = "") -> Figure:
+def pareto(
+    candidates: Sequence[Candidate],
+    title: str = "",
+    limit_mb: float = BUDGET,
+    caption: str = "towards the lower left is better; the line joins those that none beats in both",
+    size: tuple[float, float] = (11.4, 5.0),
+) -> Figure:
     """NME against file size and against CPU latency; the front drawn, its members bold."""
-    figure = new_figure(11.4, 5.0)
-    heading(figure, title, caption or "towards the lower left is better; the line joins those that none beats in both")
-    grid = figure.add_gridspec(1, 2, left=0.06, right=0.975, top=0.8, bottom=0.115, wspace=0.16)
+    figure = chart(size, title, caption if title else "")
     errors = [candidate.nme for candidate in candidates]
     costs = (
         ("Against size", "MB, float32 file", [candidate.megabytes for candidate in candidates]),
         ("Against latency", "ms an image, one CPU thread", [candidate.latency_ms for candidate in candidates]),
     )
-    for place, (name, unit, values) in enumerate(costs):
-        axes = figure.add_subplot(grid[place])
-        style_axes(axes, name, unit, "val/nme (%)" if place == 0 else "")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (name, unit, values) in zip(panels, costs, strict=True):
+        style_axes(axes, name, unit, "val/nme (%)" if axes is panels[0] else "")
         ahead = front(values, errors)
         axes.step([values[i] for i in ahead], [errors[i] for i in ahead], where="post", color=CYCLE[0], linewidth=1.6,
                   alpha=0.7, zorder=2)  # fmt: skip
         axes.margins(0.16, 0.12)
-        if place == 0 and max(values) > 0.8 * limit_mb:
+        if axes is panels[0] and max(values) > 0.8 * limit_mb:
             axes.axvline(limit_mb, color=WORSE, linewidth=1, linestyle="--")
         for index in range(len(candidates)):
             strong = index in ahead
             axes.plot(values[index], errors[index], "o", color=CYCLE[0] if strong else UNSURE, markersize=7 if strong else 5.5,
                       markeredgecolor="white", zorder=4)  # fmt: skip
-        place_labels(axes, values, errors, [candidate.label for candidate in candidates], ahead)
+    figure.canvas.draw()  # places of dots, and so of labels, are only known then
+    figure.set_layout_engine("none")
+    for axes, (_, _, values) in zip(panels, costs, strict=True):
+        place_labels(axes, values, errors, [candidate.label for candidate in candidates], front(values, errors))
     return figure
 
 
-def place_labels(axes, x: Sequence[float], y: Sequence[float], labels: Sequence[str], ahead: list[int]) -> None:
+def place_labels(axes: Axes, x: Sequence[float], y: Sequence[float], labels: Sequence[str], ahead: list[int]) -> None:
     """Each label beside its dot, where it covers no dot, no other label and not the front (its members are `ahead`)."""
     figure = axes.figure
-    figure.canvas.draw()  # places are only known then
+    figure.canvas.draw()
     to_pixels, renderer = axes.transData.transform, figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
     unit = figure.dpi / 72
@@ -155,18 +157,13 @@ def _outside(a: tuple[float, ...], frame) -> float:
 
 def heat(values: Mapping[tuple[float, float], float], x: str, y: str, title: str, caption: str = "") -> Figure:
     """A grid of two keys: (x value, y value) -> NME; dark green is best, the best one framed. Values not there stay white."""
-    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
     columns, rows = (sorted({key[axis] for key in values}) for axis in (0, 1))
     table = np.array([[values.get((column, row), np.nan) for column in columns] for row in rows])
-    width, height = 1.6 + 1.05 * len(columns), 1.45 + 0.62 * len(rows)
-    figure = new_figure(max(width, 5.2), height)
-    heading(figure, title, caption)
-    w, h = figure.get_size_inches()
-    axes = figure.add_axes((1.1 / w, 0.6 / h, (w - 1.3) / w, (h - 1.35) / h))
-    ramp = LinearSegmentedColormap.from_list("nme", ["#1b7f6b", "#8fd0b5", "#f3f0e6", "#f0b78c"])
-    axes.imshow(table, cmap=ramp, aspect="auto", origin="lower")
+    figure = chart((max(1.6 + 1.05 * len(columns), 5.2), 1.45 + 0.62 * len(rows)), title, caption)
+    axes = figure.add_subplot()
+    axes.imshow(table, cmap=ramp(("#1b7f6b", "#8fd0b5", "#f3f0e6", "#f0b78c")), aspect="auto", origin="lower")
     low, high = np.nanmin(table), np.nanmax(table)
     for (row, column), value in np.ndenumerate(table):
         if np.isfinite(value):

@@ -1,4 +1,4 @@
-"""Numbers as pictures: learning curves, cumulative errors, errors by point, region and yaw."""
+"""Numbers as pictures: learning curves, cumulative errors, errors by region, yaw and roll."""
 
 from __future__ import annotations
 
@@ -7,197 +7,158 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill import headpose, metrics
+from distill import metrics
 from distill.errors import UserError
-from distill.figures.style import (
-    CYCLE,
-    INK,
-    MUTED,
-    YAW_LABELS,
-    colours,
-    cycle,
-    heading,
-    legend,
-    new_figure,
-    outlines,
-    style_axes,
-)
-from distill.landmarks import IBUG68, Markup
+from distill.figures.style import CYCLE, INK, MUTED, chart, colours, cycle, legend, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Points = Sequence[tuple[int, float]]  # (epoch, value)
 
-def learning_curves(history: Mapping[str, Sequence[tuple[int, float]]], title: str = "Learning curves") -> Figure:
+
+def learning_curves(
+    history: Mapping[str, Points], title: str = "Learning curves", size: tuple[float, float] = (9.6, 5.2)
+) -> Figure:
     """One run's course: validation NME large, the loss terms beside it, the learning rate below.
 
     `history` maps metric names to (epoch, value) pairs. `val/nme...` go to the large panel, names that end in `lr` to
     the small one, those with `loss` or `raw` or `weighted` in them to the loss panels; others are left out. Panels
     without a curve are not drawn.
     """
-    val = {k: v for k, v in history.items() if k.startswith("val/nme") and v}
+    val = {k.removeprefix("val/"): v for k, v in history.items() if k.startswith("val/nme") and v}
     rate = {k: v for k, v in history.items() if k.split("/")[-1] in ("lr", "learning_rate") and v}
-    terms = {
-        k: v for k, v in history.items()
-        if v and k not in val and k not in rate and any(word in k for word in ("loss", "raw", "weighted"))
-    }  # fmt: skip
+    terms = {k: v for k, v in history.items() if v and any(word in k for word in ("loss", "raw", "weighted"))}
     weighted = {_term(k): v for k, v in terms.items() if "raw" not in k}
     raw = {_term(k): v for k, v in terms.items() if "raw" in k}
     panels = [("Loss terms, weighted", weighted), ("Loss terms, raw", raw), ("Learning rate", rate)]
     panels = [(name, curves) for name, curves in panels if curves]
-
-    figure = new_figure(9.6, 5.2)
-    caption = ""
-    if "val/nme" in val:
-        epoch, best = min(val["val/nme"], key=lambda pair: pair[1])
-        caption = f"best validation NME {best:.2f} %, epoch {epoch}"
-    heading(figure, title, caption)
-    wide = figure.add_gridspec(1, 2, width_ratios=[1.3, 1], left=0.055, right=0.98, top=0.8, bottom=0.095, wspace=0.16)
-    main = figure.add_subplot(wide[0] if panels else wide[:])
-    style_axes(main, "Validation NME (%)", "epoch")
-    plot_curves(main, val, dict(zip(val, cycle(len(val)), strict=True)), bold="val/nme")
-    if caption:
-        main.plot([epoch], [best], "o", color=CYCLE[0], markersize=7, markeredgecolor="white", zorder=5)
+    best = min(val["nme"], key=lambda pair: pair[1]) if "nme" in val else None
+    figure = chart(size, title, f"best validation NME {best[1]:.2f} %, epoch {best[0]}" if best else "")
+    left, right = figure.subfigures(1, 2, width_ratios=[1.3, 1]) if panels else (figure, None)
+    axes = left.add_subplot()
+    style_axes(axes, "Validation NME (%)", "epoch")
+    plot_curves(axes, val, dict(zip(val, cycle(len(val)), strict=True)), bold="nme")
+    if best:
+        axes.plot(*best, "o", color=CYCLE[0], markersize=7, markeredgecolor="white", zorder=5)
     if len(val) > 1:
-        lines, labels = main.get_legend_handles_labels()
-        legend(main, lines, [label.removeprefix("val/") for label in labels], loc="upper right", ncols=2)
-    if panels:
-        heights = [0.6 if curves is rate else 1 for _, curves in panels]
-        grid = wide[1].subgridspec(len(panels), 1, height_ratios=heights, hspace=0.5)
+        legend(axes, *axes.get_legend_handles_labels(), loc="upper right", ncols=2)
+    if right:
         names = list(dict.fromkeys([*weighted, *raw]))
-        colours = dict(zip(names, cycle(len(names)), strict=True))  # a term keeps its colour in both panels
-        handles: dict[str, Any] = {}
-        for place, (name, curves) in zip(grid, panels, strict=True):
-            axes = figure.add_subplot(place)
+        tint = dict(zip(names, cycle(len(names)), strict=True))  # a term keeps its colour in both panels
+        heights = [0.6 if curves is rate else 1 for _, curves in panels]
+        shared: dict[str, Any] = {}
+        for axes, (name, curves) in zip(
+            right.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0], panels, strict=True
+        ):
             style_axes(axes, name, "epoch" if curves is panels[-1][1] else "", size=9.5)
-            plot_curves(axes, curves, dict.fromkeys(rate, MUTED) if curves is rate else colours)
+            plot_curves(axes, curves, dict.fromkeys(rate, MUTED) if curves is rate else tint)
             if curves is not rate:
-                handles.update((line.get_label(), line) for line in axes.get_lines())
-        if handles:
-            ordered = [name for name in names if name in handles]
-            columns = min(4, len(ordered)) if len(ordered) != 5 else 3
-            legend(figure, [handles[name] for name in ordered], ordered, loc="upper right", ncols=columns)
+                shared |= {line.get_label(): line for line in axes.get_lines()}
+        if shared:
+            right.legend(
+                shared.values(), shared.keys(), loc="outside upper center", ncols=min(4, len(shared)), frameon=False,
+                fontsize=8.5, handlelength=1.2, columnspacing=1.3, labelcolor=INK,
+            )  # fmt: skip
     return figure
 
 
-def ced(errors: Mapping[str, np.ndarray], maximum: float = metrics.FAILURE, title: str = "") -> Figure:
-    """Cumulative error distributions: label -> per-image NME (N,) in percent. The legend gives NME, AUC and failures."""
-    figure = new_figure(6.6, 4.3)
-    heading(figure, title or "How many images are at least this good?", "cumulative error distribution")
-    axes = figure.add_axes((0.095, 0.125, 0.875, 0.7))
+def curves(
+    values: Mapping[str, Points],
+    y: str,
+    title: str = "",
+    size: tuple[float, float] = (4.6, 3.1),
+    mark_lowest: bool = False,
+) -> Figure:
+    """Curves by label in one panel. mark_lowest: a dot at the lowest point of each."""
+    figure = chart(size, title)
+    axes = figure.add_subplot()
+    style_axes(axes, "", "epoch", y)
+    tint = colours(values)
+    plot_curves(axes, values, tint)
+    for label, pairs in values.items() if mark_lowest else ():
+        axes.plot(*min(pairs, key=lambda pair: pair[1]), "o", color=tint[label], markersize=5.5, markeredgecolor="white",
+                  zorder=5)  # fmt: skip
+    legend(axes, *axes.get_legend_handles_labels(), loc="best", ncols=1 + (len(values) > 5))
+    return figure
+
+
+def ced(
+    errors: Mapping[str, np.ndarray],
+    title: str = "How many images are at least this good?",
+    maximum: float = metrics.FAILURE,
+    size: tuple[float, float] = (6.6, 4.3),
+    summary: bool = True,
+) -> Figure:
+    """Cumulative error distributions: label -> per-image NME (N,) in percent. summary: NME, AUC and failures in the legend."""
+    figure = chart(size, title, f"cumulative error; above {maximum:g} % an image counts as a failure" if title else "")
+    axes = figure.add_subplot()
     for label, colour in colours(errors).items():
         thresholds, fractions = metrics.ced(errors[label], maximum)
-        words = (
-            f"{label}:  NME {np.mean(errors[label]):.2f} %,  AUC {metrics.auc(errors[label], maximum):.3f},  "
-            f"failures {100 * metrics.failure_rate(errors[label], maximum):.1f} %"
-        )
-        axes.step(thresholds, 100 * fractions, where="post", color=colour, linewidth=2.2, label=words)
-    style_axes(axes, "", f"NME of an image (%); above {maximum:g} it counts as a failure", "images (%)")
+        words = label
+        if summary:
+            words += (
+                f":  NME {np.mean(errors[label]):.2f} %,  AUC {metrics.auc(errors[label], maximum):.3f},  "
+                f"failures {100 * metrics.failure_rate(errors[label], maximum):.1f} %"
+            )
+        axes.step(thresholds, 100 * fractions, where="post", color=colour, linewidth=2.0, label=words)
+    style_axes(axes, "", "NME of an image (%)", "images (%)")
     axes.set_xlim(0, maximum)
     axes.set_ylim(0, 102)
-    axes.legend(loc="lower right", frameon=True, facecolor="white", edgecolor="none", framealpha=0.85, fontsize=9)
+    legend(axes, *axes.get_legend_handles_labels(), loc="lower right", ncols=1)
     return figure
 
 
-def error_by_point(
-    per_point: np.ndarray,
-    title: str = "Error by point",
-    markup: Markup = IBUG68,
-    layout: np.ndarray | None = None,
+def error_by_region_and_pose(
+    reports: Mapping[str, metrics.Report | Sequence[metrics.Report]],
+    title: str = "Where the error is",
+    size: tuple[float, float] = (11.0, 4.2),
 ) -> Figure:
-    """Mean error (P,) in percent on the mean frontal face: discs by colour and size; regions' means beside it.
+    """Grouped bars of NME in percent by region, |yaw| and |roll|; one colour a model, means over the reports of its seeds.
 
-    layout: (P, 2) where the points of a set other than the 68 lie, as in metrics.Report.
+    Regions stand in the order of the first report. Bins without images stay away.
     """
-    from matplotlib.colors import LinearSegmentedColormap
-
-    per_point = np.asarray(per_point, dtype=np.float64)
-    figure = new_figure(6.6, 5.4)
-    heading(figure, title, f"mean over images, % of the normaliser; all points {per_point.mean():.2f}")
-    axes = figure.add_axes((0.02, 0.03, 0.66, 0.83))
-    face = face_layout() if layout is None else layout
-    centre = face.mean(axis=0)
-    outlines(axes, face, "#c9ced6", 1.3, markup, zorder=1)
-    ramp = LinearSegmentedColormap.from_list("error", ["#fbe7a1", "#f6a935", "#d9482b", "#7d0f3a"])
-    size = (50 + 130 * per_point / max(per_point.max(), 1e-9)) * min(1, 68 / len(per_point))
-    discs = axes.scatter(
-        *face.T, c=per_point, s=size, cmap=ramp, vmin=per_point.min(), zorder=2, edgecolors="#8b8f98", linewidths=0.5
-    )
-    for index in np.argsort(per_point)[-3:]:
-        outward = away(face[index] - centre)
-        axes.annotate(
-            f"{per_point[index]:.1f}", face[index], xytext=19 * outward, textcoords="offset points", fontsize=8.5,
-            color=INK, weight="bold", ha="center", va="center",
-        )  # fmt: skip
-    axes.set_aspect("equal")
-    axes.margins(0.12, 0.09)
-    axes.axis("off")
-    bar = figure.colorbar(discs, cax=figure.add_axes((0.72, 0.1, 0.022, 0.34)))
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=9, colors=INK, length=0)
-    bar.set_label("%", rotation=0, fontsize=9, color=MUTED, labelpad=8)
-    means = {name: per_point[list(members)].mean() for name, members in markup.regions.items()}
-    for row, (name, value) in enumerate(means.items()):
-        y = 0.79 - 0.055 * min(1, 6 / len(means)) * row
-        figure.text(0.72, y, name, fontsize=10, color=MUTED)
-        figure.text(0.93, y, f"{value:.2f}", fontsize=10, color=INK, weight="bold", ha="right")
-    return figure
-
-
-def error_by_region_and_yaw(reports: Mapping[str, metrics.Report], title: str = "Where the error is") -> Figure:
-    """Grouped bars of NME in percent: left by region, right by |yaw|; one colour a model. Bins without images stay away."""
     if not reports:
         raise UserError("There is no report to draw; expected at least one.")
-    first = next(iter(reports.values()))
-    bins = [name for name in metrics.YAW_BINS if any(report.by_yaw[name] for report in reports.values())]
-    figure = new_figure(9.6, 4.2)
-    heading(figure, title, f"NME in %, normaliser '{first.normalizer}', {first.count} images")
-    regions = list(first.by_region)
-    ratio = [len(regions) + 1, max(len(bins), 1)]
-    grid = figure.add_gridspec(1, 2, width_ratios=ratio, left=0.05, right=0.985, top=0.77, bottom=0.125, wspace=0.1)
-    by_region = figure.add_subplot(grid[0] if bins else grid[:])
-    style_axes(by_region, "By region", grid="y")
-    values = {label: [report.nme, *report.by_region.values()] for label, report in reports.items()}
-    plot_bars(by_region, ["all", *regions], values)
-    if bins:
-        by_yaw = figure.add_subplot(grid[1], sharey=by_region)
-        style_axes(by_yaw, "By head yaw", grid="y")
-        by_yaw.tick_params(labelleft=False)
-        counts = {name: next(r.by_yaw[name]["count"] for r in reports.values() if r.by_yaw[name]) for name in bins}
+    seeds = {label: [r] if isinstance(r, metrics.Report) else list(r) for label, r in reports.items()}
+    first = next(iter(seeds.values()))[0]
+    regions = {label: {"all": _mean(r.nme for r in rs)} for label, rs in seeds.items()}
+    for label, rs in seeds.items():
+        regions[label] |= {name: _mean(r.by_region.get(name) for r in rs) for name in first.by_region}
+    panels = [("By region", list(next(iter(regions.values()))), {k: list(v.values()) for k, v in regions.items()})]
+    for name, angle in (("By head yaw", "by_yaw"), ("By head roll", "by_roll")):
+        cells = {label: [getattr(r, angle) for r in rs] for label, rs in seeds.items()}
+        counts = {k: cell["count"] for rs in cells.values() for bins in rs for k, cell in bins.items() if cell}
+        order = metrics.YAW_BINS if angle == "by_yaw" else metrics.ROLL_BINS
+        bins = [k for k in order if k in counts]
         values = {
-            label: [report.by_yaw[name]["nme"] if report.by_yaw[name] else np.nan for name in bins]
-            for label, report in reports.items()
+            label: [_mean(found[k]["nme"] if found.get(k) else None for found in rs) for k in bins]
+            for label, rs in cells.items()
         }
-        plot_bars(by_yaw, [f"{YAW_LABELS[name]}\nn = {counts[name]}" for name in bins], values)
-    handles, labels = by_region.get_legend_handles_labels()
+        if bins:
+            panels.append((name, [f"{bin_words(order[k])}\nn = {counts[k]}" for k in bins], values))
+    figure = chart(size, title, f"NME in %, normaliser '{first.normalizer}', {first.count} images" if title else "")
+    ratios = [max(len(groups), 2) + 0.5 for _, groups, _ in panels]
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=ratios)[0]
+    for place, (name, groups, values) in zip(axes, panels, strict=True):
+        style_axes(place, name, grid="y")
+        _bars(place, groups, values, dense=size[0] / sum(ratios) < 0.26 * len(seeds))
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="upper right", bbox_to_anchor=(0.99, 0.99), ncols=min(4, len(labels)), frameon=False,
-        fontsize=10, handlelength=1, handleheight=1, columnspacing=1.4,
+        handles, labels, loc="upper right" if title else "outside upper right", ncols=min(4, len(labels)), frameon=False,
+        fontsize=9, handlelength=1, handleheight=1, columnspacing=1.4, labelcolor=INK,
     )  # fmt: skip
     return figure
 
 
-def face_layout() -> np.ndarray:
-    """(68, 2) the mean face from the front, y up, its mouth opened so that the discs of the lips lie apart."""
-    face = headpose.mean_face()[:, :2].copy()
-    face[55:60, 1] -= 1.1  # lower lip, outside
-    face[65:68, 1] -= 0.8  # lower lip, inside
-    face[[48, 54, 60, 64], 1] -= 0.4  # corners
-    face[[60, 64], 0] *= 0.8  # inner corners
-    face[31:36, 0] *= 1.2  # nostrils
-    return face
+def bin_words(bounds: tuple[float, float]) -> str:
+    """`< 30°`, `30-60°`, `> 60°`"""
+    low, high = bounds
+    return f"< {high:g}°" if low == 0 else f"> {low:g}°" if np.isinf(high) else f"{low:g}-{high:g}°"
 
 
-def away(offset: np.ndarray) -> np.ndarray:
-    """(2,) the direction of an offset from a face's centre; down at the centre itself."""
-    length = float(np.linalg.norm(offset))
-    return offset / length if length > 1e-9 else np.array([0.0, -1.0])
-
-
-def plot_curves(
-    axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], colours: Mapping[str, str], bold: str = ""
-) -> None:
+def plot_curves(axes: Axes, curves: Mapping[str, Points], colours: Mapping[str, str], bold: str = "") -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     for label, pairs in curves.items():
@@ -224,13 +185,19 @@ def _term(key: str) -> str:
     return key.split("/")[-1]
 
 
-def plot_bars(axes: Axes, groups: Sequence[str], values: Mapping[str, Sequence[float]]) -> None:
+def _mean(values: Any) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _bars(axes: Axes, groups: Sequence[str], values: Mapping[str, Sequence[float]], dense: bool) -> None:
+    """dense: bars too narrow for two digits after the point."""
     width = 0.8 / len(values)
     for place, (label, colour) in enumerate(colours(values).items()):
         x = np.arange(len(groups)) + (place - (len(values) - 1) / 2) * width
         bars = axes.bar(x, values[label], width * 0.92, color=colour, label=label)
-        texts = ["" if np.isnan(value) else f"{value:.{2 if len(values) <= 3 else 1}f}" for value in values[label]]
-        axes.bar_label(bars, texts, fontsize=7.5 if len(values) <= 4 else 6.5, color=INK, padding=2)
+        texts = ["" if np.isnan(value) else f"{value:.{1 if dense else 2}f}" for value in values[label]]
+        axes.bar_label(bars, texts, fontsize=6.5 if dense else 7.5, color=INK, padding=2)
     axes.set_xticks(range(len(groups)), groups)
-    axes.tick_params(axis="x", labelsize=9.5, colors=INK)
+    axes.tick_params(axis="x", labelsize=8.5 if dense else 9.5, colors=INK)
     axes.margins(y=0.1)

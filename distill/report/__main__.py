@@ -1,4 +1,4 @@
-"""Door: a page and a PDF about runs, ablations or a whole experiment."""
+"""Entry point: a page and a PDF about runs, ablations or a whole experiment."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="run id, its beginning, or name: teachers, students, ablations"
     )
-    parser.add_argument("--experiment", metavar="NAME", default="", help="the best student of this MLflow experiment, its control, teacher, ablations")  # fmt: skip
+    parser.add_argument(
+        "--experiment",
+        metavar="NAME",
+        default="",
+        help="the best student of this MLflow experiment, its control, teacher, ablations",
+    )
     parser.add_argument(
         "--out", metavar="DIR", default="outputs/report", help="where both files go (default: %(default)s)"
     )
-    parser.add_argument(
-        "--data", metavar="DIR", help="show photographs of this labelled set, not of the validation set"
-    )
+    parser.add_argument("--data", metavar="DIR", help="show images of this labelled set, not of the validation set")
     parser.add_argument("--title", metavar="TEXT", default="", help="title of the report")
     parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
     parser.add_argument("--no-log", action="store_true", help="do not store the report with the student's run")
@@ -34,17 +37,25 @@ def main(argv: list[str]) -> None:
     if data is not None and not data.is_dir():
         raise UserError(f"--data '{data}' is not a folder; expected one that holds annot.pkl or *_ldmks.txt.")
     out = cli.check_out(args.out)
-    from distill.report import job as reporting
+    from distill.report.job import report
 
-    written = reporting.report(
-        args.runs, TrackingConfig(store=args.store), out,
-        experiment=args.experiment, data=data, title=args.title, keep=not args.no_log,
-    )  # fmt: skip
-    print(written.statement)
+    written = report(
+        args.runs,
+        TrackingConfig(store=args.store),
+        out,
+        experiment=args.experiment,
+        data=data,
+        title=args.title,
+        keep=not args.no_log,
+    )
+    print(written.headline)
     print(f"  {written.html}   {written.html.stat().st_size / 1e6:.1f} MB, one file")
-    print(f"  {written.pdf}   {written.pages} pages")
-    if written.left_out:
-        print(f"  only in the page, for want of room: {'; '.join(written.left_out)}")
+    if written.pdf:
+        print(f"  {written.pdf.path}   {written.pdf.pages} pages")
+        if written.pdf.left_out:
+            print(f"  for want of room only in the page: {'; '.join(written.pdf.left_out)}")
+    else:
+        print("  no PDF: PlutoPrint has no build for this platform; a browser prints the page in the same shape")
     if written.run_id:
         print(f"  both are in the artifacts of run {written.run_id}")
 

@@ -1,131 +1,482 @@
-"""The document that both files tell: sections of passages, tables, charts and galleries, in reading order."""
+"""The report as one self-contained HTML page and as a PDF, both from page.html.j2: its figures, tables and files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import base64
+import html
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from distill.landmarks import IBUG68, Markup
+from distill import config as configs
+from distill import figures, metrics
+from distill.config import Config
+from distill.distillation import methods
+from distill.errors import UserError
+from distill.files import atomic, write_text
+from distill.report.compare import Cast, Model
+from distill.report.facts import Ablation, Findings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# How much a block matters where there is room for four pages only: MUST stays or the PDF is refused, PAGE is for the
-# HTML page alone; between them the larger numbers go first.
-MUST, FIRST, SHOULD, COULD, MAY, PAGE = range(6)
+HERE = Path(__file__).parent
+MAX_PAGES = 4
+WIDE, HALF, THIRD = 7.8, 3.8, 2.55  # inches: one, two and three charts beside each other; a page shows them at 0.9
+# What the PDF may leave out for want of room, the most important first; after them the further ablations.
+OPTIONAL = ("pictures", "pose", "points", "curves", "ablation-1", "cost", "heatmaps", "attention", "terms", "others")
+SHORTEST = 0.3  # of a page: a last page with less on it is avoided by setting everything a little smaller
+SCALES = (1.0, 0.97, 0.94, 0.91, 0.88)
+# not hyper-parameters: names, places, and what does not change a result
+HOUSEKEEPING = (
+    "name", "seed", "resume", "tracking.", "data.root", "data.cache", "data.workers", "train.threads", "train.device",
+    "train.checkpoint_seconds", "train.snapshots", "model.checkpoint", "teacher", "data.test",
+)  # fmt: skip
+ENVIRONMENT = {
+    "Python": "python", "torch": "torch", "timm": "timm", "mlflow": "mlflow", "albumentations": "albumentations",
+    "numpy": "numpy", "processor": "cpu", "memory, GiB": "memory_gib", "graphics": "gpu", "system": "platform",
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Passage:
-    text: tuple[str, ...]  # paragraphs, plain
-    title: str = ""
-    rank: int = MUST
-    wide: bool = False
-    tone: str = ""  # "note": an absence or a caution
+class Chart(NamedTuple):
+    title: str
+    picture: str  # markup: an <svg> whose colours are the page's, or an <img>
+    caption: str = ""
+    describes: str = ""  # for readers who cannot see it
 
 
-@dataclass(frozen=True)
-class Column:
+class Line(NamedTuple):
+    """A row of a table whose cells are compared with each other."""
+
     name: str
-    numeric: bool = False
-    mono: bool = False  # run ids, fingerprints
-    page_only: bool = False  # too wide for the PDF
+    cells: list[str]
+
+    @property
+    def differ(self) -> bool:
+        return len(set(self.cells)) > 1
 
 
-@dataclass(frozen=True)
-class Row:
-    cells: tuple[str, ...]
-    role: str = ""  # colours its mark
-    strong: bool = False
-    marked: frozenset[int] = frozenset()  # cells that differ from their neighbours
-    page_only: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    key: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    caption: str = ""
-    rank: int = MUST
-    wide: bool = False  # takes the whole width of a page of paper
-    pdf_rows: int = 0  # at most so many in the PDF; 0: all
-    headed: bool = True  # False: the section's title says it
-
-
-@dataclass(frozen=True, eq=False)
-class Chart:
-    key: str
-    title: str
-    figure: Figure
-    caption: str = ""
-    rank: int = SHOULD
-    small: bool = False  # three of them stand side by side
-    describes: str = ""  # for those who cannot see it
-
-
-@dataclass(frozen=True, eq=False)
-class Tile:
-    photo: bytes  # JPEG
-    size: tuple[int, int]  # width and height of the image that the layers' coordinates belong to
-    layers: tuple[tuple[str, np.ndarray], ...] = ()  # ("truth" or "prediction", (P, 2)), drawn in this order
-    tag: str = ""  # in the corner
-    role: str = ""  # colours the tag's mark
-    markup: Markup = IBUG68  # what the layers' points are
-
-
-@dataclass(frozen=True, eq=False)
-class Gallery:
-    key: str
-    title: str
-    rows: tuple[tuple[str, tuple[tuple[Tile, ...], ...]], ...]  # label, groups of tiles that belong together
-    caption: str = ""
-    rank: int = SHOULD
-    in_line: bool = False  # on paper: the first group of each row, all in one line
-
-
-@dataclass(frozen=True, eq=False)
-class Logged:
-    """A picture that a run logged when it ended."""
-
-    key: str
-    title: str
-    png: bytes
-    caption: str = ""
-    rank: int = PAGE
-
-
-Block = Passage | Table | Chart | Gallery | Logged
-
-
-@dataclass(frozen=True, eq=False)
-class Section:
-    key: str
-    title: str
-    blocks: tuple[Block, ...]
-    lead: str = ""  # a sentence under the title
-    nav: str = ""  # a shorter title for the page's list of sections
-
-
-@dataclass(frozen=True)
-class Number:
-    """One of the few large numbers at the top."""
-
-    value: str
-    words: str
-    role: str = ""
+class Pdf(NamedTuple):
+    path: Path
+    pages: int
+    left_out: tuple[str, ...]  # of OPTIONAL and the further ablations: what had no room
 
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    title: str
-    subtitle: str
-    statement: str  # the answer, in one or two sentences
-    numbers: tuple[Number, ...]
-    cautions: tuple[str, ...]
-    parts: tuple[tuple[str, tuple[Section, ...]], ...]  # ("Approach", sections), ("Experiments", sections), ...
-    made: str  # when and by which version
-    run_ids: tuple[str, ...] = field(default=())
+    findings: Findings
+    cast: Cast
+    title: str = ""
+    made: str = ""  # when and by which version
+
+    @property
+    def headline(self) -> str:
+        """The answer, in one or two sentences."""
+        text = self._template.make_module(self._values(False, ())).headline()
+        return " ".join(html.unescape(str(text)).split())
+
+    def html(self, paper: bool = False, left_out: Collection[str] = (), scale: float = 1.0) -> str:
+        """paper: as it goes into the PDF, without the parts `left_out`, its type at `scale` of the usual size."""
+        return self._template.render(self._values(paper, left_out), scale=scale)
+
+    def write_html(self, path: Path) -> Path:
+        """Raises OSError where the folder cannot be written."""
+        return write_text(path, self.html())
+
+    def write_pdf(self, path: Path) -> Pdf | None:
+        """At most MAX_PAGES pages: what has no room is left out and named. None: there is no PlutoPrint on this platform.
+
+        Raises UserError where even what must be in it takes more pages.
+        """
+        try:
+            import plutoprint
+        except ImportError:
+            return None
+        optional = [unit for unit in dict.fromkeys((*OPTIONAL, *self._ablations)) if unit in self.units]
+        left_out: list[str] = []
+        book = self._book(left_out, SCALES[0])
+        for unit in reversed(optional):
+            if book.get_page_count() <= MAX_PAGES:
+                break
+            left_out.insert(0, unit)
+            book = self._book(left_out, SCALES[0])
+        if book.get_page_count() > MAX_PAGES:
+            raise UserError(
+                f"The PDF would have {book.get_page_count()} pages; expected at most {MAX_PAGES}. Report fewer runs."
+            )
+        for unit in left_out[1:]:  # a smaller one may fit where a larger one did not
+            fewer = [other for other in left_out if other != unit]
+            again = self._book(fewer, SCALES[0])
+            if again.get_page_count() <= MAX_PAGES:
+                left_out, book = fewer, again
+        pages = book.get_page_count()
+        if pages > 1 and _filled(book, pages - 1) < SHORTEST:
+            smaller = (self._book(left_out, scale) for scale in SCALES[1:])
+            book = next((other for other in smaller if other.get_page_count() < pages), book)
+        for key, value in (
+            (plutoprint.PDF_METADATA_TITLE, self.title),
+            (plutoprint.PDF_METADATA_SUBJECT, self.headline),
+        ):
+            book.set_metadata(key, value)
+        with atomic(path) as temporary:
+            book.write_to_pdf(str(temporary))
+        return Pdf(path, book.get_page_count(), tuple(self.units[unit] for unit in left_out))
+
+    # ------------------------------------------------------------------------------------------------ inside
+
+    @cached_property
+    def charts(self) -> dict[str, Chart]:
+        return dict(_charts(self.findings, self.cast))
+
+    @cached_property
+    def units(self) -> dict[str, str]:
+        """What this report has of the parts that a PDF may leave out: name -> title."""
+        titles = {
+            "pictures": "images with predictions", "pose": "error by region and pose", "points": "error of each landmark",
+            "curves": "cumulative error and learning curves", "cost": "accuracy against cost", "heatmaps": "heatmaps",
+            "attention": "attention maps", "terms": "loss terms",
+        }  # fmt: skip
+        keys = {"points": "face-1", "curves": "ced", "terms": "terms"}
+        there = {unit: title for unit, title in titles.items() if keys.get(unit, unit) in self.charts}
+        if self.findings.others:
+            there["others"] = "other runs"
+        return there | {key: f"ablation '{ablation.title}'" for key, ablation in self._ablations.items()}
+
+    @property
+    def _ablations(self) -> dict[str, Ablation]:
+        return numbered(self.findings.ablations, self.cast.main.ids)
+
+    @cached_property
+    def _template(self) -> Any:
+        import jinja2
+
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"],
+        )  # fmt: skip
+        environment.filters |= {
+            "num": number, "method": methods.title, "plain": plain, "listed": listed, "spread": metrics.format_mean, "p": metrics.format_p,
+            "short": lambda ids: ", ".join(run_id[:8] for run_id in ids),
+        }  # fmt: skip
+        return environment.get_template("page.html.j2")
+
+    def _values(self, paper: bool, left_out: Collection[str]) -> dict[str, Any]:
+        """What the template knows."""
+        from markupsafe import Markup
+
+        cast = self.cast
+        return {
+            "document": self, "findings": self.findings, "cast": cast, "main": cast.main.lead, "config": cast.main.lead.config,
+            "charts": {key: chart._replace(picture=Markup(chart.picture)) for key, chart in self.charts.items()},
+            "ablations": self._ablations, "paper": paper, "left_out": [self.units[unit] for unit in left_out],
+            "show": lambda unit: unit in self.units and unit not in left_out,
+            "css": Markup((HERE / "page.css").read_text(encoding="utf-8")), "scale": 1.0,
+            "hyperparameters": _hyperparameters(cast), "data_sets": _data_sets(cast), "environment": _environment(cast),
+            "failure": metrics.FAILURE, "interval": metrics.format_interval, "revision": _revision, "data_uri": data_uri,
+        }  # fmt: skip
+
+    def _book(self, left_out: Collection[str], scale: float) -> Any:
+        """The document laid out on pages."""
+        import plutoprint
+
+        faces = figures.typefaces()
+
+        class Offline(plutoprint.ResourceFetcher):
+            """Nothing is fetched but what the page itself holds, and typefaces."""
+
+            def fetch_url(self, url: str) -> Any:
+                if url.startswith("data:") or url in {path.as_uri() for path in faces.values()}:
+                    return plutoprint.default_resource_fetcher.fetch_url(url)
+                raise ValueError(f"'{url}' is outside the page")
+
+        rules = [":root { --serif: report-serif; --sans: report-serif; --mono: report-mono; }"]
+        for name, path in faces.items():
+            family, _, weight = f"report-{name}".replace("-bold", "|bold").replace("-italic", "|italic").partition("|")
+            kind = {"bold": "font-weight: bold;", "italic": "font-style: italic;"}.get(weight, "")
+            rules.append(f"@font-face {{ font-family: {family}; {kind} src: url({path.as_uri()}); }}")
+        book = plutoprint.Book(plutoprint.PAGE_SIZE_A4, plutoprint.PAGE_MARGINS_NONE)  # page.css has the margins
+        book.custom_resource_fetcher = Offline()
+        book.load_html(self.html(True, left_out, scale), user_style="\n".join(rules))
+        return book
+
+
+def _filled(book: Any, page: int) -> float:
+    """How far down a page there is something, as a fraction of its height; its foot does not count."""
+    import plutoprint
+
+    size = book.get_page_size_at(page)
+    width, height = int(size[0]), int(size[1])
+    with plutoprint.ImageCanvas(width, height) as canvas:
+        canvas.clear_surface(1, 1, 1, 1)
+        book.render_page(canvas, page)
+        canvas.flush()
+        pixels = np.frombuffer(canvas.get_data(), np.uint8).reshape(height, -1)
+        inked = np.flatnonzero((pixels[: int(0.94 * height)] < 200).any(axis=1))
+    return float(inked[-1] / height) if inked.size else 0.0
+
+
+# ---------------------------------------------------------------------------------------------------- figures
+
+
+def _charts(findings: Findings, cast: Cast) -> Iterable[tuple[str, Chart]]:
+    shown = [m for m in cast.shown if m.reports]
+    if shown:
+        yield "ced", _svg("ced", "Cumulative error", figures.ced(
+            {m.label: m.pooled() for m in shown}, title="", size=(HALF, 2.5), summary=False,
+        ), _runs(shown), "Share of images at or below an error, by model.")  # fmt: skip
+        yield "pose", _svg("pose", "By region of the face, head yaw and head roll", figures.error_by_region_and_pose(
+            {m.label: m.reports for m in shown}, title="", size=(WIDE, 2.6),
+        ), f"NME in %, n images. {_runs(shown)}", "Bars of NME by region, yaw and roll.")  # fmt: skip
+    courses = {m.label: m.lead.history["val/nme"] for m in cast.shown if m.lead.history.get("val/nme")}
+    if courses:
+        yield "validation", _svg("validation", "Validation NME", figures.curves(
+            courses, "NME (%)", size=(HALF, 2.5), mark_lowest=True,
+        ), f"The dot is the epoch that is kept. {_runs([m for m in cast.shown if m.label in courses], lead=True)}",
+            "Validation NME by epoch.")  # fmt: skip
+    lead = cast.main.lead
+    terms = {
+        k.removeprefix("train/weighted/"): v for k, v in lead.history.items() if k.startswith("train/weighted/") and v
+    }
+    if terms:
+        yield "terms", _svg("terms", f"Loss terms of the {cast.main.title}", figures.curves(
+            terms, "weighted loss", size=(HALF, 2.5),
+        ), f"Each term times its weight at that epoch. Run {lead.id[:8]}.", "Loss terms by epoch.")  # fmt: skip
+    yield from _by_point(cast)
+    yield from _cost(findings, cast)
+    for key, ablation in numbered(findings.ablations, cast.main.ids).items():
+        yield from _ablation(findings, ablation, key)
+    if findings.pictures:
+        yield from _pictures(findings, cast)
+
+
+def numbered(ablations: Sequence[Ablation], shown: Collection[str]) -> dict[str, Ablation]:
+    """ablation-1, ablation-2, ...: first those that hold one of the `shown` run ids, then those of more seeds, then by title."""
+
+    def order(ablation: Ablation) -> tuple[bool, int, str]:
+        ids = {run_id for row in ablation.rows if row.name != ablation.control for run_id in row.run_ids}
+        return ids.isdisjoint(shown), -ablation.seeds, ablation.title
+
+    return {f"ablation-{i}": ablation for i, ablation in enumerate(sorted(ablations, key=order), 1)}
+
+
+def _by_point(cast: Cast) -> Iterable[tuple[str, Chart]]:
+    """Errors of the points on the mean face: control, student, and the difference."""
+    markup = cast.main.lead.markup
+    pair = [m for m in (cast.control, cast.student) if m and m.reports and m.lead.markup.fits(markup)]
+    pair = pair or [m for m in [cast.main] if m.reports]
+    if not pair:
+        return
+    values = [m.per_point() for m in pair]
+    drawn = {"title": "", "markup": markup, "layout": pair[0].reports[0].layout, "size": (THIRD, 2.5)}
+    top = float(np.ceil(2 * np.max(values)) / 2)
+    for index, (model, found) in enumerate(zip(pair, values, strict=True), 1):
+        yield f"face-{index}", _svg(f"face-{index}", model.label.capitalize(), figures.error_by_point(found, top=top, **drawn),
+                                    _runs([model]), f"Error of each landmark, {model.label}.")  # fmt: skip
+    if len(pair) == 2:
+        change = values[1] - values[0]
+        reach = max(0.1, float(np.ceil(10 * np.abs(change).max()) / 10))
+        yield "face-3", _svg("face-3", f"{pair[1].label.capitalize()} minus {pair[0].label}", figures.error_by_point(
+            change, top=reach, signed=True, **drawn,
+        ), f"Green: smaller with a teacher ({int((change < 0).sum())} of {markup.count} points).",
+            "Difference of the error of each landmark.")  # fmt: skip
+
+
+def _cost(findings: Findings, cast: Cast) -> Iterable[tuple[str, Chart]]:
+    found = [(m.label, m.nme, m.lead) for m in cast.models]
+    top = 1.25 * max(m.nme for m in cast.models)
+    found += [
+        (r.name, r.nme, r) for r in findings.others if r.validated_on == cast.main.lead.validated_on and r.nme <= top
+    ]
+    candidates = [
+        figures.Candidate(label, nme, run.megabytes, ms)
+        for label, nme, run in found
+        if (ms := findings.latency(run)) and np.isfinite(run.megabytes)
+    ]
+    if len(candidates) > 1:
+        yield "cost", _svg("cost", "Accuracy against cost", figures.pareto(candidates, size=(WIDE, 2.6)),
+                           "The line joins the models that no other beats in both.", "Error against size and time.")  # fmt: skip
+
+
+def _ablation(findings: Findings, ablation: Ablation, key: str) -> Iterable[tuple[str, Chart]]:
+    effects = [
+        figures.Effect(row.name, e.mean, e.low, e.high, e.clear, e.differences)
+        for row in ablation.rows
+        if (e := row.effect)
+    ]
+    if effects:
+        yield key, _svg(key, f"Difference from '{ablation.control}'", figures.forest(
+            effects, ablation.control, width=WIDE,
+        ), "Mean and 95 % interval, dots: seeds; in colour where the difference is clear after Holm's correction.",
+            "; ".join(f"{e.label} {e.mean:+.3f}" for e in effects))  # fmt: skip
+    costly = [
+        figures.Candidate(row.name, row.mean, row.megabytes, ms)
+        for row in ablation.rows
+        if row.nme and row.megabytes and (ms := findings.latency(row))
+    ]
+    if ablation.by_cost and len(costly) > 1:
+        yield f"{key}-cost", _svg(f"{key}-cost", "Accuracy against cost", figures.pareto(costly, size=(WIDE, 2.8)),
+                                  "The line joins the variants that no other beats in both.")  # fmt: skip
+
+
+def _pictures(findings: Findings, cast: Cast) -> Iterable[tuple[str, Chart]]:
+    """A column an image, a row a model."""
+    found = findings.pictures
+    kind = (
+        "the validation set" if found.recorded else "a set named for this report, not the one that the tables are about"
+    )
+    where = f"From {found.set_name} ({kind}; {found.count} images, fingerprint {found.fingerprint})."
+    columns = [picture.rank for picture in found.shown]
+    models = [m for m in cast.trio if all(m.lead.id in picture.looks for picture in found.shown)]
+    looks = {m.label: [picture.looks[m.lead.id] for picture in found.shown] for m in models}
+
+    def sheet(key: str, title: str, rows: dict[str, list[figures.Cell]], caption: str) -> tuple[str, Chart]:
+        drawn = figures.sheet(
+            list(rows.values()), row_labels=list(rows), column_labels=columns, width=WIDE, markup=found.markup
+        )
+        share = 100 * drawn.get_size_inches()[0] / WIDE
+        image = f'<img src="{data_uri(figures.to_jpeg(drawn), "jpeg")}" alt="{title}" style="width: {share:.0f}%">'
+        return key, Chart(title, image, f"{caption} {where} {_runs(models, lead=True)}")
+
+    rows = {
+        label: [
+            figures.Cell(picture.image, look.points, picture.truth, f"{look.nme:.2f} %")
+            for picture, look in zip(found.shown, own, strict=True)
+        ]
+        for label, own in looks.items()
+    }
+    yield sheet("pictures", "Best, median and worst images", rows,
+                f"Ranked by the error of the {cast.main.title}. Orange: prediction; green: label.")  # fmt: skip
+    heat = {
+        label: [
+            figures.Cell(figures.heat_over(picture.image, look.heat, look.extent))
+            for picture, look in zip(found.shown, own, strict=True)
+        ]
+        for label, own in looks.items()
+        if all(look.heat is not None for look in own)
+    }
+    if heat:
+        yield sheet("heatmaps", "Heatmaps", heat, "The largest probability over the landmarks at each place, each map the "
+                    "softmax of its logits; bright and small is certain, dim and wide is not.")  # fmt: skip
+    attention = {
+        f"{label} {tap}": [
+            figures.Cell(
+                figures.heat_over(picture.image, look.attention[place][1] - look.attention[place][1].min(), None, 0.75)
+            )
+            for picture, look in zip(found.shown, own, strict=True)
+        ]
+        for label, own in looks.items()
+        for place, (tap, _) in enumerate(own[0].attention)
+    }
+    if attention:
+        yield sheet("attention", "Attention maps", attention,
+                    "Mean square over the channels of the features at each tap, scaled to its own peak.")  # fmt: skip
+
+
+def _svg(key: str, title: str, figure: Figure, caption: str, describes: str = "") -> Chart:
+    return Chart(title, figures.to_svg(figure, key), caption, describes)
+
+
+def _runs(models: Sequence[Model], lead: bool = False) -> str:
+    ids = [f"{m.label} {', '.join(run.id[:8] for run in ([m.lead] if lead else m.runs))}" for m in models]
+    return f"Runs: {'; '.join(ids)}."
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+def _hyperparameters(cast: Cast) -> list[tuple[str, Line]]:
+    """(default, values by model) of the keys in which one of the trio differs from the defaults."""
+    default = _settings(Config())
+    each = [_settings(model.lead.config) for model in cast.trio]
+    found = []
+    for key in dict.fromkeys(key for values in (*each, default) for key in values):
+        cells = [values.get(key, "-") for values in each]
+        if not key.startswith(HOUSEKEEPING) and any(cell != default.get(key, "-") for cell in cells):
+            found.append((default.get(key, "-"), Line(key, cells)))
+    return found
+
+
+def _settings(config: Config) -> dict[str, str]:
+    """Flat, but a colour step or a distillation term is one entry."""
+    flat = {
+        key: plain(value)
+        for key, value in configs.flatten(config).items()
+        if not key.startswith(("augment.photometric", "distill.terms"))
+    }
+    for name, step in config.augment.photometric.items():
+        flat[f"augment.photometric.{name}"] = ", ".join(
+            filter(None, (step.name, f"p {plain(step.p)}", plain(step.args, "")))
+        )
+    for name, term in config.distill.terms.items():
+        taps = f"{term.student} ← {term.teacher}" if term.student else ""
+        schedule = "" if term.schedule == "constant" else term.schedule
+        parts = (f"{plain(term.weight)} × {term.loss}", taps, plain(term.args, ""), schedule)
+        flat[f"distill.terms.{name}"] = ", ".join(filter(None, parts))
+    return flat
+
+
+def _data_sets(cast: Cast) -> list[dict[str, str]]:
+    counts = {"training": "data/train_images", "validation": "data/val_images"}
+    found: dict[tuple[str, ...], list[str]] = {}
+    for model in cast.models:
+        for data in model.lead.datasets:
+            count = model.lead.metrics.get(counts.get(data.use, ""))
+            key = (data.name, data.use, f"{int(count):,}" if count else "-", data.fingerprint)
+            found.setdefault(key, []).append(model.label)
+    names = ("name", "use", "images", "fingerprint")
+    return [dict(zip(names, key, strict=True)) | {"models": ", ".join(labels)} for key, labels in found.items()]
+
+
+def _environment(cast: Cast) -> list[Line]:
+    tags = [model.lead.tags for model in cast.models]
+    lines = [Line("code revision", [_revision(own) for own in tags])]
+    lines.append(Line("command", [_command(own.get("command") or own.get("mlflow.source.name", "-")) for own in tags]))
+    return lines + [Line(name, [own.get(f"env.{key}", "-") for own in tags]) for name, key in ENVIRONMENT.items()]
+
+
+def _revision(tags: dict[str, str]) -> str:
+    changed = " (changed)" if tags.get("code.dirty") == "true" else ""
+    return tags.get("mlflow.source.git.commit", "unknown")[:12] + changed
+
+
+def _command(text: str) -> str:
+    """Without the folders of the machine that it ran on."""
+    return " ".join(word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in text.split())
+
+
+# ---------------------------------------------------------------------------------------------------- text
+
+
+def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """Fixed digits, a dash where there is no value."""
+    return "-" if value is None or not np.isfinite(value) else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def plain(value: Any, nothing: str = "-") -> str:
+    """A config value: no needless digits, words for yes, no and nothing."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}".replace("e-0", "e-")
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(v) for v in value) or nothing
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(inner)}" for key, inner in value.items()) or nothing
+    return str(value) if value not in ("", None) else nothing
+
+
+def listed(words: Iterable[str]) -> str:
+    """a, b and c; or a; b; and c where a word holds a comma itself."""
+    words = [str(word) for word in words]
+    if len(words) < 2:
+        return "".join(words)
+    comma, end = ("; ", ";") if any("," in word for word in words) else (", ", "")
+    return f"{comma.join(words[:-1])}{end} and {words[-1]}"
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

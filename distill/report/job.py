@@ -1,12 +1,12 @@
-"""Gather what MLflow knows of runs, and have it written as a page and a PDF."""
+"""Gather what MLflow knows of runs, and write it as a page and a PDF."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,38 +17,29 @@ from distill import config as configs
 from distill import metrics
 from distill import tracking as track
 from distill.ablation.job import TABLE_FILE
-from distill.ablation.table import Table
+from distill.ablation.table import Row, Table
 from distill.config import Config, TrackingConfig
 from distill.errors import UserError
-from distill.report import comparing, html, pdf, photos
-from distill.report.composing import cast_of, compose
-from distill.report.facts import (
-    ROLES,
-    Ablation,
-    AblationRow,
-    Dataset,
-    Effect,
-    Findings,
-    RunFacts,
-)
-from distill.report.wording import counted, listed, sentence
+from distill.files import atomic
+from distill.report import document
+from distill.report import pictures as seen
+from distill.report.compare import Cast, choose, models
+from distill.report.facts import ROLES, Ablation, AblationRow, Dataset, Findings, Network, RunFacts, network_of
 from distill.tracking import RunInfo
 from distill.tracking.client import redact
 from distill.tracking.datasets import datasets
 
 HISTORIES = ("val/nme", "train/epoch_seconds", "train/weighted/")  # beginnings of the metrics whose course is shown
-PICTURES = ("overlays", "teacher_against_student", "worst")
+LOGGED = ("overlays", "teacher_against_student", "worst")
 ARTIFACT_FOLDER = "report"
 
 
 @dataclass(frozen=True)
 class Written:
     html: Path
-    pdf: Path
-    pages: int
-    statement: str
-    left_out: tuple[str, ...]  # what had no room in the PDF
-    run_id: str  # of the run that keeps both; empty: nobody was asked to
+    pdf: document.Pdf | None  # None: this platform has no build of the library that makes it
+    headline: str
+    run_id: str  # of the run that keeps both; empty: none
 
 
 def report(
@@ -63,22 +54,45 @@ def report(
 ) -> Written:
     """Write `out`/report.html and `out`/report.pdf about the named runs, or the best of an experiment.
 
-    data: another labelled set, whose photographs are shown in place of the validation set's. keep: log both files to the
+    data: another labelled set, whose images are shown in place of the validation set's. keep: log both files to the
     student's run. Raises UserError where there is nothing to report, a run has not finished, or `out` cannot be written.
     """
     _check_writable(out)
     findings = of_experiment(experiment, tracking) if experiment else of_runs(refs, tracking)
-    cast = cast_of(findings)
-    taken, reason = photos.photographs(cast, tracking, data)
-    findings = replace(findings, photos=taken, no_photos=reason)
-    now = datetime.datetime.now().astimezone()
-    document = compose(findings, title, f"{now:%d %B %Y, %H:%M}, distill {distill.__version__}")
-    page = html.write(document, out / "report.html")
-    paper = pdf.write(document, out / "report.pdf")
-    run_id = cast.main.lead.id if keep else ""
+    findings = with_pictures(findings, tracking, data)
+    made = f"{datetime.datetime.now().astimezone():%d %B %Y, %H:%M}, distill {distill.__version__}"
+    pages = document.Document(findings, cast_of(findings), title, made)
+    html = pages.write_html(out / "report.html")
+    pdf = pages.write_pdf(out / "report.pdf")
+    run_id = pages.cast.main.lead.id if keep else ""
     if run_id:
-        track.add_artifacts(tracking, run_id, (page, paper.path), ARTIFACT_FOLDER)
-    return Written(page, paper.path, paper.pages, document.statement, paper.left_out, run_id)
+        track.add_artifacts(tracking, run_id, (html, *([pdf.path] if pdf else ())), ARTIFACT_FOLDER)
+    return Written(html, pdf, pages.headline, run_id)
+
+
+def cast_of(findings: Findings) -> Cast:
+    """The runs as models, and which of them plays which part. Raises UserError where none has a validation error."""
+    measured = [run for run in findings.runs if math.isfinite(run.nme)]
+    if not measured:
+        raise UserError("None of the runs has the metric best/val/nme; expected runs of the teacher or student job.")
+    return Cast(tuple(models(measured)))
+
+
+def with_pictures(findings: Findings, tracking: TrackingConfig, data: Path | None) -> Findings:
+    """Add images of `data`, or of the validation set where this machine has it, and what can be measured with its labels."""
+    cast = cast_of(findings)
+    main = cast.main.lead
+    labelled, reason = seen.validation_set(main, tracking)
+    if labelled is not None:
+        findings = replace(
+            findings, runs=tuple(replace(run, report=seen.with_roll(run, labelled)) for run in findings.runs)
+        )
+    if data is not None:
+        labelled = seen.other_set(data, main)
+    pictures = None if labelled is None else seen.pictures(cast, tracking, labelled)
+    if labelled is not None and pictures is None:
+        reason = f"Run {main.id} has neither a model file nor predictions, so no images are shown."
+    return replace(findings, pictures=pictures, no_pictures=reason)
 
 
 # ---------------------------------------------------------------------------------------------------- choosing
@@ -87,20 +101,22 @@ def report(
 def of_runs(refs: Sequence[str], tracking: TrackingConfig) -> Findings:
     """The named runs, and the teachers of the students among them where the store has these."""
     infos = [track.find_run(tracking, ref) for ref in dict.fromkeys(refs)]
-    parents = [info for info in infos if info.job == "ablation"]
-    plain: dict[str, RunInfo] = {info.id: info for info in infos if info.job != "ablation"}
     for info in infos:
-        _check_finished(info)
+        if info.status != "FINISHED":
+            raise UserError(f"Run '{info.id}' ({info.name}) is {info.status}; expected a FINISHED run.")
         if info.job not in ("ablation", "teacher", "student"):
             what = f"of the job '{info.job}'" if info.job else "not one of this package"
-            raise UserError(
-                f"Run '{info.id}' ({info.name}) is {what}; a report tells of teachers, students and ablations."
-            )
+            raise UserError(f"Run '{info.id}' ({info.name}) is {what}; expected teachers, students and ablations.")
+    parents = [info for info in infos if info.job == "ablation"]
+    plain = {info.id: info for info in infos if info.job != "ablation"}
+    cells = _cells(parents, tracking)
     runs = [_light(info, tracking) for info in plain.values()]
     if not runs:  # ablations alone: their best cells are what there is to see
-        runs = comparing.choose(_children(parents, tracking))
-    runs = [_whole(run, tracking) for run in _with_teachers(runs, tracking)]
-    return Findings(tuple(runs), ablations=_ablations(parents, tracking), source=sentence(f"from {_place(tracking)}"))
+        if not cells:
+            raise UserError(f"Ablation {', '.join(p.id for p in parents)} has no finished cell to report.")
+        runs = choose([_light(info, tracking) for info in cells.values()])
+    runs = _with_teachers(runs, tracking)
+    return _findings(runs, (), parents, cells, tracking, f"From {_place(tracking)}.", ())
 
 
 def of_experiment(name: str, tracking: TrackingConfig) -> Findings:
@@ -108,7 +124,7 @@ def of_experiment(name: str, tracking: TrackingConfig) -> Findings:
     infos = track.list_runs(replace(tracking, experiment=name))
     finished = [info for info in infos if info.status == "FINISHED"]
     if not finished:
-        there = f"{counted(len(infos), 'run')}, none of them finished" if infos else "no runs"
+        there = f"{len(infos)} runs, none of them finished" if infos else "no runs"
         raise UserError(
             f"Experiment '{name}' has {there} in {_place(tracking)}; expected a finished teacher or student."
         )
@@ -120,23 +136,45 @@ def of_experiment(name: str, tracking: TrackingConfig) -> Findings:
                 light.append(_light(info, tracking))
             except UserError:  # an old run among many need not stop the report of the others
                 broken += 1
-    chosen = _with_teachers(comparing.choose(light), tracking)
+    chosen = _with_teachers(choose(light), tracking)
     if not chosen:
         raise UserError(
             f"Experiment '{name}' has no finished teacher or student with best/val/nme in {_place(tracking)}."
         )
-    shown = {run.id for run in chosen} | {run_id for table in parents for run_id in _cells(table, tracking)}
+    cells = _cells(parents, tracking)
+    shown = {run.id for run in chosen} | cells.keys()
     others = [run for run in light if run.id not in shown and math.isfinite(run.nme)]
-    remarks = []
-    if broken:
-        remarks.append(f"{counted(broken, 'run')} could not be read: made by another version, or without files.")
-    if unfinished := len(infos) - len(finished):
-        remarks.append(
-            f"{counted(unfinished, 'run of the experiment has', 'runs of the experiment have')} not finished."
+    remarks = [
+        f"{what}: {count}."
+        for what, count in (
+            ("Runs of the experiment that have not finished", len(infos) - len(finished)),
+            ("Runs that could not be read, made by another version or without files", broken),
         )
+        if count
+    ]
+    source = f"Experiment '{name}' in {_place(tracking)}."
+    return _findings(chosen, others, parents, cells, tracking, source, remarks)
+
+
+def _findings(
+    runs: Sequence[RunFacts],
+    others: Sequence[RunFacts],
+    parents: Sequence[RunInfo],
+    cells: dict[str, RunInfo],
+    tracking: TrackingConfig,
+    source: str,
+    remarks: Sequence[str],
+) -> Findings:
+    tables = [(parent, _table(parent, tracking)) for parent in sorted(parents, key=lambda info: info.name)]
+    latencies: dict[Network, float] = {}
+    for metric in [run.metrics for run in (*runs, *others)] + [info.metrics for info in cells.values()]:
+        if found := metric.get("model/latency_ms"):
+            network = network_of(metric)
+            latencies[network] = min(found, latencies.get(network, found))
     return Findings(
-        tuple(_whole(run, tracking) for run in chosen), tuple(others), _ablations(parents, tracking),
-        source=f"Experiment '{name}' in {_place(tracking)}.", remarks=tuple(remarks),
+        tuple(_whole(run, tracking) for run in runs), tuple(others),
+        tuple(_ablation(parent.id, table, cells, tracking) for parent, table in tables if table),
+        source=source, remarks=tuple(remarks), latencies=latencies,
     )  # fmt: skip
 
 
@@ -144,26 +182,20 @@ def _with_teachers(runs: Sequence[RunFacts], tracking: TrackingConfig) -> list[R
     there = {run.id: run for run in runs}
     for run in runs:
         if run.teacher_id and run.teacher_id not in there:
-            try:
+            with suppress(UserError):  # deleted since, or in another store: the report does without
                 info = track.find_run(tracking, run.teacher_id)
-            except UserError:  # deleted since, or in another store: the report does without
-                continue
-            if info.status == "FINISHED":
-                there[info.id] = _light(info, tracking)
+                if info.status == "FINISHED":
+                    there[info.id] = _light(info, tracking)
     return list(there.values())
-
-
-def _check_finished(info: RunInfo) -> None:
-    if info.status != "FINISHED":
-        raise UserError(f"Run '{info.id}' ({info.name}) is {info.status}; expected a FINISHED run.")
 
 
 def _check_writable(out: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".report-{os.getpid()}.tmp"
-        probe.touch()
-        probe.unlink()
+        with atomic(out / "report.html") as probe:
+            probe.touch()
+            raise InterruptedError  # leave no file
+    except InterruptedError:
+        return
     except OSError as error:
         raise UserError(f"--out '{out}' cannot be written: {error.strerror or error}.") from None
 
@@ -195,40 +227,32 @@ def _config(info: RunInfo, tracking: TrackingConfig) -> Config:
 
 def _whole(run: RunFacts, tracking: TrackingConfig) -> RunFacts:
     """With report, histories, data sets and logged pictures, as far as the run has them."""
-    stored = _json(run.id, "evaluation/report.json", tracking)
-    found = {}
-    for name in PICTURES:
-        path = _artifact(run.id, f"pictures/{name}.png", tracking)
-        if path:
-            found[name] = path.read_bytes()
+    report, logged = None, {}
+    with suppress(UserError):
+        report = track.read_report(tracking, run.id)
+        order = [name for name in run.markup.regions if name in report.by_region]  # JSON may have sorted them
+        report = replace(report, by_region={name: report.by_region[name] for name in order})
+    for name in LOGGED:
+        with suppress(UserError):
+            logged[name] = track.artifact_path(tracking, run.id, f"pictures/{name}.png").read_bytes()
     return replace(
         run,
-        report=_report(stored) if stored else None,
+        report=report,
         agreement=_json(run.id, "evaluation/agreement.json", tracking),
         history={k: track.metric_history(tracking, run.id, k) for k in run.metrics if k.startswith(HISTORIES)},
         datasets=tuple(Dataset(d.name, d.context, d.digest) for d in datasets(tracking, run.id)),
-        pictures=found,
+        logged=logged,
     )
-
-
-def _report(stored: dict) -> metrics.Report:
-    arrays = ("per_image", "per_point", "ced_thresholds", "ced_fractions", "layout")
-    return metrics.Report(
-        **{k: np.asarray(v, dtype=np.float64) if k in arrays and v is not None else v for k, v in stored.items()}
-    )
-
-
-def _artifact(run_id: str, path: str, tracking: TrackingConfig) -> Path | None:
-    try:
-        return track.artifact_path(tracking, run_id, path)
-    except UserError:
-        return None
 
 
 def _json(run_id: str, path: str, tracking: TrackingConfig) -> dict | None:
-    found = _artifact(run_id, path, tracking)
+    """None: the run has no such artifact."""
     try:
-        return json.loads(found.read_text(encoding="utf-8")) if found else None
+        found = track.artifact_path(tracking, run_id, path)
+    except UserError:
+        return None
+    try:
+        return json.loads(found.read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(f"Run '{run_id}': its artifact '{path}' is not valid JSON.") from None
 
@@ -236,13 +260,8 @@ def _json(run_id: str, path: str, tracking: TrackingConfig) -> dict | None:
 # ---------------------------------------------------------------------------------------------------- ablations
 
 
-def _ablations(parents: Sequence[RunInfo], tracking: TrackingConfig) -> tuple[Ablation, ...]:
-    found = [(parent, _table(parent, tracking)) for parent in sorted(parents, key=lambda info: info.name)]
-    return tuple(_ablation(parent.id, table) for parent, table in found if table)
-
-
 def _newest_each(parents: Iterable[RunInfo]) -> list[RunInfo]:
-    """Of several runs of one ablation the newest, whatever its state: a table tells what is missing in it."""
+    """Of several runs of one ablation the newest, whatever its state: a table shows what is missing in it."""
     newest: dict[str, RunInfo] = {}
     for info in parents:  # which come newest first
         newest.setdefault(info.tags.get("distill.ablation", info.name), info)
@@ -258,14 +277,27 @@ def _table(parent: RunInfo, tracking: TrackingConfig) -> Table | None:
         raise UserError(f"Ablation run '{parent.id}': its {TABLE_FILE} was made by another version.") from None
 
 
-def _ablation(run_id: str, table: Table) -> Ablation:
+def _cells(parents: Sequence[RunInfo], tracking: TrackingConfig) -> dict[str, RunInfo]:
+    """The runs of all cells by id, those that are still there."""
+    found: dict[str, RunInfo] = {}
+    for table in filter(None, (_table(parent, tracking) for parent in parents)):
+        for run_id in (run_id for row in table.rows for run_id in row.runs.values()):
+            with suppress(UserError):
+                found[run_id] = track.find_run(tracking, run_id)
+    return found
+
+
+def _ablation(run_id: str, table: Table, cells: dict[str, RunInfo], tracking: TrackingConfig) -> Ablation:
+    """Rows are compared anew, from the errors that their runs logged."""
+    errors = {row.cell: _errors(row, tracking) for row in table.rows}
+    control = errors.get(table.control, {})
+    effects = [None if row.cell == table.control else _effect(errors[row.cell], control) for row in table.rows]
     rows = []
-    for row in table.rows:
-        d = row.difference
-        effect = Effect(d.mean, d.low, d.high, d.p, d.relative, d.better, len(d.differences)) if d else None
+    for row, effect in zip(table.rows, metrics.holm_corrected(effects), strict=True):
+        sizes = [network_of(cells[run].metrics) for run in row.runs.values() if run in cells]
         rows.append(AblationRow(
             row.cell, tuple(row.nme.values()), tuple(row.runs.values()), effect, row.agreement, row.megabytes,
-            row.latency_ms,
+            sizes[0] if sizes else (),
         ))  # fmt: skip
     missing = tuple(f"{cell} seed {seed}" for cell, seed in table.missing)
     return Ablation(
@@ -274,14 +306,16 @@ def _ablation(run_id: str, table: Table) -> Ablation:
     )  # fmt: skip
 
 
-def _cells(parent: RunInfo, tracking: TrackingConfig) -> list[str]:
-    table = _table(parent, tracking)
-    return [run_id for row in table.rows for run_id in row.runs.values()] if table else []
+def _errors(row: Row, tracking: TrackingConfig) -> dict[int, np.ndarray]:
+    """Seed -> (N,) NME in percent, of the runs that are still there."""
+    found = {}
+    for seed, run_id in row.runs.items():
+        with suppress(UserError):
+            found[seed] = track.read_report(tracking, run_id).per_image
+    return found
 
 
-def _children(parents: Sequence[RunInfo], tracking: TrackingConfig) -> list[RunFacts]:
-    ids = dict.fromkeys(run_id for parent in parents for run_id in _cells(parent, tracking))
-    runs = [_light(track.find_run(tracking, run_id), tracking) for run_id in ids]
-    if not runs:
-        raise UserError(f"The ablation {listed([p.id for p in parents])} has no finished cell to report.")
-    return runs
+def _effect(own: dict[int, np.ndarray], control: dict[int, np.ndarray]) -> metrics.Comparison | None:
+    if not own or not control or len({len(errors) for errors in (*own.values(), *control.values())}) > 1:
+        return None
+    return metrics.compare(list(own.values()), list(control.values()), list(own), list(control))

@@ -1,5 +1,6 @@
 """Figures show the numbers they are given, at the places they are given."""
 
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from matplotlib.colors import to_hex
 
 from distill import figures, metrics
 from distill.headpose import mean_face
+from distill.landmarks import IBUG68
 
 
 def face(size: int = 96) -> np.ndarray:
@@ -31,7 +33,7 @@ def report(scale: float, yaw: list[float]) -> metrics.Report:
     pred = target.copy()
     pred[:, :17] += [2 * scale, 0]
     pred[:, 17:] += [scale, 0]
-    return metrics.evaluate(pred, target, np.array([100, 100]), yaw=np.array(yaw))
+    return metrics.evaluate(pred, target, np.array([100, 100]), yaw=np.array(yaw), roll=np.full(len(yaw), -20))
 
 
 def written(figure, path) -> np.ndarray:
@@ -54,7 +56,7 @@ def test_matplotlib_waits_for_the_first_figure_and_pyplot_stays_away():
 def test_overlay_draws_both_in_the_pixels_of_the_image(tmp_path):
     pred, target = np.stack([face()] * 5), np.stack([face() + 3] * 5)
     figure = figures.overlay_sheet(images(5), pred, target, [f"{i}.jpg" for i in range(5)], columns=3, title="Sheet")
-    used = [axes for axes in figure.axes if axes.images]
+    used = figure.axes
     assert len(used) == 5
     assert used[4].images[0].get_array()[0, 0, 0] == 44
     assert tuple(used[0].images[0].get_extent()) == (0, 96, 96, 0)  # the outer corner of the first pixel is (0, 0)
@@ -154,21 +156,25 @@ def test_error_by_point_colours_each_point(tmp_path):
     np.testing.assert_allclose(offsets[:17], mean_face()[:17, :2])
     apart = np.linalg.norm(offsets[:, None] - offsets, axis=2) + 99 * np.eye(68)
     assert apart.min() > 0.4  # cm on the face: discs do not hide each other
+    assert [text.get_text() for text in figure.axes[0].texts] == ["4.0", "4.0", "3.9"]
     written(figure, tmp_path / "points.png")
-    written(figures.error_by_point(np.zeros(68)), tmp_path / "perfect.png")
+    assert figures.error_by_point(np.zeros(68), signed=True, size=(2.3, 2.5)).axes[0].collections[0].get_clim()[0] < 0
 
 
 def test_bars_have_the_reports_heights_and_leave_empty_bins_out(tmp_path):
-    reports = {"teacher": report(1, [0, 45]), "student": report(2, [0, 45])}
-    figure = figures.error_by_region_and_yaw(reports)
-    by_region, by_yaw = figure.axes
+    reports = {"teacher": report(1, [0, 45]), "student": [report(1.5, [0, 45]), report(2.5, [0, 45])]}
+    figure = figures.error_by_region_and_pose(reports)
+    by_region, by_yaw, by_roll = figure.axes
     heights = [[bar.get_height() for bar in container] for container in by_region.containers]
-    assert heights[0] == pytest.approx([1.25, 2, 1, 1, 1, 1]) and heights[1] == pytest.approx([2.5, 4, 2, 2, 2, 2])
-    assert [label.get_text() for label in by_yaw.get_xticklabels()] == ["below 30°\nn = 1", "30° to 60°\nn = 1"]
+    assert heights[0] == pytest.approx([1.25, 2, 1, 1, 1, 1])
+    assert heights[1] == pytest.approx([2.5, 4, 2, 2, 2, 2]), "the mean over its seeds"
+    assert [label.get_text() for label in by_region.get_xticklabels()] == ["all", *IBUG68.regions]
+    assert [label.get_text() for label in by_yaw.get_xticklabels()] == ["< 30°\nn = 1", "30-60°\nn = 1"]
+    assert [label.get_text() for label in by_roll.get_xticklabels()] == ["15-45°\nn = 2"]
     written(figure, tmp_path / "bars.png")
     target = np.stack([face()] * 2)
     plain = metrics.evaluate(target, target, np.array([100, 100]))
-    assert len(figures.error_by_region_and_yaw({"student": plain}).axes) == 1
+    assert len(figures.error_by_region_and_pose({"student": plain}).axes) == 1
 
 
 def test_a_model_keeps_its_colour():
@@ -177,15 +183,47 @@ def test_a_model_keeps_its_colour():
     assert len(set(many.values())) == 6
 
 
-def test_heatmaps_lie_on_their_extent(tmp_path):
-    heat = np.zeros((68, 12, 12))
-    heat[36, 3, 5] = 0.2
-    figure = figures.heatmap_overlay(images(1)[0], heat, (-12, -12, 108, 108), face())
-    base, overlay = figure.axes[0].images
-    assert tuple(base.get_extent()) == (0, 96, 96, 0) and tuple(overlay.get_extent()) == (-12, 108, 108, -12)
-    alpha = overlay.get_array()[..., 3]
-    assert alpha[3, 5] == 1 and alpha.sum() == 1  # scaled to its own peak
-    written(figure, tmp_path / "heat.png")
+def test_heat_lies_where_its_extent_says():
+    heat = np.zeros((10, 10))
+    heat[2, 7] = 1.0  # its cell is 40 px wide and reaches from x = 280 - 20, y = 80 - 20
+    drawn = figures.heat_over(np.zeros((400, 400, 3), np.uint8), heat, (-20, -20, 380, 380)).sum(axis=2)
+    y, x = np.argwhere(drawn == drawn.max()).mean(axis=0)
+    assert (x, y) == (pytest.approx(280, abs=2), pytest.approx(80, abs=2))
+    assert drawn[300, 100] < drawn.max() / 10
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda: figures.learning_curves(
+            {"val/nme": [(e, 5000.0 / e) for e in range(1, 30)], "train/raw/kl": [(1, 1e-5), (2, 1e-3)]}
+        ),
+        lambda: figures.curves(
+            {"a long name of a term": [(1, 0.00012), (2, 0.00011)]}, "weighted loss", size=(3.4, 2.4)
+        ),
+        lambda: figures.error_by_region_and_pose({"student": report(2000, [0, 45])}, title="", size=(7, 2.4)),
+        lambda: figures.forest(
+            [figures.Effect("a variant whose name is long", -12.3, -14, -10, True, (-12, -13))], "control"
+        ),
+    ],
+    ids=["learning curves", "small", "bars", "forest"],
+)
+def test_no_label_is_cut_off_at_the_edge(figure):
+    figure = figure()
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    for axes in figure.axes:
+        box = axes.get_tightbbox()  # with the labels that are drawn
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+
+
+def test_a_page_decides_the_colours_of_an_svg_and_its_ids_are_its_own():
+    first, second = (
+        figures.to_svg(figures.ced({"control": np.array([1.0, 2.0])}, title=""), name) for name in ("a", "b")
+    )
+    assert "var(--control)" in first and "var(--muted)" in first and "#8d96a3" not in first
+    ids = [set(re.findall(r' id="([^"]*)"', svg)) for svg in (first, second)]
+    assert ids[0] and not ids[0] & ids[1]
 
 
 def test_draw_puts_points_where_they_are():

@@ -10,9 +10,6 @@ import subprocess
 import pytest
 import reporting as made
 
-from distill.report import html
-from distill.report.composing import compose
-
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
@@ -28,15 +25,15 @@ for (const level of ["error", "warn"]) console[level] = (...words) => seen.error
 </script>"""
 ASK = """<script>
 addEventListener("load", () => {
-  const table = document.querySelector("#results-table table");
+  const table = document.querySelector("#results-table");
   const column = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent.trim() === "NME, %");
-  const button = table.tHead.rows[0].cells[column].querySelector("button");
+  const head = table.tHead.rows[0].cells[column];
   const values = () => [...table.tBodies[0].rows].map(row => row.cells[column].textContent.trim());
-  button.click(); seen.rising = values(); button.click(); seen.falling = values();
-  seen.focusable = button.tabIndex >= 0;
+  head.click(); seen.rising = values(); head.click(); seen.falling = values();
+  seen.focusable = head.tabIndex >= 0;
   seen.fetched = performance.getEntriesByType("resource").map(entry => entry.name);
   seen.wide = document.documentElement.scrollWidth - innerWidth;
-  seen.charts = [...document.querySelectorAll(".drawing svg")].map(svg => svg.getBoundingClientRect().width);
+  seen.charts = [...document.querySelectorAll(".picture svg")].map(svg => svg.getBoundingClientRect().width);
   const box = document.createElement("pre");
   box.id = "seen"; box.textContent = JSON.stringify(seen); document.body.append(box);
 });
@@ -47,7 +44,7 @@ addEventListener("load", () => {
 def seen(tmp_path_factory):
     """Opens the page at a width and gives back what it saw."""
     folder = tmp_path_factory.mktemp("browser")
-    page = html.render(compose(made.findings(), "", "today"))
+    page = made.document().html()
     assert "<head>\n" in page and "</body>" in page
     # the listeners come first, and are let in by the page's own policy
     (folder / "page.html").write_text(

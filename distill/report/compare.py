@@ -1,4 +1,4 @@
-"""Seeds of one recipe as one model; which control belongs to which student; the test between two models."""
+"""Seeds of one recipe as one model; which control belongs to which student; which models are compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import numpy as np
 from distill import config as configs
 from distill import metrics
 from distill.config import Config, DistillConfig
-from distill.metrics import YAW_BINS, BootstrapResult
 from distill.report.facts import ROLES, RunFacts
 
 STUDENTS = ("control", "tuned", "distilled", "averaged")
@@ -37,8 +36,12 @@ class Model:
         return f"{self.label} student" if self.label in ("tuned", "distilled", "averaged") else self.label
 
     @property
+    def nmes(self) -> list[float]:
+        return [run.nme for run in self.runs]
+
+    @property
     def nme(self) -> float:
-        return float(np.mean([run.nme for run in self.runs]))
+        return float(np.mean(self.nmes))
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -56,33 +59,15 @@ class Model:
         """(P,) percent."""
         return np.mean([report.per_point for report in self.reports], axis=0)
 
-    def by_region(self) -> dict[str, float]:
-        names = self.reports[0].by_region
-        return {name: float(np.mean([report.by_region[name] for report in self.reports])) for name in names}
-
-    def by_yaw(self) -> dict[str, tuple[float, int]]:
-        """Bin -> (percent, images), for the bins that hold an image."""
-        cells = {name: [r.by_yaw[name] for r in self.reports if r.by_yaw.get(name)] for name in YAW_BINS}
-        return {
-            name: (float(np.mean([cell["nme"] for cell in found])), found[0]["count"])
-            for name, found in cells.items() if found
-        }  # fmt: skip
-
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """`model` minus `reference`, paired by image."""
+class Versus:
+    """`model` compared with `reference` on the same images."""
 
     model: Model
     reference: Model
-    result: BootstrapResult
-    images: int
-    seeds: tuple[int, int]  # averaged over, of each
+    result: metrics.Comparison  # model - reference
     differing: tuple[str, ...]  # config keys, beyond distillation itself, in which the two differ
-
-    @property
-    def significant(self) -> bool:
-        return self.result.p < 0.05
 
 
 def is_taught(run: RunFacts) -> bool:
@@ -133,27 +118,22 @@ def siblings(run: RunFacts, runs: Sequence[RunFacts]) -> list[RunFacts]:
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def usual_validation(runs: Sequence[RunFacts]) -> str:
-    """Fingerprint of the validation set that most runs were measured on."""
-    return Counter(run.validated_on for run in runs).most_common(1)[0][0] if runs else ""
-
-
 def choose(runs: Sequence[RunFacts]) -> list[RunFacts]:
     """Of an experiment's runs the ones to report: the best distilled student, its control, each with its other seeds.
 
     Without a distilled student the best control, without any student the best teacher. Only runs that were validated
     on the set that most of them share are comparable; the others do not count.
     """
-    usual = usual_validation([run for run in runs if run.role in STUDENTS] or runs)
+    sets = Counter(run.validated_on for run in ([run for run in runs if run.role in STUDENTS] or runs))
+    usual = sets.most_common(1)[0][0] if sets else ""
     runs = [run for run in runs if run.validated_on == usual and math.isfinite(run.nme)]
     taught = [run for run in runs if is_taught(run)]
-    pool = taught or [run for run in runs if run.role == "control"] or list(runs)
+    pool = taught or [run for run in runs if run.role == "control"] or runs
     if not pool:
         return []
     best = min(pool, key=lambda run: run.nme)
-    chosen = siblings(best, runs)
     control = nearest_control(best, runs) if taught else None
-    return chosen + (siblings(control, runs) if control else [])
+    return siblings(best, runs) + (siblings(control, runs) if control else [])
 
 
 def models(runs: Sequence[RunFacts]) -> list[Model]:
@@ -162,10 +142,10 @@ def models(runs: Sequence[RunFacts]) -> list[Model]:
     for run in runs:
         groups.setdefault(recipe(run), []).append(run)
     ordered = sorted(groups.values(), key=lambda group: (ROLES.index(group[0].role), -np.mean([r.nme for r in group])))
-    names = [group[0].role for group in ordered]
+    roles = [group[0].role for group in ordered]
     labels = [
-        role if names.count(role) == 1 else f"{role} {group[0].config.name.removeprefix(f'{role}-')}"
-        for role, group in zip(names, ordered, strict=True)
+        role if roles.count(role) == 1 else f"{role} {group[0].config.name.removeprefix(f'{role}-')}"
+        for role, group in zip(roles, ordered, strict=True)
     ]
     labels = [
         label if labels.count(label) == 1 else f"{label} {group[0].id[:6]}"
@@ -173,22 +153,21 @@ def models(runs: Sequence[RunFacts]) -> list[Model]:
     ]
     best = [min(group, key=lambda run: run.nme) for group in ordered]
     student = next((run for run in reversed(best) if is_taught(run)), None)
-    leads = [
-        # a control is shown with the seed of the student beside it
-        next(
-            (run for run in group if student and run.role == "control" and run.config.seed == student.config.seed), top
-        )
-        for group, top in zip(ordered, best, strict=True)
-    ]
+
+    def lead(group: list[RunFacts], top: RunFacts) -> RunFacts:
+        """A control is shown with the seed of the student beside it."""
+        seed = student.config.seed if student and top.role == "control" else None
+        return next((run for run in group if run.config.seed == seed), top)
+
     return [
-        Model(label, group[0].role, tuple(sorted(group, key=lambda run: run.config.seed)), lead)
-        for label, group, lead in zip(labels, ordered, leads, strict=True)
+        Model(label, group[0].role, tuple(sorted(group, key=lambda run: run.config.seed)), lead(group, top))
+        for label, group, top in zip(labels, ordered, best, strict=True)
     ]
 
 
 @dataclass(frozen=True, eq=False)
 class Cast:
-    """Who plays which part in a report."""
+    """Which model plays which part in a report."""
 
     models: tuple[Model, ...]
 
@@ -199,7 +178,7 @@ class Cast:
 
     @cached_property
     def control(self) -> Model | None:
-        """The student's own; without a taught student the best control."""
+        """The student's own; without a distilled student the best control."""
         controls = [m for m in self.models if m.role == "control"]
         if self.student:
             nearest = nearest_control(self.student.lead, [run for m in controls for run in m.runs])
@@ -208,7 +187,7 @@ class Cast:
 
     @cached_property
     def teacher(self) -> Model | None:
-        """The student's own; without a taught student the best teacher."""
+        """The student's own; without a distilled student the best teacher."""
         if self.student:
             return next((m for m in self.models if self.student.lead.teacher_id in m.ids), None)
         return min((m for m in self.models if m.role == "teacher"), key=lambda m: m.nme, default=None)
@@ -218,32 +197,38 @@ class Cast:
         """The model that the report is about."""
         return self.student or self.control or self.models[-1]
 
-    def milliseconds(self, model: Model) -> float | None:
-        """The least latency of all runs of this architecture: other work on the machine only ever adds to it."""
-        runs = [run for other in self.models for run in other.runs if run.config.model == model.lead.config.model]
-        return min((run.metrics["model/latency_ms"] for run in runs if "model/latency_ms" in run.metrics), default=None)
-
     @cached_property
     def trio(self) -> list[Model]:
         """Teacher, control and student, as far as they are there; else the main model alone."""
         return [m for m in (self.teacher, self.control, self.student) if m] or [self.main]
 
+    @cached_property
+    def shown(self) -> list[Model]:
+        """The models that a chart has room for."""
+        fitting = [m for m in self.models if m.lead.markup.fits(self.main.lead.markup)]
+        return fitting if len(fitting) <= 6 else self.trio
 
-def compare(model: Model, reference: Model) -> Comparison | None:
-    """Paired bootstrap over the validation images, on errors averaged over the seeds that student and control both have,
-    or over all where they share none. None where the two were not measured on the same images."""
-    ours, theirs = (([run for run in m.runs if run.report is not None]) for m in (model, reference))
-    if len({(run.validated_on, run.report.count, run.report.normalizer) for run in (*ours, *theirs)}) != 1:
+    @cached_property
+    def comparisons(self) -> list[Versus]:
+        """The student against its control and its teacher; without a student, the control against the teacher."""
+        student, control, teacher = self.student, self.control, self.teacher
+        pairs = [(student, control), (student, teacher)] if student else [(control, teacher)]
+        return [found for a, b in pairs if a and b and a is not b and (found := versus(a, b))]
+
+    @cached_property
+    def headline(self) -> Versus | None:
+        """The student against its control."""
+        return next((found for found in self.comparisons if found.reference is self.control and self.student), None)
+
+
+def versus(model: Model, reference: Model) -> Versus | None:
+    """None where the two were not measured on the same images."""
+    ours, theirs = ([run for run in m.runs if run.report is not None] for m in (model, reference))
+    same = {(run.validated_on, run.report.count, run.report.normalizer) for run in (*ours, *theirs)}
+    if not ours or not theirs or len(same) != 1 or ours[0].report.count < 2:
         return None
-    if not ours or not theirs:
-        return None
-    shared = {run.config.seed for run in ours} & {run.config.seed for run in theirs}
-    if reference.role != "control":  # a teacher's seed has nothing to do with its student's
-        shared = set()
-    errors = [
-        np.mean([run.report.per_image for run in runs if not shared or run.config.seed in shared], axis=0)
-        for runs in (ours, theirs)
-    ]
-    seeds = (len(shared), len(shared)) if shared else (len(ours), len(theirs))
-    result = metrics.paired_bootstrap(*errors)
-    return Comparison(model, reference, result, ours[0].report.count, seeds, differing(model.lead, reference.lead))
+    rows = [np.stack([run.report.per_image for run in runs]) for runs in (ours, theirs)]
+    seeds = [[run.config.seed for run in runs] for runs in (ours, theirs)]
+    if reference.role != "control" or any(len(set(some)) < len(some) for some in seeds):
+        seeds = [range(len(ours)), range(-len(theirs), 0)]  # no pairs: a teacher's seed is not its student's
+    return Versus(model, reference, metrics.compare(*rows, *seeds), differing(model.lead, reference.lead))

@@ -1,6 +1,6 @@
-"""Draw docs/images/way.png: the way of the data, from a face on disk to a submission, with real data and real models.
+"""Draw docs/images/dataflow.png: how a face on disk becomes a submission, with real data and real models.
 
-    python docs/way.py [TEACHER] [--student MODEL] [--store DIR] [--out FILE]
+    python docs/dataflow.py [TEACHER] [--student MODEL] [--store DIR] [--out FILE]
 
 TEACHER and MODEL are model references (a run, a file, `bundled`). Without a teacher the student stands for both, which is
 good for trying the script out and not for the picture.
@@ -21,20 +21,13 @@ sys.path.insert(0, str(ROOT))  # from a clone that is not installed
 
 from distill import cli, config  # noqa: E402
 from distill.config import TrackingConfig  # noqa: E402
-from distill.figures.style import (  # noqa: E402
-    INK,
-    MUTED,
-    PREDICTION,
-    REGION_COLOURS,
-    TRUTH,
-    new_figure,
-    outlines,
-    rgb_of,
-)
+from distill.figures.faces import outlines  # noqa: E402
+from distill.figures.style import INK, MUTED, PREDICTION, TRUTH, new_figure, rgb255_of  # noqa: E402
 from distill.landmarks import IBUG68  # noqa: E402
 from distill.models.references import resolve_model  # noqa: E402
 
 WIDTH, HEIGHT, DPI = 10.0, 6.6, 140  # inches: 1400 x 924 pixels
+REGION_COLOURS = {"jaw": "#4bb3d1", "brows": "#c77dff", "nose": "#ffd23f", "eyes": "#4ade80", "mouth": "#ff5d73"}
 TEACHER, STUDENT, LABEL = "#3b6fb6", "#e8780c", "#1f9d57"
 ON_FACE = {"teacher": "#7db4ff", "student": PREDICTION}  # lighter, to be seen on a picture
 FACE = "001550.jpg"  # of the bundled sample's training faces
@@ -113,13 +106,13 @@ class Board:
         self.text(middle, y + 0.085, title, 8.4, colour, ha="center", weight="bold")
         self.text(middle, y - 0.095, words, 7.6, INK, ha="center")
 
-    def arrow(self, *way: tuple[float, float], colour: str = MUTED) -> None:
+    def arrow(self, *places: tuple[float, float], colour: str = MUTED) -> None:
         """An arrow through these places, the head at the last."""
         line = {"solid_joinstyle": "round", "solid_capstyle": "butt"}
-        self.canvas.plot(*np.array(way).T, color="white", linewidth=6, **line)  # what it crosses passes underneath
-        self.canvas.plot(*np.array(way).T, color=colour, linewidth=1.6, **line)
+        self.canvas.plot(*np.array(places).T, color="white", linewidth=6, **line)  # what it crosses passes underneath
+        self.canvas.plot(*np.array(places).T, color=colour, linewidth=1.6, **line)
         form = {"arrowstyle": "-|>,head_length=0.42,head_width=0.2", "linewidth": 1.6, "color": colour}
-        (x, y), (u, v) = way[-1], way[-2]
+        (x, y), (u, v) = places[-1], places[-2]
         length = np.hypot(u - x, v - y)
         near = (x + 0.05 * (u - x) / length, y + 0.05 * (v - y) / length)
         self.canvas.annotate("", (x, y), near, arrowprops=form | {"shrinkA": 0, "shrinkB": 0})
@@ -142,7 +135,7 @@ def coloured(view: np.ndarray, heat: np.ndarray) -> np.ndarray:
     size, picture = len(view), dark(view)
     for region, members in IBUG68.regions.items():
         strong = cv2.resize(heat[list(members)].max(0) ** 2, (size, size), interpolation=cv2.INTER_LINEAR)[..., None]
-        picture = picture * (1 - strong) + np.array(rgb_of(REGION_COLOURS[region])) * strong
+        picture = picture * (1 - strong) + np.array(rgb255_of(REGION_COLOURS[region])) / 255 * strong
     return picture.clip(0, 1)
 
 
@@ -180,7 +173,7 @@ def left(board: Board, face: np.ndarray, truth: np.ndarray, views) -> None:
         board.text(0.52, 3.13 - 0.2 * place, name, 8.2)
 
     board.arrow((0.15 + side + 0.06, top - side / 2), (x0 - 0.05, top - side / 2))
-    heading(board, x0, "2  One warp, then colour", "the points take the same way")
+    heading(board, x0, "2  One warp, then colour", "the points are warped alike")
     side = (top - LANES["student"] - 2 * GAP) / 3
     for place, (view, labels) in enumerate(views):
         x, y = x0 + place % 2 * (side + GAP), top - side - place // 2 * (side + GAP)
@@ -270,11 +263,11 @@ def save(board: Board, path: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = cli.Parser(prog="python docs/way.py", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="python docs/dataflow.py", description=__doc__.splitlines()[0])
     parser.add_argument("teacher", metavar="TEACHER", nargs="?", help="a model reference (default: the student)")
     parser.add_argument("--student", metavar="MODEL", default="bundled", help="default: %(default)s")
     parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
-    parser.add_argument("--out", metavar="FILE", type=Path, default=ROOT / "docs/images/way.png")
+    parser.add_argument("--out", metavar="FILE", type=Path, default=ROOT / "docs/images/dataflow.png")
     args = parser.parse_args(argv)
     save(draw(args.teacher or args.student, args.student, args.store), args.out)
 
