@@ -16,9 +16,6 @@ from distill.errors import UserError
 if TYPE_CHECKING:
     from distill.config import Config
 
-# overrides that may be given beside resume= without naming the run's config again
-LOCAL_KEYS = ("resume", "data.root", "data.cache", "data.workers", "train.threads", "train.device", "tracking.")
-
 # what to install for a package that is imported; the parts of pyproject.toml
 EXTRAS = {
     "distill": ("numpy", "cv2", "onnxruntime", "yaml", "tqdm", "filelock", "pydantic"),
@@ -128,15 +125,15 @@ def add_model_arguments(parser: Parser, onnx: bool = False) -> None:
 
 def train(job: str, default: str, summary: str, argv: list[str]) -> None:
     """Both training commands: read the arguments, train a `job` (teacher or student), print the result."""
-    asked = read_train_config(train_parser(job, default, summary), argv, default)
-    if asked is None:
+    args = train_parser(job, default, summary).parse_args(argv)
+    config = read_train_config(args.config, args.overrides, default)
+    if args.print_config:
+        from distill import config as configs
+
+        print(configs.to_yaml(config), end="")
         return
-    from distill.training import checkpoint
     from distill.training import job as training
 
-    config, given = asked
-    if given is not None:
-        config = checkpoint.stored_config(config, given)
     print_result(training.train_teacher(config) if job == "teacher" else training.train_student(config))
 
 
@@ -153,21 +150,18 @@ def train_parser(job: str, default: str, summary: str) -> Parser:
     return parser
 
 
-def read_train_config(parser: Parser, argv: list[str], default: str) -> tuple[Config, list[str] | None] | None:
-    """The config that the arguments mean, and None; or, where a resumed run's own config is meant, the keys given beside
-    resume=. None: the config was printed, and that is all."""
-    args = parser.parse_args(argv)
+def read_train_config(file: str | None, overrides: list[str], default: str) -> Config:
+    """The config that the arguments mean: of an experiment file, or of the run that `resume=` names, which needs no file."""
     from distill import config as configs
 
-    config = configs.load(args.config or experiment_file(default, "--config FILE names one"), args.overrides)
-    if args.print_config:
-        print(configs.to_yaml(config), end="")
-        return None
+    if file is None and any(item.startswith("resume=") and item != "resume=" for item in overrides):
+        from distill.training.checkpoint import stored_config
+
+        return stored_config(overrides)
+    config = configs.load(file or experiment_file(default, "--config FILE names one"), overrides)
     if not config.resume:  # a resumed run may have its own root
         check_roots([config])
-    only_local = args.config is None and all(item.startswith(LOCAL_KEYS) for item in args.overrides)
-    keys = [item.partition("=")[0].strip() for item in args.overrides]
-    return config, keys if config.resume and only_local else None
+    return config
 
 
 def print_result(result) -> None:

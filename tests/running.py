@@ -23,7 +23,7 @@ model: {{backbone: lcnet_050, input_size: 64, head: {{stride: 8, width: 16}}}}
 augment: {{photometric: {{noise: {{name: GaussNoise, p: 0.5, args: {{std_range: [0.01, 0.05]}}}}}}}}
 loss: {{coordinate: nme, coordinate_weight: 20}}
 data: {{root: "{data}", workers: 0}}
-train: {{epochs: 12, batch_size: 4, lr: 0.005, ema: 0.9, threads: 1}}
+train: {{epochs: 12, batch_size: 4, lr: 0.005, ema: 0.9, threads: 1, amp: "off"}}
 tracking: {{store: "{store}", experiment: tiny}}
 """
 DISTILLED = """

@@ -45,4 +45,9 @@ def check(config: Config, source: str = "config") -> None:
     divisor = f"a divisor of batch_size {train.batch_size}"
     need(train.batch_size % train.accumulate == 0, "train.accumulate", train.accumulate, divisor)
     need(train.min_lr <= train.lr, "train.min_lr", train.min_lr, f"at most train.lr, {train.lr:g}")
-    need(train.snapshots <= train.epochs, "train.snapshots", train.snapshots, f"at most train.epochs, {train.epochs}")
+    need(
+        train.minutes > 0 or train.snapshots <= train.epochs,
+        "train.snapshots",
+        train.snapshots,
+        f"at most train.epochs, {train.epochs}",
+    )

@@ -28,7 +28,7 @@ class DataConfig:
     train: str = "synthetics_train"  # training set, a folder under root
     val: str = "auto"  # validation set; auto: aflw_val, else synthetics_val
     test: str = "auto"  # unlabelled test set; auto: aflw_test, else synthetics_test, else none
-    size: Count = 0  # side in pixels that samples are warped to; 0: the larger input of student and teacher
+    size: Count = 0  # side in pixels that samples are warped to, for student and teacher; 0: each at its own input size
     on_bad: Literal["stop", "skip"] = "stop"  # a broken training image stops the run, or is skipped and counted
     landmarks: str = "ibug68"  # the points of a label: ibug68, wflw98, lapa106, or a YAML file (docs/landmarks.md)
     limit: Count = 0  # use only this many training images, evenly spread; 0: all
@@ -127,19 +127,30 @@ class DistillConfig:
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     epochs: Whole = 30
+    # above 0: train for so long by the clock, validation included, instead of `epochs`; warm-up and schedules follow the clock
+    minutes: Amount = 0.0
     batch_size: Whole = 32  # global: over all processes and before accumulation is split off
     accumulate: Whole = 1  # split each batch into this many passes
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[Number, Field(gt=0, le=10)] = 2e-3
     min_lr: Amount = 1e-5
+    backbone_lr: Annotated[Number, Field(ge=0, le=10)] = (
+        1.0  # factor on lr for the backbone, e.g. 0.1 for a pretrained one
+    )
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = (
+        1.0  # once more for each of its layers, counted back from the head
+    )
     weight_decay: Amount = 0.02
     warmup_epochs: Amount = 1.0
-    clip: Amount = 1.0  # largest gradient norm; 0: no clipping
+    # gradients longer than this are scaled to it, adapters apart; 0: never. With 1 that is nearly every step (train/clipped is
+    # the share), so it normalises gradients; as a guard against rare long ones take some ten times train/grad_norm.
+    clip: Amount = 1.0
     ema: Annotated[Number, Field(ge=0, lt=1)] = 0.999  # decay of the weight average that is evaluated and kept; 0: none
     freeze: list[str] = field(default_factory=list)  # module paths of the model that do not train, e.g. [backbone]
     snapshots: Count = 0  # keep the validated weights of the last N epochs, for weight averaging
     patience: Count = 0  # stop after this many epochs without a better val/nme; 0: never
-    amp: Literal["auto", "off", "bf16"] = "auto"  # auto: bf16 where the device has it natively
+    # auto: bf16 on a GPU that has it; on a CPU what is faster, by a few passes of each before the first step
+    amp: Literal["auto", "off", "bf16"] = "auto"
     channels_last: bool = True
     compile: bool = False  # torch.compile: slower to start, faster per step; needs a C++ compiler
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -165,6 +176,7 @@ class Config:
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     teacher: str = ""  # run id, models:/NAME@ALIAS, or file; empty: the newest teacher of this data
     init: str = ""  # start from the weights of this run id, models:/NAME@ALIAS, or file (of the same architecture)
+    init_part: Literal["all", "backbone"] = "all"  # of them; backbone: under a fresh head, which may be another one
     resume: str = ""  # run id to continue, or "last"
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

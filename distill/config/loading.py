@@ -51,13 +51,14 @@ TextLoader.add_constructor(
 
 
 def load(
-    path: str | os.PathLike, overrides: Sequence[str] = (), settings: Mapping[str, Any] = MappingProxyType({})
+    path: str | os.PathLike | None, overrides: Sequence[str] = (), settings: Mapping[str, Any] = MappingProxyType({})
 ) -> Config:
-    """Read an experiment file, put `settings` (dotted key -> value) and then `key=value` overrides over it, check everything.
+    """Read an experiment file (None: take the defaults), put `settings` (dotted key -> value) and then `key=value` overrides
+    over it, check everything.
 
     Raises UserError (one sentence) for a missing or malformed file, an unknown key, a wrong type, an impossible value.
     """
-    values = _read(Path(path), seen=())
+    values = _read(Path(path), seen=()) if path else {}
     for dotted, value in settings.items():
         _place(values, dotted, value, f"Setting '{dotted}'")
     for item in overrides:
@@ -65,7 +66,7 @@ def load(
         if not equals or not dotted.strip():
             raise UserError(f"Override '{item}' is not of the form key=value, for instance train.lr=0.001.")
         _place(values, dotted.strip(), Raw(text), f"Override '{item}'")
-    return _checked(values, str(path), Path(path).parent)
+    return _checked(values, str(path), Path(path).parent) if path else _checked(values, "command line")
 
 
 def from_dict(values: dict, source: str = "the stored config") -> Config:

@@ -22,6 +22,7 @@ class Batch(NamedTuple):
     images: Tensor  # (B, S, S, 3) uint8 RGB
     landmarks: Tensor  # (B, P, 2) float32, pixels of S; zeros where the set has no labels
     index: Tensor  # (B,) int64, positions in the set
+    teacher_images: Tensor | None = None  # (B, T, T, 3) uint8 RGB: the same views at the teacher's own size
 
 
 class ImageSource(Protocol):
@@ -69,20 +70,30 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 class TrainDataset(Dataset):
     """Augmented samples by (epoch, index): the epoch travels with the key, so lasting workers need not be told of it.
 
-    landmark_set: labelled. images: where pixels come from, the set itself unless a cache is given.
+    landmark_set: labelled. images: where pixels come from, the set itself unless a cache is given. teacher: an augmenter of
+    the same draws at another size: a teacher sees the student's view at its own resolution, and the student's pixels do not
+    depend on whether it has a teacher, and which.
     """
 
-    def __init__(self, landmark_set: LandmarkSet, augmenter: Augmenter, images: ImageSource | None = None):
-        self.set, self.augmenter, self.images = landmark_set, augmenter, images or landmark_set
+    def __init__(
+        self,
+        landmark_set: LandmarkSet,
+        augmenter: Augmenter,
+        images: ImageSource | None = None,
+        teacher: Augmenter | None = None,
+    ):
+        self.set, self.augmenter, self.images, self.teacher = landmark_set, augmenter, images or landmark_set, teacher
 
     def __len__(self) -> int:
         return len(self.set)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None]:
         epoch, index = key
         image = self.images.image(index)
-        pixels, points = self.augmenter(image, _points_of(self.set, index, image), epoch, index)
-        return pixels, points, index
+        landmarks = _points_of(self.set, index, image)
+        pixels, points = self.augmenter(image, landmarks, epoch, index)
+        view = self.teacher(image, landmarks, epoch, index)[0] if self.teacher else None
+        return pixels, points, index, view
 
 
 def train_loader(dataset: TrainDataset, sampler: EpochSampler, workers: int, pin: bool) -> DataLoader:
@@ -113,7 +124,7 @@ def eval_batches(
         for index in range(first, min(first + batch_size, len(landmark_set))):
             image = source.image(index)
             pixels, points = plain(image, _points_of(landmark_set, index, image), size)
-            samples.append((pixels, points, index))
+            samples.append((pixels, points, index, None))
         yield _collate(samples)
 
 
@@ -124,12 +135,13 @@ def _points_of(landmark_set: LandmarkSet, index: int, image: np.ndarray) -> np.n
     return landmark_set.landmarks[index] * (np.array(image.shape[1::-1]) / landmark_set.sizes[index])
 
 
-def _collate(samples: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
-    images, landmarks, index = zip(*samples, strict=True)
+def _collate(samples: list[tuple[np.ndarray, np.ndarray, int, np.ndarray | None]]) -> Batch:
+    images, landmarks, index, views = zip(*samples, strict=True)
     return Batch(
         torch.from_numpy(np.stack(images)),
         torch.from_numpy(np.stack(landmarks).astype(np.float32, copy=False)),
         torch.tensor(index, dtype=torch.int64),
+        None if views[0] is None else torch.from_numpy(np.stack(views)),
     )
 
 

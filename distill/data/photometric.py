@@ -29,10 +29,15 @@ class Photometric:
         self.steps = [(step.p, _build(f"augment.photometric.{key}", step)) for key, step in steps.items()]
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(H, W, 3) uint8 -> the same shape and type; all chance comes from rng."""
-        for p, step in self.steps:
-            if rng.random() < p:
-                image = step(image, rng)
+        """(H, W, 3) uint8 -> the same shape and type; all chance comes from rng.
+
+        Each step has a stream of its own, so that views of one sample at two sizes get the same steps, whatever one draws.
+        """
+        chances = rng.random(len(self.steps))
+        seeds = rng.integers(2**63, size=len(self.steps))
+        for (p, step), chance, seed in zip(self.steps, chances, seeds, strict=True):
+            if chance < p:
+                image = step(image, np.random.default_rng(seed))
         return image
 
 

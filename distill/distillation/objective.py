@@ -76,15 +76,21 @@ class Objective(nn.Module):
         """What the balance multiplies each distillation term's weight by; nothing without a balance."""
         return dict(self.balance.scales) if self.balance else {}
 
-    def forward(self, images: Tensor, landmarks: Tensor, progress: float) -> Losses:
-        """images (B, s, s, 3) uint8; landmarks (B, P, 2) in their pixels; progress: the share of training done,
-        0..1."""
+    def forward(
+        self, images: Tensor, landmarks: Tensor, progress: float, teacher_images: Tensor | None = None
+    ) -> Losses:
+        """images (B, s, s, 3) uint8; landmarks (B, P, 2) in their pixels; progress: the share of training done, 0..1.
+
+        teacher_images: the same views at another size, for the teacher; without them it sees the student's, resampled.
+        """
         target = landmarks / images.shape[1]
         student_taps = self.distiller.student_taps if self.distiller else ()
         with recording(self.student, student_taps) as maps:
             prediction = self.student(to_input(images, self.student.size))
         student = Outputs(self.student, prediction, maps)
-        teacher = self.distiller.ask_teacher(images) if self.distiller else None
+        teacher = (
+            self.distiller.ask_teacher(images if teacher_images is None else teacher_images) if self.distiller else None
+        )
         # adapters are small and losses want the digits: float32 from here on
         with torch.autocast(images.device.type, enabled=False):
             terms, outside = self.supervision(self.student, prediction, target)

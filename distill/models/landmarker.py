@@ -65,6 +65,12 @@ class Landmarker(nn.Module):
             return torch.ones_like(points[..., 0])
         return self.codec.representable(points * self.size).float()
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the backbone's authors exempt from weight decay, such as position embeddings."""
+        exempt = {_flat(name) for name in _exempt_in_timm(self.config)}
+        names = (name for name, _ in self.backbone.named_parameters())
+        return {f"backbone.{name}" for name in names if _flat(name.removeprefix("model.")) in exempt}
+
     @torch.no_grad()
     def _probe(self) -> tuple[Level, ...]:
         """The backbone's levels, fine to coarse: channels and sides by a dry forward pass, strides by its own
@@ -153,6 +159,24 @@ def _not_built(config: ModelConfig, problem: Exception) -> UserError:
         f"model.backbone '{config.backbone}' cannot be built for model.input_size {config.input_size} with "
         f"backbone_args {config.backbone_args}: {reason}."
     )
+
+
+def _exempt_in_timm(config: ModelConfig) -> set[str]:
+    """`no_weight_decay()` of the whole timm model, which its feature extractor does not pass on; built without memory."""
+    for size_argument in ({}, {"img_size": config.input_size}):  # as in _build_backbone
+        try:
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model = timm.create_model(config.backbone.split(".")[0], **config.backbone_args, **size_argument)
+            return set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+        except Exception:  # arguments that only a feature extractor takes, or a model that computes while it is built
+            continue
+    return set()
+
+
+def _flat(name: str) -> str:
+    """A parameter's name, the same where a feature extractor has joined two levels (layers.0 as layers_0)."""
+    return name.replace(".", "_")
 
 
 def _check_filled(backbone: nn.Module, start: Tensor, config: ModelConfig, size_argument: dict[str, int]) -> None:

@@ -179,7 +179,7 @@ def _training(part, job, base, shared, overrides, where, earlier, every) -> Stag
             f"{where}'teacher' is '{teacher}', but there are no 'distill.terms'; expected a term to learn it by."
         )
     if init:
-        _same_architecture(earlier[init], config, where)
+        _same_architecture(earlier[init], config, where, config.init_part)
     # the run of an earlier stage is known once that stage is done
     config = replace(config, init="" if init else config.init, teacher="" if teacher else config.teacher)
     return Stage(part["name"], job, config, init, teacher)
@@ -225,13 +225,15 @@ def _earlier(name: Any, key: str, where: str, earlier: dict[str, Stage], every: 
     raise UserError(f"{where}'{key}' is {name!r}; expected an earlier stage: {known}{more}.")
 
 
-def _same_architecture(source: Stage, config: Config, where: str) -> None:
+def _same_architecture(source: Stage, config: Config, where: str, part: str = "all") -> None:
     """As far as configs show, without building the models."""
     was, now = (
         configs.flatten(replace(c, model=replace(c.model, backbone=c.model.backbone.split(".")[0])))
         for c in (source.config, config)
     )
     for key in SAME:
+        if part == "backbone" and key.startswith("model.head."):
+            continue
         if was[key] != now[key]:
             raise UserError(
                 f"{where}{key} is {now[key]!r}, but stage '{source.name}' has {was[key]!r}; expected the same architecture, "

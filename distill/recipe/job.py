@@ -66,7 +66,7 @@ def check_models(recipe: Recipe) -> None:
     models: dict[str, Landmarker] = {}
     for stage in recipe.stages:
         where = f"{recipe.path}, stage '{stage.name}': "
-        sources = stage.of
+        sources, part = stage.of, "all"
         if stage.job != "average":
             try:
                 models[stage.name] = skeleton(stage.config.model, configs.markup_of(stage.config))
@@ -75,11 +75,11 @@ def check_models(recipe: Recipe) -> None:
                     check_budget(models[stage.name])
             except UserError as error:
                 raise UserError(f"{where}{error}") from None
-            sources = (stage.init,) if stage.init else ()
+            sources, part = ((stage.init,) if stage.init else ()), stage.config.init_part
         else:
             models[stage.name] = models[stage.of[0]]
         for source in sources:
-            if different := difference(models[source], models[stage.name]):
+            if different := difference(models[source], models[stage.name], part):
                 key, was, now = different
                 raise UserError(
                     f"{where}{key} is {now}, but stage '{source}' has {was}; expected the same architecture, for weights to "

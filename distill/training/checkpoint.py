@@ -10,8 +10,9 @@ import pickle
 import re
 import shlex
 import signal
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,9 +22,10 @@ import torch
 from distill import config as configs
 from distill.config import Config, TrackingConfig, TrainConfig
 from distill.errors import UserError
+from distill.files import atomic
 from distill.models.files import save_model
 from distill.models.landmarker import Landmarker
-from distill.tracking import store_root
+from distill.tracking import end_run, find_run, is_held, store_root
 
 VERSION = 1
 CHECKPOINT = "checkpoint.pt"  # in the run's work folder
@@ -32,16 +34,10 @@ SNAPSHOTS = "snapshots"  # a folder there, and among the run's artifacts
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write, flush to disk, then put in place: a kill at any moment leaves the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save({"version": VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        torch.save({"version": VERSION, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -87,14 +83,15 @@ def find_checkpoint(config: Config) -> Path:
     return found[-1]
 
 
-def stored_config(config: Config, given: Collection[str] = ()) -> Config:
-    """The config of the run to resume; of this call's own, the store and the `given` keys (of data, train, tracking)."""
-    stored = configs.from_dict(load(find_checkpoint(config))["config"], "the checkpoint's config")
-    sections = {}
-    for name in ("data", "train", "tracking"):
-        own = {key.split(".")[1] for key in (*given, "tracking.store") if key.startswith(f"{name}.")}
-        sections[name] = replace(getattr(stored, name), **{key: getattr(getattr(config, name), key) for key in own})
-    return replace(stored, resume=config.resume, **sections)
+def stored_config(overrides: Sequence[str]) -> Config:
+    """The config of the run that `resume=` among the overrides means, changed by the others; the store is this call's.
+
+    Raises UserError as `configs.load` does, and where there is no such run.
+    """
+    call = configs.load(None, overrides)
+    stored = configs.from_dict(load(find_checkpoint(call))["config"], "the checkpoint's config")
+    own = {"tracking.store": call.tracking.store}
+    return configs.load(None, overrides, settings=configs.to_dict(stored) | own)
 
 
 def unfinished(config: Config, job: str, path: Path) -> Unfinished:
@@ -121,11 +118,27 @@ def check_data(found: Unfinished, fingerprints: dict[str, str]) -> None:
             )
 
 
-def resume_command(config: Config, job: str, run_id: str) -> str:
-    """What a person types to continue this run from the same folder."""
-    store = config.tracking.store
-    elsewhere = "" if store == TrackingConfig().store else f" {shlex.quote(f'tracking.store={store}')}"
-    return f"python -m distill.{job} resume={run_id}{elsewhere}"
+def resume_command(config: Config, job: str, run_id: str, root: Path | None) -> str:
+    """What a person types to continue this run, from any folder. root: of the data; None: the bundled sample."""
+    places = {"tracking.store": config.tracking.store, "data.root": root, "data.cache": config.data.cache}
+    found = [shlex.quote(f"{key}={Path(place).absolute()}") for key, place in places.items() if place]
+    return " ".join([f"python -m distill.{job} resume={run_id}", *found])
+
+
+def tidy(config: TrackingConfig) -> None:
+    """Clear up after processes of this store that were killed: half-written checkpoints; and runs without a checkpoint, which
+    nobody can continue, end as KILLED."""
+    for work in (store_root(config) / "work").glob("*/"):
+        # whoever trains holds the lock, which outlives a kill as a file
+        if not (work / "lock").exists() or is_held(work):
+            continue
+        for file in (*work.glob(f".{Path(CHECKPOINT).stem}.*.tmp.pt"), *work.glob(f"{CHECKPOINT}.*.tmp")):
+            file.unlink(missing_ok=True)
+        if not (work / CHECKPOINT).exists() and not (work / "artifacts").exists():
+            with suppress(UserError):  # the store is away, or the run is in another one
+                if find_run(config, work.name).status == "RUNNING":
+                    end_run(config, work.name, "KILLED")
+            (work / "lock").unlink(missing_ok=True)  # this is done once
 
 
 # ---------------------------------------------------------------------------------------------------- snapshots
@@ -143,8 +156,8 @@ class Snapshots:
     def keep(self, model: Landmarker, epoch: int, about: dict[str, Any]) -> None:
         """Save the weights of `epoch` (from 1) if they may be among the last, and drop what no longer is."""
         oldest = self.config.epochs - self.config.snapshots
-        # with patience any epoch may turn out to be the last
-        if self.config.snapshots and (self.config.patience or epoch > oldest):
+        any_may_be_last = self.config.patience or self.config.minutes
+        if self.config.snapshots and (any_may_be_last or epoch > oldest):
             save_model(model, self.folder / f"epoch_{epoch:03d}.safetensors", about)
             for file in self.files():
                 if epoch_of(file) <= epoch - self.config.snapshots:

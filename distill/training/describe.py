@@ -64,7 +64,7 @@ def as_metrics(found: Sequence[Comparison], split: str) -> dict[str, float]:
 def note(model: TrainedModel, report: metric.Report, val: str, found: Sequence[Comparison]) -> str:
     """The run's description in Markdown. report: on the validation set, whose name is `val`."""
     low, high = interval(report.per_image)
-    chosen = f", epoch {model.step} of {model.config.train.epochs}" if model.step else ""
+    chosen = f", epoch {model.step} of {len(model.history)}" if model.step else ""
     result = (
         f"val/nme {report.nme:.3f} % [{low:.3f}, {high:.3f}] on {report.count} images of {val}, median {report.median:.3f}, "
         f"above 8 %: {100 * report.failure_rate:.1f} %{chosen}; {model.cost.file_bytes / 1e6:.2f} MB, "

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Processes:
-    """rank of `world` processes, and the device this one trains on."""
+    """This is process `rank` of `world`, and it trains on `device`."""
 
     rank: int
     world: int
     device: torch.device
+    host_group: dist.ProcessGroup | None = None  # of several processes: for what is on the host
 
     @property
     def is_main(self) -> bool:
@@ -46,13 +47,17 @@ class Processes:
             values /= self.world
         return values
 
+    def max(self, value: float) -> float:
+        """The largest of all processes' values."""
+        if self.world == 1:
+            return value
+        highest = torch.tensor(float(value), dtype=torch.float64)
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=self.host_group)  # on the host: no GPU waits for it
+        return highest.item()
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
-        if self.world == 1:
-            return flag
-        highest = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-        return bool(highest.item())
+        return bool(self.max(flag))
 
     def from_main(self, make: Callable[[], Any]) -> Any:
         """What `make` returns (picklable) in the main process, in every process; its exceptions are raised in every one."""
@@ -81,7 +86,8 @@ def start(device: str) -> Processes:
     if world > 1 and not dist.is_initialized():
         # validation happens on the main process while the others wait, so the time-out is generous
         dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(hours=1))
-    return Processes(rank, world, where)
+    host_group = dist.new_group(backend="gloo", timeout=timedelta(hours=1)) if world > 1 else None
+    return Processes(rank, world, where, host_group)
 
 
 def stop() -> None:

@@ -146,7 +146,9 @@ def _log_measured(
         model.config, model.job, report, data, measured.reports.get("teacher"), teacher.run_id if teacher else ""
     )
     best = {f"best/{key}": value for key, value in values.items()}
-    best |= {"train/minutes": model.minutes} | describe.as_metrics(comparisons, "val")
+    best |= {"train/minutes": model.minutes, "train/epochs": len(model.history)} | describe.as_metrics(
+        comparisons, "val"
+    )
     run.log_metrics(best, step=model.step)
     note = describe.note(model, report, val_set.folder.name, comparisons)
     if tracking.NOTE not in model.config.tracking.tags:  # where somebody has written his own

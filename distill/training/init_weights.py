@@ -17,35 +17,45 @@ SHAPING = ("backbone", "head.kind", "head.width", "backbone_args", "head.stride"
            "head.margin", "input_size")  # fmt: skip
 
 
-def start_from(model: Landmarker, reference: ModelReference) -> str:
-    """Fill `model` with the weights of a file, and give the id of the run that made them ("": unknown).
+def start_from(model: Landmarker, reference: ModelReference, part: str = "all") -> str:
+    """Fill `model`, or its `backbone` alone, with the weights of a file; the id of the run that made them ("": unknown).
 
-    Raises UserError where the file's architecture is another one.
+    part: all or backbone. Raises UserError where the file's architecture (of that part) is another one.
     """
     source, described = load_model(reference.path)
-    if different := difference(source, model):
+    if different := difference(source, model, part):
         key, found, expected = different
         raise UserError(
             f"init: {reference.label} has {key} {found}, and this config says {expected}; weights go on in the same "
             f"architecture only."
         )
-    model.load_state_dict(weights(source), strict=False)  # without batch counters, which files do not keep
+    given = {name: tensor for name, tensor in weights(source).items() if _belongs(name, part)}
+    model.load_state_dict(given, strict=False)  # files do not keep batch counters
     return reference.run_id or str(described["about"].get("run_id", ""))
 
 
-def difference(a: Landmarker, b: Landmarker) -> tuple[str, str, str] | None:
-    """The first thing in which two architectures differ, and what it is in each; None: weights of one fit the other."""
-    if not a.markup.fits(b.markup):
+def difference(a: Landmarker, b: Landmarker, part: str = "all") -> tuple[str, str, str] | None:
+    """The first thing in which two architectures (or their backbones) differ, and what it is in each; None: weights of one
+    fit the other."""
+    if part == "all" and not a.markup.fits(b.markup):
         return "data.landmarks", str(a.markup), str(b.markup)
     was, now = _shaping(a.config), _shaping(b.config)
-    changed = next(((key, str(was[key]), str(now[key])) for key in was if was[key] != now[key]), None)
-    ours, theirs = ({name: tuple(tensor.shape) for name, tensor in weights(model).items()} for model in (a, b))
+    keys = [key for key in was if part == "all" or ".head." not in key]
+    changed = next(((key, str(was[key]), str(now[key])) for key in keys if was[key] != now[key]), None)
+    ours, theirs = (
+        {name: tuple(tensor.shape) for name, tensor in weights(model).items() if _belongs(name, part)}
+        for model in (a, b)
+    )
     if ours == theirs and was["model.backbone"] == now["model.backbone"]:
         return None
     if changed:
         return changed
     name = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
     return f"tensor {name}", f"{ours.get(name, 'missing')}", f"{theirs.get(name, 'missing')}"
+
+
+def _belongs(name: str, part: str) -> bool:
+    return part == "all" or name.startswith(f"{part}.")
 
 
 def _shaping(model: ModelConfig) -> dict[str, object]:

@@ -38,6 +38,7 @@ from distill.training.finalize import TeacherPredictions, TrainedModel, TrainRes
 from distill.training.init_weights import start_from
 from distill.training.loop import Abandoned, Progress, Trainer
 from distill.training.optim import freeze
+from distill.training.precision import choose as choose_precision
 
 TEACHER_COPY = "teacher.safetensors"  # in the run's work folder, so that a resumed run needs nothing else
 
@@ -145,14 +146,16 @@ def build(config: Config, job: str, processes: Processes) -> Training:
         check_compiler(processes.device)
     student, init_run = _build_model(config, job, processes, resumed)
     check_terms(config.distill.terms, student)
-    augmenter_of = _augmenters(config)
+    augmenter = _augmenter(config, student.size)
     data = _read_data(config, processes, resumed)
     teacher_file, teacher_run = _find_teacher(config, processes, data, resumed)
     teacher = FrozenTeacher(load_model(teacher_file)[0]).to(processes.device) if teacher_file else None
     distiller = Distiller(config.distill.terms, student, teacher) if teacher else None
     objective = Objective(student, Supervision(config.loss, student.markup), distiller, balance.make(config))
-    size = config.data.size or max(student.size, teacher.model.size if teacher else 0)
-    loader = _build_loader(config, data, augmenter_of(size), processes)
+    apart = teacher and not config.data.size and teacher.model.size != student.size
+    loader = _build_loader(
+        config, data, processes, augmenter, _augmenter(config, teacher.model.size) if apart else None
+    )
     return Training(config, job, processes, data, objective, loader, teacher_file, teacher_run, init_run, resumed)
 
 
@@ -166,14 +169,13 @@ def _build_model(config: Config, job: str, processes: Processes, resumed: Unfini
     freeze(model, config.train.freeze)
     if not config.init or resumed:
         return model, ""
-    return model, start_from(model, processes.from_main(lambda: resolve_model(config.init, config.tracking)))
+    source = processes.from_main(lambda: resolve_model(config.init, config.tracking))
+    return model, start_from(model, source, config.init_part)
 
 
-def _augmenters(config: Config) -> Callable[[int], Augmenter]:
-    """Side in pixels -> augmenter of that size; its photometric steps are checked at once."""
-    markup = configs.markup_of(config)
-    Augmenter(config.augment, config.model.input_size, config.seed, markup)
-    return lambda size: Augmenter(config.augment, size, config.seed, markup)
+def _augmenter(config: Config, size: int) -> Augmenter:
+    """Of the views for a model of this input size; data.size overrules it. Two augmenters of a run draw the same views."""
+    return Augmenter(config.augment, config.data.size or size, config.seed, configs.markup_of(config))
 
 
 def _read_data(config: Config, processes: Processes, resumed: Unfinished | None) -> Data:
@@ -213,7 +215,9 @@ def _find_teacher(
     return found.path, found.run_id
 
 
-def _build_loader(config: Config, data: Data, augmenter: Augmenter, processes: Processes) -> DataLoader:
+def _build_loader(
+    config: Config, data: Data, processes: Processes, augmenter: Augmenter, teacher_augmenter: Augmenter | None
+) -> DataLoader:
     sampler = EpochSampler(len(data.train), config.train.batch_size, config.seed, processes.rank, processes.world)
     share, accumulate = sampler.batch_size // processes.world, config.train.accumulate
     if share % accumulate:
@@ -224,7 +228,7 @@ def _build_loader(config: Config, data: Data, augmenter: Augmenter, processes: P
     if config.data.cache:
         folder, side = Path(config.data.cache), config.data.cache_size
         images = processes.from_main(lambda: cache.open_or_build(data.train, folder, side))
-    dataset = TrainDataset(data.train, augmenter, images)
+    dataset = TrainDataset(data.train, augmenter, images, teacher_augmenter)
     return train_loader(dataset, sampler, config.data.workers, pin=processes.device.type == "cuda")
 
 
@@ -246,6 +250,7 @@ def open_run(training: Training) -> Iterator[tracking.Run | tracking.NullRun]:
     config, processes, resumed = training.config, training.processes, training.resumed
     with ExitStack() as stack:
         if processes.is_main:
+            checkpoint.tidy(config.tracking)
             if resumed:
                 stack.enter_context(tracking.hold(resumed.work))
             run = stack.enter_context(
@@ -302,7 +307,8 @@ def _ended_in_order(training: Training, run: tracking.Run | tracking.NullRun) ->
     """Say how to go on after an interruption; leave nothing to resume where the run has ended for good."""
     saved = run.work / CHECKPOINT
     try:
-        yield
+        with loop.plain_errors():
+            yield
     except Abandoned as reason:
         run.set_tags({"distill.abandoned": str(reason)})
         run.finish("KILLED")
@@ -310,7 +316,9 @@ def _ended_in_order(training: Training, run: tracking.Run | tracking.NullRun) ->
         raise
     except (SystemExit, KeyboardInterrupt):
         if training.processes.is_main and saved.is_file():
-            command = checkpoint.resume_command(training.config, training.job, run.id)
+            paths = training.data.paths
+            root = None if paths.is_sample else paths.train.parent
+            command = checkpoint.resume_command(training.config, training.job, run.id, root)
             print(f"\nStopped and saved. Continue with: {command}", flush=True)
         raise
     _remove_resumable(run.work, training.processes)
@@ -399,12 +407,14 @@ class Recorder:
 def fit(training: Training, recorder: Recorder) -> Progress:
     """Train, from the beginning or from the checkpoint of a resumed run."""
     config, resumed = training.config, training.resumed
+    precision = _choose_precision(training, recorder.run)
     trainer = Trainer(
         training.objective,
         config.train,
         training.processes,
         seed=config.seed,
         batches_per_epoch=len(training.loader.batch_sampler),
+        precision=precision,
     )
     if resumed:
         trainer.load_state_dict(resumed.state)
@@ -413,6 +423,7 @@ def fit(training: Training, recorder: Recorder) -> Progress:
         "job": training.job,
         "data": training.data.fingerprints,
         "teacher_run": training.teacher_run,
+        "precision": precision,
     }
 
     def save(state: dict[str, Any]) -> None:
@@ -420,3 +431,17 @@ def fit(training: Training, recorder: Recorder) -> Progress:
 
     loop.fit(trainer, training.loader, recorder, save, training.run_name)
     return trainer.progress
+
+
+def _choose_precision(training: Training, run: tracking.Run | tracking.NullRun) -> str:
+    """As train.amp says; kept in the run, with the seconds of a pass in each where they were measured."""
+    config, processes, resumed = training.config.train, training.processes, training.resumed
+    loop.place(training.objective, config, processes.device)
+    images = config.batch_size // processes.world // config.accumulate
+    side = training.loader.dataset.augmenter.size
+    stored = resumed.state.get("precision", "") if resumed else None
+    precision, seconds = choose_precision(config, training.objective, processes, (images, side), stored)
+    run.set_tags({"train.precision": precision})
+    if seconds:
+        run.log_metrics({f"train/pass_seconds/{name}": value for name, value in seconds.items()}, step=0)
+    return precision

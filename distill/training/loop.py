@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -29,7 +30,14 @@ from distill.models.landmarker import Landmarker
 from distill.training.checkpoint import Interrupted, StopRequest
 from distill.training.compile import compile_objective
 from distill.training.distributed import Processes
-from distill.training.optim import WeightAverage, lr_at, make_optimizer, train_mode
+from distill.training.optim import (
+    WeightAverage,
+    clip_gradients,
+    load_optimizer,
+    lr_at,
+    make_optimizer,
+    train_mode,
+)
 
 SELECT = "val/nme"  # the one number that selects: best weights, early stop
 
@@ -52,8 +60,10 @@ class Progress:
     best: float = math.inf
     best_epoch: int = -1
     sums: dict[str, float] = field(default_factory=dict)  # of this epoch's per-batch values
+    lr: float = 0.0  # of the last step
     seconds: float = 0.0  # spent training, over all sessions
     epoch_seconds: float = 0.0  # of them in the steps of this epoch
+    validation_seconds: float = 0.0  # of them in the last validation
     history: list[dict[str, float]] = field(default_factory=list)  # one dict an epoch
 
 
@@ -76,57 +86,71 @@ class Hooks(Protocol):
 class Trainer:
     """What a training consists of: objective, optimiser, weight average, and how far it has come.
 
-    The objective is moved to the device, and compiled or wrapped for several processes where that is asked for.
+    The objective is moved to the device, and compiled or wrapped for several processes where that is asked for. precision:
+    float32 or bfloat16, of the networks' passes; weights, losses and adapters are in float32 always.
     """
 
     def __init__(
-        self, objective: Objective, config: TrainConfig, processes: Processes, *, seed: int, batches_per_epoch: int
+        self,
+        objective: Objective,
+        config: TrainConfig,
+        processes: Processes,
+        *,
+        seed: int,
+        batches_per_epoch: int,
+        precision: str = "float32",
     ):
         self.objective, self.config, self.processes, self.seed = objective, config, processes, seed
-        self.device, self.dtype = processes.device, autocast_dtype(config, processes.device)
+        self.device, self.dtype = processes.device, getattr(torch, precision)
         self.batches_per_epoch, self.steps = batches_per_epoch, batches_per_epoch * config.epochs
-        objective.to(self.device)
-        objective.student.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
-        train_mode(objective, config.freeze)
+        place(objective, config, self.device)
         self.average = WeightAverage(objective.student, config.ema)  # before wrapping and compiling: it stays plain
         self.optimizer = make_optimizer(objective, config)
+        self.student = list(objective.student.parameters())
+        self.adapters = list(objective.distiller.parameters()) if objective.distiller else []
         self.module = processes.wrap(objective)
         if config.compile:
             compile_objective(objective)
         self.progress = Progress()
         self.sums = Sums()
-        self._started = time.monotonic()
+        self.unread: Unread | None = None
+        self.start_clock()
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step on this process's share of a batch.
 
         Returns what is logged of it, as 0-d tensors on the device: the loss, each term raw and weighted, the length of the
-        gradient. Raises Diverged, before anything is changed, where the loss or the gradient is not finite.
+        gradient. Raises Diverged where loss or gradient are not finite: on a CPU before anything is changed, on a GPU one step
+        later, since reading a value would keep the GPU waiting.
         """
-        lr = self.lr()
+        self.progress.lr = lr = self.lr()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         torch.manual_seed(hash((self.seed, self.progress.step, self.processes.rank)) % 2**63)  # dropout and the like
-        images = batch.images.to(self.device, non_blocking=True)
-        landmarks = batch.landmarks.to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
         values: dict[str, Tensor] = {}
         parts = self.config.accumulate
-        for part, (x, y) in enumerate(zip(images.chunk(parts), landmarks.chunk(parts), strict=True), start=1):
+        for part, (images, landmarks, views) in enumerate(self._parts(batch), start=1):
             # several processes average their gradients once a step
             with nullcontext() if part == parts else self.processes.no_sync(self.module):
-                with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                    total, raw, weights, outside = self.module(x, y, self.progress.step / self.steps)
+                with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+                    total, raw, weights, outside = self.module(images, landmarks, self.fraction(), views)
                 (total / parts).backward()
             for name, value in self._named(total, raw, weights, outside).items():
                 values[name] = values.get(name, 0) + value / parts
-        limit = self.config.clip or math.inf
-        values["train/grad_norm"] = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
+        values |= clip_gradients(self.student, self.adapters, self.config.clip)
         self._check_finite(values)
         self.optimizer.step()
         self.progress.step += 1
         self.average.update(self.objective.student, self.progress.step)
+        self.tick()
         return values
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """The passes of a batch, on the device: images, landmarks, and the teacher's views where they are apart."""
+        parts, fields = self.config.accumulate, (batch.images, batch.landmarks, batch.teacher_images)
+        placed = [None if f is None else f.to(self.device, non_blocking=True) for f in fields]
+        return zip(*([None] * parts if f is None else f.chunk(parts) for f in placed), strict=True)
 
     def _named(
         self, total: Tensor, raw: dict[str, Tensor], weights: dict[str, float], outside: Tensor
@@ -140,30 +164,67 @@ class Trainer:
         return values | {f"train/scale/{name}": torch.full_like(total, scale) for name, scale in scales}
 
     def _check_finite(self, values: dict[str, Tensor]) -> None:
-        found = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))  # one transfer for all
-        if all(math.isfinite(value) for value in found.values()):
-            return
-        terms = {name: value for name, value in found.items() if name.startswith("train/raw/")}
-        broken = not all(math.isfinite(value) for value in (found["train/loss"], *terms.values()))
-        what, value = ("loss", found["train/loss"]) if broken else ("gradient norm", found["train/grad_norm"])
-        each = ", ".join(f"{name.removeprefix('train/raw/')}={term:.6g}" for name, term in terms.items())
-        raise Diverged(
-            f"The {what} is {value} at epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1} (train.lr "
-            f"{self.lr():.3g}). Terms: {each}. The last checkpoint is unharmed; a lower train.lr or train.clip may help."
-        )
+        """Raise Diverged where a value of this step is not finite; on a GPU, of the step before."""
+        progress = self.progress
+        position = f"epoch {progress.epoch + 1}, batch {progress.batch + 1} (train.lr {progress.lr:.3g})"
+        before, self.unread = self.unread, Unread(values, position)
+        if self.device.type != "cuda":
+            self.settle()
+        elif before is not None:
+            before.check()
+
+    def settle(self) -> None:
+        """Check the values of the last step, before anything is kept of it. Raises Diverged."""
+        last, self.unread = self.unread, None
+        if last is not None:
+            last.check()
+
+    # ------------------------------------------------------------------------------------------------ schedule
+
+    def fraction(self) -> float:
+        """How much of the training is done, 0..1: of its steps, or of its time where train.minutes is set."""
+        return min(1.0, self.elapsed / self.budget()) if self.config.minutes else self.progress.step / self.steps
 
     def lr(self) -> float:
-        """The learning rate of the next step."""
-        return lr_at(self.progress.step, self.steps, self.batches_per_epoch, self.config)
+        """The learning rate of the next step, before its group's lr_scale."""
+        config = self.config
+        if config.minutes:  # the warm-up has the same share as it would have of config.epochs
+            return lr_at(self.elapsed, self.budget() * config.warmup_epochs / config.epochs, self.budget(), config)
+        return lr_at(self.progress.step, round(config.warmup_epochs * self.batches_per_epoch), self.steps, config)
 
-    def seconds(self) -> float:
-        """Spent training so far, over all sessions."""
-        return self.progress.seconds + time.monotonic() - self._started
+    def budget(self) -> float:
+        """Seconds for steps and validations, less the one that follows the last step."""
+        return max(1e-9, 60 * self.config.minutes - self.progress.validation_seconds)
+
+    def is_out_of_time(self) -> bool:
+        return bool(self.config.minutes) and self.elapsed >= self.budget()
+
+    def is_last(self, epoch: int) -> bool:
+        """Whether training ends with this epoch (from 1), but for patience."""
+        return self.is_out_of_time() if self.config.minutes else epoch >= self.config.epochs
+
+    def is_over(self) -> bool:
+        progress, patience = self.progress, self.config.patience
+        if progress.batch or not (progress.history and SELECT in progress.history[-1]):  # the end is validated, always
+            return False
+        return self.is_last(progress.epoch) or bool(patience and progress.epoch - progress.best_epoch > patience)
+
+    def start_clock(self) -> None:
+        self._started = time.monotonic() - self.progress.seconds
+        self.elapsed = self.progress.seconds  # of the training in all its sessions, the same in all processes
+
+    def tick(self) -> None:
+        self.progress.seconds = time.monotonic() - self._started
+        self.elapsed = self.progress.seconds
+        if self.config.minutes:
+            self.elapsed = self.processes.max(self.elapsed)
+
+    # ------------------------------------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors, all that another process needs to go on."""
-        now = time.monotonic()
-        self.progress.seconds, self._started = self.progress.seconds + now - self._started, now
+        """Plain values and tensors, all that another process needs to go on. Raises Diverged where they are ruined."""
+        self.settle()
+        self.tick()
         self.progress.sums = self.sums.to_dict()
         return {
             "objective": self.objective.state_dict(),
@@ -175,10 +236,39 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.objective.load_state_dict(state["objective"])
         self.average.model.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"], self.objective)
         self.progress = Progress(**state["progress"])
         self.sums = Sums(self.progress.sums)
-        self._started = time.monotonic()
+        self.start_clock()
+
+
+class Unread:
+    """The values of a step, on their way from the device in one transfer."""
+
+    def __init__(self, values: dict[str, Tensor], position: str):
+        self.names, self.position = tuple(values), position
+        stacked = torch.stack(list(values.values()))
+        self._values = stacked.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if stacked.is_cuda else None
+        if self._arrived:
+            self._arrived.record()
+
+    def check(self) -> None:
+        """Raises Diverged where a value is NaN or infinite."""
+        if self._arrived:
+            self._arrived.synchronize()
+        found = dict(zip(self.names, self._values.tolist(), strict=True))
+        if all(math.isfinite(value) for value in found.values()):
+            return
+        terms = {name: value for name, value in found.items() if name.startswith("train/raw/")}
+        names = ["train/loss"] if not all(map(math.isfinite, (found["train/loss"], *terms.values()))) else []
+        names += [name for name in found if name.startswith("train/grad_norm") and not math.isfinite(found[name])]
+        what = "loss" if names[0] == "train/loss" else "gradient norm"
+        each = ", ".join(f"{name.removeprefix('train/raw/')}={term:.6g}" for name, term in terms.items())
+        raise Diverged(
+            f"The {what} is {found[names[0]]} at {self.position}. Terms: {each}. The last checkpoint is unharmed; a lower "
+            f"train.lr or train.clip may help."
+        )
 
 
 class Sums:
@@ -207,18 +297,46 @@ def seed_everything(seed: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # costs a tenth of a step, and finds only faulty kernels
+    )
     torch.backends.cudnn.benchmark = False
 
 
-def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where it is asked for, or (auto) where the device computes it natively; None: float32."""
-    if config.amp == "bf16":
-        return torch.bfloat16
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if config.amp == "auto" and native else None
+def place(objective: Objective, config: TrainConfig, device: torch.device) -> None:
+    """To the device, in the memory format and in the mode that it trains in."""
+    memory = torch.channels_last if config.channels_last else torch.contiguous_format
+    objective.to(device)
+    objective.student.to(memory_format=memory)
+    if objective.distiller:
+        objective.distiller.teacher.to(memory_format=memory)
+    train_mode(objective, config.freeze)
 
 
 # ---------------------------------------------------------------------------------------------------- all epochs
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What the machine does to a training (no memory, a loader process killed) as a UserError of one sentence."""
+    less = "a smaller train.batch_size, train.accumulate=2 or fewer data.workers need less"
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        reason = f" ({str(error).splitlines()[0].rstrip('.')})" if str(error) else ""
+        raise UserError(f"There is not enough memory{reason}; {less}. The last checkpoint is unharmed.") from None
+    except RuntimeError as error:
+        text = str(error)
+        if "can't allocate memory" in text or "not enough memory" in text:
+            raise UserError(f"There is not enough memory; {less}. The last checkpoint is unharmed.") from None
+        if killed := re.search(
+            r"DataLoader worker \(pid\(?s?\)? .*?\) (?:is killed by signal: \w+|exited unexpectedly)", text
+        ):
+            raise UserError(
+                f"A process that loads images has ended ({killed[0]}), mostly for want of memory; data.workers=0 loads in the "
+                f"main process. The last checkpoint is unharmed."
+            ) from None
+        raise
 
 
 def fit(trainer: Trainer, loader: DataLoader, hooks: Hooks, save: Callable[[dict[str, Any]], None], label: str) -> None:
@@ -229,9 +347,14 @@ def fit(trainer: Trainer, loader: DataLoader, hooks: Hooks, save: Callable[[dict
     """
     main, progress = trainer.processes.is_main, trainer.progress
     bar = tqdm(
-        total=trainer.steps, initial=progress.step, desc=label, unit="batch", disable=not main, dynamic_ncols=True,
+        total=None if trainer.config.minutes else trainer.steps,
+        initial=progress.step,
+        desc=label,
+        unit="batch",
+        disable=not main,
+        dynamic_ncols=True,
         mininterval=0.5 if sys.stderr.isatty() else 20,
-    )  # fmt: skip
+    )
 
     def keep() -> None:
         state = trainer.state_dict()
@@ -239,12 +362,12 @@ def fit(trainer: Trainer, loader: DataLoader, hooks: Hooks, save: Callable[[dict
             save(state)
 
     with StopRequest() as request, bar:
-        while not _is_over(trainer):
-            bar.set_description(f"{label} {progress.epoch + 1}/{trainer.config.epochs}")
+        while not trainer.is_over():
+            bar.set_description(f"{label} {_position(trainer)}")
             train_epoch(trainer, loader, request, keep, bar.update)
             metrics = _mean_values(trainer, loader.batch_sampler.batch_size)
             number = progress.epoch + 1
-            if number % trainer.config.val_every == 0 or number == trainer.config.epochs:
+            if number % trainer.config.val_every == 0 or trainer.is_last(number):
                 metrics |= _validate(trainer, hooks)
                 bar.set_postfix_str(f"{SELECT} {metrics[SELECT]:.3f} best {progress.best:.3f}")
             progress.history.append({"epoch": float(number), **metrics})
@@ -271,16 +394,21 @@ def train_epoch(
         if trainer.processes.any(request.signal is not None):
             keep()
             _leave_if_asked(trainer, request)
+        if trainer.is_out_of_time():
+            break
         if every and time.monotonic() - saved_at > every:
             keep()
             saved_at = time.monotonic()
 
 
-def _is_over(trainer: Trainer) -> bool:
-    progress, config = trainer.progress, trainer.config
-    just_validated = progress.best_epoch >= 0 and progress.epoch % config.val_every == 0
-    out_of_patience = config.patience and just_validated and progress.epoch - progress.best_epoch > config.patience
-    return progress.epoch >= config.epochs or bool(out_of_patience)
+def _position(trainer: Trainer) -> str:
+    """For people: 3/40, or epoch 3 at 4.2/10 min."""
+    number, minutes = trainer.progress.epoch + 1, trainer.config.minutes
+    return (
+        f"epoch {number} at {trainer.elapsed / 60:.1f}/{minutes:g} min"
+        if minutes
+        else f"{number}/{trainer.config.epochs}"
+    )
 
 
 def _leave_if_asked(trainer: Trainer, request: StopRequest) -> None:
@@ -293,7 +421,7 @@ def _mean_values(trainer: Trainer, batch_size: int) -> dict[str, float]:
     progress, sums = trainer.progress, trainer.sums.to_dict()
     means = torch.tensor(list(sums.values()), dtype=torch.float64, device=trainer.device) / progress.batch
     metrics = dict(zip(sums, trainer.processes.mean(means).tolist(), strict=True))
-    metrics["train/lr"] = trainer.optimizer.param_groups[0]["lr"]
+    metrics["train/lr"] = progress.lr
     metrics["train/images_per_second"] = progress.batch * batch_size / max(progress.epoch_seconds, 1e-9)
     metrics["train/epoch_seconds"] = progress.epoch_seconds
     return metrics
@@ -301,11 +429,14 @@ def _mean_values(trainer: Trainer, batch_size: int) -> dict[str, float]:
 
 def _validate(trainer: Trainer, hooks: Hooks) -> dict[str, float]:
     """Metrics of the weight average; the main process measures for all of them."""
-    progress, model = trainer.progress, trainer.average.model
+    trainer.settle()
+    progress, model, start = trainer.progress, trainer.average.model, time.monotonic()
     measured = trainer.processes.from_main(lambda: hooks.validate(model))
     best = measured[SELECT] < progress.best
     if best:
         progress.best, progress.best_epoch = measured[SELECT], progress.epoch
     if trainer.processes.is_main:
         hooks.on_validated(model, progress.epoch + 1, measured[SELECT], best)
+    progress.validation_seconds = trainer.processes.max(time.monotonic() - start)
+    trainer.tick()
     return measured

@@ -5,14 +5,19 @@ from __future__ import annotations
 import copy
 import difflib
 import math
+import re
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.config import TrainConfig
+from distill.distillation.objective import Objective
 from distill.errors import UserError
 from distill.models.landmarker import Landmarker
+
+_LAYER = re.compile(r"(?:model\.)?[A-Za-z_]+[._]?\d*")  # of a backbone's parameter: stages_2, model.blocks.7
 
 # ---------------------------------------------------------------------------------------------------- frozen parts
 
@@ -47,24 +52,80 @@ def train_mode(objective: nn.Module, frozen: Iterable[str]) -> None:
 # ---------------------------------------------------------------------------------------------------- optimiser
 
 
-def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Weight decay on matrices and kernels only: not on biases, norms and other vectors."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+def make_optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD with Nesterov momentum, fused: one pass over all tensors, on CPUs as on GPUs."""
+    groups = parameter_groups(objective, config)
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=config.lr)
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
-def lr_at(step: int, steps: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine to min_lr. `step` counts from 0; a pure function, so nothing needs to be saved."""
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
+def parameter_groups(objective: Objective, config: TrainConfig) -> list[dict[str, Any]]:
+    """What trains, by weight decay and by `lr_scale`, a factor on the learning rate.
+
+    Weight decay acts on matrices and kernels: not on biases, norms and other vectors, and not on what the backbone's authors
+    exempt, such as position embeddings.
+    """
+    exempt = {f"student.{name}" for name in objective.student.no_weight_decay()}
+    scales = _lr_scales(objective.student, config)
+    groups: dict[tuple[float, bool], list[Tensor]] = {(1.0, True): [], (1.0, False): []}
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.dim() > 1 and name not in exempt
+            groups.setdefault((scales.get(name, 1.0), decays), []).append(parameter)
+    return [
+        {"params": found, "weight_decay": config.weight_decay if decays else 0.0, "lr_scale": scale}
+        for (scale, decays), found in groups.items()
+    ]
+
+
+def _lr_scales(student: Landmarker, config: TrainConfig) -> dict[str, float]:
+    """Factor of each of the backbone's parameters: train.backbone_lr, times train.layer_decay for each layer between it and
+    the head (as in BEiT, https://arxiv.org/abs/2106.08254). A layer is a stage, or a block where the backbone lists blocks."""
+    names = [name for name, _ in student.backbone.named_parameters()]
+    layers = [_LAYER.match(name)[0] for name in names]  # in forward order
+    order = {layer: number for number, layer in enumerate(dict.fromkeys(layers), start=1)}
+    return {
+        f"student.backbone.{name}": config.backbone_lr * config.layer_decay ** (len(order) - order[layer])
+        for name, layer in zip(names, layers, strict=True)
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], objective: Objective) -> None:
+    """The moments of a checkpoint into the optimiser of the same objective, which keeps its own groups and options."""
+    own = optimizer.state_dict()["param_groups"]
+    moments, stored = state["state"], state["param_groups"]
+    if [len(group["params"]) for group in stored] != [len(group["params"]) for group in own]:
+        # of a version that had two groups, matrices before vectors, whatever the backbone's authors exempt
+        trainable = [p for p in objective.parameters() if p.requires_grad]
+        before = {id(p): i for i, p in enumerate(sorted(trainable, key=lambda p: p.dim() <= 1))}
+        now = [before[id(p)] for group in optimizer.param_groups for p in group["params"]]
+        moments = {i: moments[j] for i, j in enumerate(now) if j in moments}
+    optimizer.load_state_dict({"state": moments, "param_groups": own})
+
+
+def clip_gradients(student: list[Tensor], adapters: list[Tensor], limit: float) -> dict[str, Tensor]:
+    """Scale the gradients of each list of parameters down to the length `limit` (0: leave them as they are).
+
+    Adapters are clipped apart: else what they have to learn would shorten the student's steps, and a student that is compared
+    with its control would differ from it by more than its losses. Returns what is logged, as 0-d tensors: the lengths before,
+    and 1 where the student's gradient was clipped.
+    """
+    norm = nn.utils.clip_grad_norm_(student, limit or math.inf)
+    values = {"train/grad_norm": norm, "train/clipped": (norm > (limit or math.inf)).float()}
+    if adapters:
+        values["train/grad_norm_adapters"] = nn.utils.clip_grad_norm_(adapters, limit or math.inf)
+    return values
+
+
+def lr_at(position: float, warmup: float, end: float, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine to min_lr. All three in one unit: steps done, or seconds of a budget by the clock.
+
+    A pure function, so nothing needs to be saved.
+    """
+    if position < warmup:
+        return config.lr * min(1.0, (position + 1) / warmup)
+    done = (position - warmup) / max(1, end - warmup)
     return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1 + math.cos(math.pi * min(1.0, done)))
 
 

@@ -379,7 +379,7 @@ def test_a_run_on_five_points_ends_without_yaw_and_is_continued_without_its_yaml
 
     with pytest.raises(KeyboardInterrupt):
         training.train_student(config, training.Callbacks(on_epoch=stop))
-    stored = checkpoint.stored_config(tiny.config(f"tracking.store={tmp_path / 'mlruns'}", "resume=last"))
+    stored = checkpoint.stored_config([f"tracking.store={tmp_path / 'mlruns'}", "resume=last"])
     result = training.train_student(stored)
     assert result.report.per_point.shape == (5,) and not any(result.report.by_yaw.values())
     info = tracking.find_run(config.tracking, result.run_id)

@@ -14,13 +14,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from conftest import write_challenge
 from running import REPO, TERMS, same_weights
 
+from distill import config as configs
 from distill import student, tracking
 from distill.distillation.losses import coordinate as landmark_losses
 from distill.errors import UserError
@@ -56,7 +57,7 @@ runpy.run_module("distill.student", run_name="__main__", alter_sys=True)
 """
 
 
-class Door:
+class Session:
     """`python -m distill.student` in a process of its own, watched through its checkpoint."""
 
     def __init__(self, store: Path, log: Path, *args: str):
@@ -67,7 +68,7 @@ class Door:
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", SLOWLY, *args, "data.workers=1"],
-                cwd=REPO, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(REPO)},
+                cwd=log.parent, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(REPO)},
             )  # fmt: skip
 
     def state(self, run_id: str | None) -> tuple[str, dict] | None:
@@ -107,33 +108,32 @@ class Door:
 
 @pytest.fixture(scope="module")
 def history(tiny, tmp_path_factory):
-    """A distilled run: killed, resumed, terminated, resumed, interrupted, resumed to its end. By the door throughout."""
+    """A distilled run: killed, resumed, terminated, resumed to its end by the command that it printed, from another folder."""
     folder = tmp_path_factory.mktemp("cuts")
     reference = tiny.distilled
-    store = f"tracking.store={tiny.store}"
-    often = "train.checkpoint_seconds=0.0001"  # a checkpoint after every batch
     cuts: dict[str, Cut] = {}
 
     def cut(name: str, number: int, after: int, run_id: str | None, *args: str) -> str:
-        door = Door(tiny.store, folder / name, *args)
+        session = Session(tiny.store, folder / name, *args)
         try:
-            run_id, cuts[name] = door.cut(number, after, run_id)
+            run_id, cuts[name] = session.cut(number, after, run_id)
         finally:
-            door.process.kill()
+            session.process.kill()
         cuts[name].status = tracking.find_run(tiny.tracking, run_id).status
         return run_id
 
     yaml, teacher = str(tiny.distilled_yaml), f"teacher={tiny.teacher.run_id}"
+    often = "train.checkpoint_seconds=0.0001"  # a checkpoint after every batch
     unregistered = "tracking.register=false"  # the session's own student stays the newest
     run_id = cut("kill", signal.SIGKILL, 1, None, "--config", yaml, teacher, often, unregistered)
-    cut("terminate", signal.SIGTERM, 3, run_id, f"resume={run_id}", store)
-    command = re.search(r"Continue with: (python -m distill\.student .*)", cuts["terminate"].output)
+    cut("terminate", signal.SIGTERM, 5, run_id, f"resume={run_id[:8]}", f"tracking.store={tiny.store}")
+    command = re.search(r"Continue with: python -m distill\.student (.*)", cuts["terminate"].output)
     assert command, cuts["terminate"].output
-    args = shlex.split(command[1])[3:]  # as printed, but for the worker that Door adds
-    cut("interrupt", signal.SIGINT, 5, run_id, *args)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        student.main([f"resume={run_id[:8]}", store])
+        patch.chdir(elsewhere)  # no experiments/, no mlruns/, no data
+        student.main(shlex.split(command[1]))
+    assert not list(elsewhere.iterdir())
     return reference, run_id, cuts
 
 
@@ -169,39 +169,51 @@ def test_nothing_is_left_to_resume(tiny, history):
     left = {path.name for path in (tiny.store / "work" / run_id).iterdir()}
     assert training.CHECKPOINT not in left and training.TEACHER_COPY not in left
     with pytest.raises(UserError, match=f"no unfinished run '{run_id}'"):
-        checkpoint.stored_config(tiny.config(f"resume={run_id}"))
+        checkpoint.stored_config([f"resume={run_id}", f"tracking.store={tiny.store}"])
 
 
-@pytest.mark.parametrize(("name", "number"), [("terminate", signal.SIGTERM), ("interrupt", signal.SIGINT)])
-def test_a_signal_ends_the_process_in_order(history, name, number):
+def test_a_signal_ends_the_process_in_order(history):
     _, run_id, cuts = history
-    cut = cuts[name]
-    assert (cut.code, cut.status) == (128 + number, "KILLED")
+    cut = cuts["terminate"]
+    assert (cut.code, cut.status) == (128 + signal.SIGTERM, "KILLED")
     assert f"python -m distill.student resume={run_id}" in cut.output and "Traceback" not in cut.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_very_batch(tiny, bare, uncut, monkeypatch, capsys, number):
+def test_ctrl_c_saves_the_very_batch(tiny, bare, uncut, monkeypatch, capsys):
     """Without any checkpoint inside an epoch but the one that the signal asks for."""
     real, calls = landmark_losses.LOSSES["nme"], []
 
     def interrupting(*args):
         calls.append(1)
         if len(calls) == 9:  # the third batch of the second epoch
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
         return real(*args)
 
     with monkeypatch.context() as patch:
         patch.setitem(landmark_losses.LOSSES, "nme", interrupting)
         with pytest.raises(SystemExit) as stopped:
             training.train_teacher(tiny.config(*CHANCE))
-    assert stopped.value.code == 128 + number and len(calls) == 9
+    assert stopped.value.code == 128 + signal.SIGINT and len(calls) == 9
     (run_id,) = re.findall(r"Continue with: python -m distill.teacher resume=(\w+)", capsys.readouterr().out)
     progress = checkpoint.load(tiny.store / "work" / run_id / training.CHECKPOINT)["progress"]
     assert (progress["epoch"], progress["batch"], progress["step"]) == (1, 3, 9)
     assert tracking.find_run(tiny.tracking, run_id).status == "KILLED"
     result = training.train_teacher(tiny.config(*CHANCE, "resume=last"))
     assert result.run_id == run_id and same_weights(result.model_file, uncut.model_file)
+
+
+def test_the_printed_command_names_every_place_absolutely(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = configs.load(None, ["data.root=faces", "data.cache=cache #1", "teacher=x"])
+    command = checkpoint.resume_command(config, "teacher", "abc", Path("faces"))
+    assert shlex.split(command) == [
+        "python", "-m", "distill.teacher", "resume=abc", f"tracking.store={tmp_path}/mlruns", f"data.root={tmp_path}/faces",
+        f"data.cache={tmp_path}/cache #1",
+    ]  # fmt: skip
+    again = configs.load(None, shlex.split(command)[3:])
+    assert again.data.cache == f"{tmp_path}/cache #1" and again.data.root == f"{tmp_path}/faces"
+    bundled = checkpoint.resume_command(configs.Config(), "student", "abc", None)
+    assert shlex.split(bundled)[3:] == ["resume=abc", f"tracking.store={tmp_path}/mlruns"]
 
 
 # ---------------------------------------------------------------------------------------------------- any moment
@@ -214,9 +226,6 @@ class Killed(BaseException):
 MOMENTS = {
     "before the first checkpoint": ("checkpoint.save", "before", 1),
     "after an epoch was logged, before it was saved": ("checkpoint.save", "before", 2),
-    "just after an epoch was saved": ("checkpoint.save", "after", 1),
-    "while validating": ("training.predict_set", "before", 2),
-    "after the best weights were written": ("training.save_model", "after", 2),
     "when all was trained, before it was evaluated": ("finalize.predict_set", "before", 1),
 }
 
@@ -251,11 +260,15 @@ def test_resumes_from_any_moment(tiny, bare, uncut, monkeypatch, moment):
         with pytest.raises(UserError, match="no unfinished run"):
             training.train_teacher(tiny.config(*CHANCE, f"resume={run_id}"))
         return
+    # a process that was killed inside its next checkpoint leaves a file, which the next start removes
+    left = tiny.store / "work" / run_id / ".checkpoint.4000000.tmp.pt"
+    left.touch()
+    (left.parent / "lock").touch()
     result = training.train_teacher(tiny.config(*CHANCE, f"resume={run_id}"))
     assert result.run_id == run_id and same_weights(result.model_file, uncut.model_file)
     for key in ("train/loss", "val/nme"):
         assert tiny.curve(run_id, key) == tiny.curve(uncut.run_id, key)
-    assert tiny.info(result).status == "FINISHED"
+    assert tiny.info(result).status == "FINISHED" and not left.exists()
 
 
 def test_resumes_without_what_it_started_from_to_the_same_snapshots(tiny, bare, monkeypatch, tmp_path):
@@ -338,11 +351,29 @@ def test_resume_refuses_what_is_not_there_or_not_that(tiny, unfinished):
 
 def test_resume_alone_brings_the_run_s_own_config(tiny, unfinished):
     """Whatever the default experiment says; only what was given beside it is this call's."""
-    call = tiny.config(f"resume={unfinished.id}", "train.lr=0.1", "data.workers=3", "tracking.experiment=other")
-    stored = checkpoint.stored_config(call, ["data.workers"])
-    assert (stored.train.lr, stored.data.workers, stored.tracking.experiment) == (0.005, 3, "tiny")
-    assert checkpoint.stored_config(call).data.workers == 0
+    call = [f"resume={unfinished.id}", f"tracking.store={tiny.store}"]
+    stored = checkpoint.stored_config(call)
+    assert (stored.train.lr, stored.data.workers, stored.tracking.experiment) == (0.005, 0, "tiny")
     assert stored.resume == unfinished.id and stored.tracking.store == str(tiny.store)
+    assert checkpoint.stored_config([*call, "data.workers=3"]) == replace(stored, data=replace(stored.data, workers=3))
+    with pytest.raises(UserError, match=r"resume: the run was started with train.lr=0\.005, this call says 0\.1"):
+        training.train_teacher(checkpoint.stored_config([*call, "train.lr=0.1"]))
+
+
+def test_a_run_killed_before_its_first_checkpoint_ends_as_killed_at_the_next_start(tiny, bare, monkeypatch):
+    """Its lock is left behind, and nobody holds it; a run that somebody holds is left alone."""
+
+    def start() -> tracking.Run:
+        run = tracking.Run.start(tiny.tracking, job="teacher", run_name="", params={}, config_yaml="", tags={})
+        (run.work / "lock").touch()
+        return run
+
+    dead, alive = start(), start()
+    with tracking.hold(alive.work):
+        checkpoint.tidy(tiny.tracking)
+        assert tracking.find_run(tiny.tracking, dead.id).status == "KILLED"
+        assert tracking.find_run(tiny.tracking, alive.id).status == "RUNNING"
+    alive.finish()
 
 
 def test_a_broken_checkpoint_is_one_sentence(tiny, tmp_path):
