@@ -36,6 +36,17 @@ def test_card_tells_the_run_and_the_number_that_the_file_carries(student):
         assert word in card
 
 
+def test_the_onnx_file_is_the_same_student(student):
+    from distill.predict.load import TorchNetwork
+    from distill.predict.runtime import load_onnx
+
+    onnx = load_onnx(BUNDLED.with_name("student.onnx"))
+    assert onnx.about == student[1]["about"]
+    crops = exporting.sample_faces(3, onnx.network.size).numpy()
+    points, expected = onnx.network(crops)[0], TorchNetwork(student[0])(crops)[0]
+    assert points == pytest.approx(expected, abs=exporting.PARITY_PIXELS)
+
+
 def test_finds_landmarks_on_rendered_faces(student):
     faces = read_set(SAMPLE_ROOT / "synthetics_val")
     report = evaluation.measure(evaluation.predict_set(student[0], faces), faces)
