@@ -18,7 +18,7 @@ from distill.export.model_card import about_of, model_card
 from distill.models.references import resolve_model
 from distill.profiling import Cost
 from distill.tracking import RunInfo, registry
-from distill.tracking.registry import CHAMPION, NEWEST, Verdict
+from distill.tracking.registry import CHAMPION, Verdict
 from search.retrain import BEST, RECIPE
 
 NAME = "distill-student"
@@ -43,8 +43,7 @@ def hand_out(made: Table, cell: str, config: Config, folder: Path) -> Handout:
     seed = min(row.nme, key=lambda seed: (row.nme[seed], seed))
     run = track.find_run(tracking, row.runs[seed])
     exported = _export(config, seed, run, folder)
-    verdict = registry.challenge(tracking, NAME, run)
-    version = registry.register(tracking, NAME, run, [NEWEST, CHAMPION] if verdict.moves else [NEWEST])
+    version, verdict = registry.register(tracking, NAME, run.id)
     return Handout(run, seed, exported, version, verdict)
 
 

@@ -22,7 +22,7 @@ ENTRY_POINTS = "teacher student demo evaluate export predict ablation average re
 OWNERS: dict[str, tuple[str, ...]] = {
     "timm": ("distill.models",),
     "albumentations": ("distill.data.albumentations_step",),
-    "mlflow": ("distill.tracking",),
+    "mlflow": ("distill.tracking", "distill.export.mlflow_model"),
     "matplotlib": ("distill.figures",),
     "scipy": ("distill.metrics.comparison",),
     "optuna": ("search",),

@@ -56,7 +56,7 @@ def survey(grid: Grid) -> Survey:
         return known[config.data]
 
     tracking = grid.cells[grid.control].tracking
-    track.send_spooled(track.store_root(tracking), track.tracking_uri(tracking))
+    track.send_waiting(track.store_root(tracking), track.tracking_uri(tracking))
     data = data_of(grid.cells[grid.control])
     parent = next(iter(track.runs_tagged(tracking, "ablation", parent_tags(grid, data))), None)
     meant: dict[str, str] = json.loads(parent.tags.get(TEACHERS, "{}")) if parent else {}

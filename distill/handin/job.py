@@ -21,8 +21,7 @@ from distill.handin.steps import Step
 from distill.models.references import resolve_model
 from distill.report.job import ARTIFACT_FOLDER
 from distill.submission import job as submitting
-from distill.tracking import RunInfo
-from distill.tracking.datasets import datasets
+from distill.tracking import RunInfo, datasets
 
 MODEL, SOLUTION, REPORT, README = "student.safetensors", "solution.zip", "report.pdf", "README.md"
 PINS, ENVIRONMENT, CODE = "requirements.txt", "environment.json", "code"

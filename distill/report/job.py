@@ -25,9 +25,8 @@ from distill.report import document
 from distill.report import pictures as seen
 from distill.report.compare import Cast, choose, models
 from distill.report.facts import ROLES, Ablation, AblationRow, Dataset, Findings, Network, RunFacts, network_of
-from distill.tracking import RunInfo
+from distill.tracking import RunInfo, datasets
 from distill.tracking.client import redact
-from distill.tracking.datasets import datasets
 
 HISTORIES = ("val/nme", "train/epoch_seconds", "train/weighted/")  # beginnings of the metrics whose course is shown
 LOGGED = ("overlays", "teacher_against_student", "worst")

@@ -21,7 +21,7 @@ from distill.models.landmarker import Landmarker, to_input
 from distill.models.references import resolve_model
 from distill.report.compare import Cast
 from distill.report.facts import Look, Picture, Pictures, RunFacts
-from distill.tracking.datasets import datasets
+from distill.tracking import datasets
 
 EACH = 2  # images of each rank
 DEFAULT_TAP = "stride:16"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from distill import tracking as track
 from distill.config import TrackingConfig
 from distill.data.annotations import LandmarkSet
 from distill.errors import UserError
-from distill.tracking import RunInfo, ledger
+from distill.tracking import RunInfo
 
 EXPERIMENT = "submissions"
 JOB = "submission"
@@ -157,7 +157,7 @@ def log(
         tags |= {"submission.run_id": maker.id, "submission.run_name": maker.name}
         if "best/val/nme" in maker.metrics:
             values["val/nme"] = maker.metrics["best/val/nme"]
-    ledger.enter(
+    track.write_entry(
         tracking, EXPERIMENT, job=JOB, key=digest[:16], name=f"{day.isoformat()} {file.name}", tags=tags, metrics=values,
         files=[file], time=_milliseconds(day),
     )  # fmt: skip
@@ -168,7 +168,7 @@ def log(
 
 def entries(tracking: TrackingConfig) -> list[Entry]:
     """The ledger, oldest first."""
-    found = (_entry(info) for info in ledger.entries(tracking, EXPERIMENT, JOB))
+    found = (_entry(info) for info in track.list_runs(replace(tracking, experiment=EXPERIMENT), JOB))
     return sorted((entry for entry in found if entry), key=lambda entry: (entry.date, entry.logged))
 
 

@@ -1,33 +1,37 @@
-"""The only package that knows MLflow, and it imports MLflow only when a store is first used.
+"""The only package that uses MLflow, and it imports MLflow only when a store is first used.
 
 `Run` records one training or evaluation and never lets a tracking failure reach it: a server that goes away is retried
-for a few seconds, then everything is spooled under `<store>/offline/` and sent later, by the run itself or by
+for a few seconds, then the run is logged to a local store under `<store>/offline/` and copied later, by the run itself or by
 `python -m distill.tracking upload`. The lookups answer "which run, which file, which registered model" and raise
-UserError with one sentence when there is no answer.
+UserError with one sentence when there is no answer; they make nothing.
 
-    store.py        where the store is; connecting; which failures mean "away" and which "refused"
-    events.py       one logged thing as plain data, and how MLflow is told about it (now, or from the spool)
-    spool.py        the local queue of such events, and its upload
-    run.py          Run, NullRun
-    lookup.py       finding runs, artifacts, registered models
-    moving.py       a store that is in another folder than it was
-    pages.py        what MLflow's pages show of an experiment
-    after.py        what is said about a run from outside
-    locks.py        which process is at work on what
+    database.py     the sqlite file of a local store: made whole, recognised when broken, moved
+    client.py       where the store is; connecting; which failures mean "away" and which "refused"
+    records.py      what is written to a run, one function each
+    run.py          Run, NullRun: the same for a job that must not be stopped by it
+    offline.py      the local store of a run whose server is away, and its copying
+    lookup.py       finding runs, artifacts, data sets, registered models
+    registry.py     versions of registered models, and which is champion
+    amend.py        what is written to a run from outside
+    ui.py           what MLflow's pages show of an experiment; serving them
+    locks.py        which process works on what
     environment.py  code revision, package versions, hardware
 """
 
 from __future__ import annotations
 
-from distill.tracking.amend import add_artifacts, end_run, register_run, tag_run
+from distill.tracking.amend import add_artifacts, end_run, tag_run, write_entry
 from distill.tracking.client import store_root, tracking_uri, work_dir
+from distill.tracking.database import sqlite_uri
 from distill.tracking.locks import Held, exclusive, hold, is_held
 from distill.tracking.lookup import (
     MODEL_FOLDER,
+    DatasetInput,
+    NotFound,
     RunInfo,
     alias_holder,
     artifact_path,
-    best_run,
+    datasets,
     find_run,
     list_runs,
     metric_history,
@@ -36,21 +40,23 @@ from distill.tracking.lookup import (
     resolve_registry,
     runs_tagged,
 )
-from distill.tracking.offline import send_spooled, upload
+from distill.tracking.offline import send_waiting, upload
 from distill.tracking.run import NullRun, Run
 from distill.tracking.ui import NOTE
 
 __all__ = [
     "MODEL_FOLDER",
     "NOTE",
+    "DatasetInput",
     "Held",
+    "NotFound",
     "NullRun",
     "Run",
     "RunInfo",
     "add_artifacts",
     "alias_holder",
     "artifact_path",
-    "best_run",
+    "datasets",
     "end_run",
     "exclusive",
     "find_run",
@@ -60,13 +66,14 @@ __all__ = [
     "metric_history",
     "newest_run",
     "read_report",
-    "register_run",
     "resolve_registry",
     "runs_tagged",
-    "send_spooled",
+    "send_waiting",
+    "sqlite_uri",
     "store_root",
     "tag_run",
     "tracking_uri",
     "upload",
     "work_dir",
+    "write_entry",
 ]

@@ -1,46 +1,60 @@
-"""python -m distill.tracking upload [FOLDER ...] [--uri URI]: send what was logged while the server was away.
+"""python -m distill.tracking ui [--port PORT] [--store DIR]: look at the runs in a browser.
 
+python -m distill.tracking upload [RUN ...] [--uri URI] [--store DIR]: send what was logged while the server was away.
 python -m distill.tracking moved [--store DIR]: after a store was moved or copied, let its runs have their files there.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from distill.errors import UserError
-from distill.tracking.offline import upload
-from distill.tracking.relocate import relocate
+from distill import cli
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit code 0: everything is on the server; 1: something is left to send; 2: bad input."""
-    parser = argparse.ArgumentParser(prog="python -m distill.tracking", description="Look after a store of runs.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("upload", help="send spooled runs to their server; safe to repeat")
-    up.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="spool folders (default: all in the store)")
+def parser() -> cli.Parser:
+    store = cli.Parser(add_help=False)
+    store.add_argument("--store", metavar="DIR", default="mlruns", help="folder of the store (default: %(default)s)")
+    made = cli.Parser(prog="python -m distill.tracking", description="Look at a store of runs, and look after it.")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    ui = commands.add_parser("ui", parents=[store], help="serve MLflow's pages of the runs to a browser")
+    ui.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)"
+    )
+    ui.add_argument("--port", type=int, default=5000, help="port to listen at (default: %(default)s)")
+    ui.add_argument("--uri", default="", help="another store (default: $MLFLOW_TRACKING_URI, else the database in DIR)")
+    ui.add_argument("--experiment", metavar="NAME", default="distill", help="shown first (default: %(default)s)")
+    up = commands.add_parser("upload", parents=[store], help="send runs that were logged offline; safe to repeat")
+    up.add_argument("runs", nargs="*", metavar="RUN", help="run ids or offline-... names (default: all that wait)")
     up.add_argument("--uri", default="", help="send to this tracking URI (default: the one each run was meant for)")
-    up.add_argument("--store", type=Path, default=Path("mlruns"), help="local store (default: %(default)s)")
-    moved = commands.add_parser("moved", help="after a store was moved or copied: artifacts are where it is now")
-    moved.add_argument("--store", type=Path, default=Path("mlruns"), help="the store (default: %(default)s)")
-    args = parser.parse_args(argv)
-    try:
-        if args.command == "moved":
-            counts = relocate(args.store)
-            for folder, runs in counts.items():
-                print(f"{runs} runs that were in '{folder}' are in '{args.store}' now")
-            if not counts:
-                print(f"All runs of '{args.store}' have their files there already.")
-            return 0
-        folders = args.folders or sorted(path.parent for path in args.store.glob("offline/*/events.jsonl"))
-        if not folders:
-            print(f"Nothing is spooled in {args.store / 'offline'}.")
-        return 0 if upload(folders, uri=args.uri) else 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    commands.add_parser(
+        "moved", parents=[store], help="after a store was moved or copied: artifacts are where it is now"
+    )
+    return made
+
+
+def main(argv: list[str]) -> None:
+    """Exit code 1: something is left to send. Raises UserError."""
+    args = parser().parse_args(argv)
+    from distill import tracking as track
+    from distill.config import TrackingConfig
+
+    if args.command == "ui":
+        from distill.tracking.ui import serve
+
+        uri = track.tracking_uri(TrackingConfig(store=args.store, uri=args.uri))
+        serve(uri, args.experiment, args.host, args.port)
+    elif args.command == "moved":
+        from distill.tracking.database import relocate
+
+        counts = relocate(Path(args.store))
+        for folder, runs in counts.items():
+            print(f"{runs} runs that were in '{folder}' are in '{args.store}' now")
+        if not counts:
+            print(f"All runs of '{args.store}' have their files there already.")
+    elif not track.upload(track.store_root(TrackingConfig(store=args.store)), args.runs, args.uri):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -7,18 +7,16 @@ import logging
 import os
 import re
 import socket
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
-
-from filelock import FileLock
+from urllib.parse import unquote, urlsplit
 
 from distill.config import TrackingConfig
 from distill.errors import UserError
-from distill.tracking import ui
+from distill.tracking import database, ui
+from distill.tracking.database import sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,9 +28,8 @@ log = logging.getLogger("distill.tracking")
 PATIENCE = 4.0  # seconds for which a failing call is repeated before the server counts as away
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 
-# MLflow would otherwise retry an absent server for minutes, report usage to its makers, and draw its own bars.
+# MLflow would otherwise retry an absent server for minutes, and draw its own bars. (distill/__init__.py stops its telemetry.)
 ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -56,18 +53,29 @@ class Missing(Refused):
 
 
 def store_root(tracking: TrackingConfig) -> Path:
-    """Absolute path of the local store folder, created. Raises UserError where that is impossible."""
+    """Absolute path of the local store folder, which need not exist. Raises UserError where a file is in its place."""
     root = Path(tracking.store).expanduser().resolve()
+    standing = next(place for place in (root, *root.parents) if place.exists())
+    if not standing.is_dir():
+        raise UserError(f"tracking.store: folder '{root}' cannot be made: '{standing}' is not a folder.")
+    return root
+
+
+def make_store(tracking: TrackingConfig) -> Path:
+    """`store_root`, created. Raises UserError where it cannot be written to."""
+    root = store_root(tracking)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"tracking.store: folder '{root}' cannot be made: {error.strerror or error}.") from None
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise UserError(f"tracking.store: folder '{root}' cannot be written to.")
     return root
 
 
 def work_dir(tracking: TrackingConfig, run_id: str) -> Path:
     """`<store>/work/<run_id>/`, created: checkpoints and other files that live beside the run, not in MLflow."""
-    path = store_root(tracking) / "work" / run_id
+    path = make_store(tracking) / "work" / run_id
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -82,7 +90,7 @@ def tracking_uri(tracking: TrackingConfig) -> str:
     if not uri:
         source, uri = "MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
-        return f"sqlite:///{store_root(tracking) / 'mlflow.db'}"
+        return sqlite_uri(store_root(tracking) / "mlflow.db")
     if uri == "databricks":
         return uri
     expected = "expected sqlite:///FILE, http(s)://HOST:PORT, a postgresql, mysql or mssql URI, or databricks"
@@ -90,9 +98,11 @@ def tracking_uri(tracking: TrackingConfig) -> str:
     if not colon or scheme.split("+")[0] not in SCHEMES:
         raise UserError(f"{source} is '{redact(uri)}'; {expected} (MLflow takes no plain folder any more).")
     if scheme.startswith("sqlite"):
-        if not rest.startswith("/") or len(rest) < 2:
-            raise UserError(f"{source} is '{uri}'; {expected}.")
-        return f"sqlite:///{Path(rest[1:]).expanduser().resolve()}"  # a relative file would follow the working folder
+        if not rest.startswith("/") or len(rest) < 2 or "?" in rest:
+            raise UserError(f"{source} is '{uri}'; {expected} (with '?' written as %3F, '%' as %25).")
+        return sqlite_uri(
+            Path(unquote(rest[1:])).expanduser().resolve()
+        )  # a relative file would follow the working folder
     try:
         parts = urlsplit(uri)
         valid = bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -101,6 +111,12 @@ def tracking_uri(tracking: TrackingConfig) -> str:
     if not valid:
         raise UserError(f"{source} is '{redact(uri)}'; {expected}.")
     return uri
+
+
+def exists(tracking: TrackingConfig) -> bool:
+    """Whether there is a store to look into: of a sqlite file its presence; a server counts as there."""
+    file = sqlite_file(tracking_uri(tracking))
+    return file is None or file.is_file()
 
 
 def redact(text: str) -> str:
@@ -112,7 +128,10 @@ def redact(text: str) -> str:
 
 
 def connect(tracking: TrackingConfig) -> MlflowClient:
-    """A client of the configured store; a sqlite store is created on first use, by one process at a time."""
+    """A client of the configured store; a sqlite store is created on first use, by one process at a time.
+
+    Raises UserError where its database is damaged, and whatever MLflow raises where the store is away.
+    """
     return _client(tracking_uri(tracking), os.getpid())
 
 
@@ -122,24 +141,16 @@ def _client(uri: str, pid: int) -> MlflowClient:  # pid: a forked child must not
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    for name in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # its failures follow ours, which are told
-    registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
-    if not uri.startswith("sqlite:///"):
-        return MlflowClient(tracking_uri=uri, registry_uri=registry)
-    file = Path(uri.removeprefix("sqlite:///"))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes that build the tables of one new file at once break it for good (seen with MLflow 3.17).
-    with FileLock(f"{file}.lock", timeout=120):
-        fresh = not file.exists()
-        client = MlflowClient(tracking_uri=uri, registry_uri=registry)
-        if fresh:
-            client.search_registered_models(max_results=1)  # the registry checks and makes its tables on first use
-            connection = sqlite3.connect(file)
-            connection.execute("PRAGMA journal_mode=WAL")  # kept in the file; writers no longer block readers
-            connection.close()
-    return client
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("mlflow.store.db.utils", "mlflow.system_metrics", "sqlalchemy.pool"):
+        logging.getLogger(name).setLevel(
+            logging.CRITICAL
+        )  # each failure as a traceback; callers get it as an exception
+    registry = os.environ.get("MLFLOW_REGISTRY_URI")
+    file = sqlite_file(uri)
+    if file is None:
+        return MlflowClient(tracking_uri=uri, registry_uri=registry or uri)
+    return database.opened(file, lambda place: MlflowClient(tracking_uri=place, registry_uri=registry or place))
 
 
 def experiment_id(client: MlflowClient, tracking: TrackingConfig) -> str:
@@ -202,12 +213,12 @@ def listening(uri: str, seconds: float = 3.0) -> bool:
     """
     parts = urlsplit(uri)
     if parts.scheme.startswith("http"):
-        import requests  # not a plain socket: the way may lead through a proxy
+        import requests  # not a plain socket: there may be a proxy between
 
         try:
             requests.get(f"{uri.rstrip('/')}/health", timeout=seconds).close()
         except requests.exceptions.SSLError:
-            return True  # a certificate that MLflow may have been told to accept
+            return True  # a certificate that MLflow may be configured to accept
         except requests.exceptions.RequestException:
             return False
         return True

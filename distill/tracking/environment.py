@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import importlib.metadata
 import importlib.util
@@ -52,6 +53,7 @@ def as_tags(environment: dict[str, Any]) -> dict[str, str]:
     return tags
 
 
+@functools.cache  # the code that this process has imported, whatever is checked out later
 def code_state() -> dict[str, Any]:
     """Git revision (hex, or "" outside a checkout of this package), branch, and whether tracked files were changed."""
     try:
@@ -63,6 +65,7 @@ def code_state() -> dict[str, Any]:
     return {"revision": revision, "branch": branch, "dirty": dirty}
 
 
+@functools.cache
 def packages() -> dict[str, str]:
     found = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions() if dist.name}
     return dict(sorted(found.items()))

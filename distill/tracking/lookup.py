@@ -1,13 +1,13 @@
-"""Finding runs, their files, and registered models. Nothing found: UserError with one sentence."""
+"""Finding runs, their files, and registered models. Nothing found: NotFound with one sentence. Looking makes nothing."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from distill.config import TrackingConfig
@@ -19,19 +19,26 @@ from distill.tracking.client import (
     ServerAway,
     ask,
     connect,
+    exists,
     patiently,
     redact,
     store_root,
     tracking_uri,
 )
-from distill.tracking.offline import Spool
+from distill.tracking.database import sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
+    from mlflow.entities.model_registry import ModelVersion
 
+T = TypeVar("T")
 
 MODEL_FOLDER = "model"  # the artifact folder of a run that holds its one model file
+
+
+class NotFound(UserError):
+    """The store was asked and has no such thing."""
 
 
 @dataclass(frozen=True)
@@ -45,48 +52,48 @@ class RunInfo:
     status: str  # RUNNING, FINISHED, FAILED, KILLED; OFFLINE: not on the server yet
 
 
+@dataclass(frozen=True)
+class DatasetInput:
+    """A data set that a run was given."""
+
+    name: str
+    digest: str
+    folder: str  # as it was given when the run was made: it may be relative, and on another machine
+    context: str  # training, validation
+
+
 def find_run(tracking: TrackingConfig, ref: str) -> RunInfo:
     """The run with this id, this beginning of an id (6 characters or more), or this name, in any experiment.
 
-    A run that is still spooled is found by its `offline-...` name. Raises UserError if none or several fit.
+    A run that is not on its server yet is found by its `offline-...` name. Raises NotFound if none fits, UserError if
+    several do.
     """
     if ref.startswith("offline-"):
-        spool = Spool.find(store_root(tracking), ref)
-        if spool is not None and spool.run_id is None:
-            return _spooled(spool)
-    found = reach(tracking, lambda client: _candidates(client, ref))
+        for folder in offline_folders(store_root(tracking), ref):
+            run = only_run(offline_place(folder))
+            if run is not None:
+                return replace(info_of(run), id=ref, status="OFFLINE")
+    found = reach(tracking, lambda client: _candidates(client, ref)) if exists(tracking) else []
     if not found:
-        raise UserError(
+        raise NotFound(
             f"There is no run '{ref}' in {_place(tracking)}; expected a run id, the first 6 or more characters of one, "
             "or a run's name."
         )
     if len(found) > 1:
         ids = ", ".join(run.info.run_id for run in found[:5])
         raise UserError(f"'{ref}' fits {len(found)} runs ({ids}); give one id.")
-    return _info(found[0])
+    return info_of(found[0])
 
 
 def newest_run(tracking: TrackingConfig, job: str, tags: dict[str, str]) -> RunInfo | None:
     """The FINISHED run of this job and with these tags that ended last, in any experiment."""
-    where = _where(job, tags)
-    found = reach(tracking, lambda client: _search(client, where, "attributes.end_time DESC", limit=1))
-    return _info(found[0]) if found else None
+    where = f"{_wanted(job, tags)} and attributes.status = 'FINISHED'"
+    return next(iter(_runs(tracking, where, "attributes.end_time DESC", limit=1)), None)
 
 
 def runs_tagged(tracking: TrackingConfig, job: str, tags: dict[str, str]) -> list[RunInfo]:
     """All runs of this job with these tags, in whatever state and experiment, newest first."""
-    where = _wanted(job, tags)
-    return [_info(run) for run in reach(tracking, lambda client: _search(client, where))]
-
-
-def best_run(
-    tracking: TrackingConfig, job: str, metric: str, tags: dict[str, str], mode: str = "min"
-) -> RunInfo | None:
-    """The FINISHED run whose last value of `metric` is the smallest (`mode="max"`: largest); runs without it do not count."""
-    runs = [_info(run) for run in reach(tracking, lambda client: _search(client, _where(job, tags)))]
-    runs = [run for run in runs if math.isfinite(run.metrics.get(metric, math.nan))]
-    sign = -1 if mode == "max" else 1
-    return min(runs, key=lambda run: sign * run.metrics[metric], default=None)
+    return _runs(tracking, _wanted(job, tags))
 
 
 def list_runs(tracking: TrackingConfig, job: str | None = None) -> list[RunInfo]:
@@ -97,19 +104,19 @@ def list_runs(tracking: TrackingConfig, job: str | None = None) -> list[RunInfo]
         experiment = client.get_experiment_by_name(tracking.experiment)
         return _search(client, where, experiments=[experiment.experiment_id]) if experiment else []
 
-    return [_info(run) for run in reach(tracking, search)]
+    return [info_of(run) for run in reach(tracking, search)] if exists(tracking) else []
 
 
 def metric_history(tracking: TrackingConfig, run_id: str, key: str) -> list[tuple[int, float]]:
-    """(step, value) of every logged point, by step. Raises UserError if the run has no such metric."""
+    """(step, value) of every logged point, by step. Raises NotFound if the run has no such metric."""
     points = reach(tracking, lambda client: client.get_metric_history(run_id, key), f"There is no run '{run_id}'")
     if not points:
-        raise UserError(f"Run {run_id} has no metric '{key}' in {_place(tracking)}.")
+        raise NotFound(f"Run {run_id} has no metric '{key}' in {_place(tracking)}.")
     return [(point.step, point.value) for point in sorted(points, key=lambda point: (point.step, point.timestamp))]
 
 
 def artifact_path(tracking: TrackingConfig, run_id: str, path: str) -> Path:
-    """Local path of a run's artifact, file or folder; fetched into `<store>/downloads/` if the server keeps it."""
+    """Local path of a run's artifact, file or folder; fetched into `<store>/downloads/` if the server keeps it. Raises NotFound."""
     run = reach(tracking, lambda client: client.get_run(run_id), f"There is no run '{run_id}'")
     nothing = f"Run {run_id} has no artifact '{path}' in {_place(tracking)}."
     place = urlsplit(run.info.artifact_uri)
@@ -119,19 +126,33 @@ def artifact_path(tracking: TrackingConfig, run_id: str, path: str) -> Path:
         for root in [Path(unquote(place.path)), *moved]:
             if (root / path).exists():
                 return root / path
-        raise UserError(nothing)
+        raise NotFound(nothing)
     target = store_root(tracking) / "downloads" / run_id
-    target.mkdir(parents=True, exist_ok=True)
 
     def fetch(client: MlflowClient) -> Path | None:
         parent = "" if "/" not in path else path.rpartition("/")[0]
         if path not in [entry.path for entry in client.list_artifacts(run_id, parent or None)]:
             return None
+        target.mkdir(parents=True, exist_ok=True)
         return Path(client.download_artifacts(run_id, path, str(target)))
 
     found = reach(tracking, fetch)
     if found is None:
-        raise UserError(nothing)
+        raise NotFound(nothing)
+    return found
+
+
+def datasets(tracking: TrackingConfig, run_id: str) -> list[DatasetInput]:
+    """The data sets that the run has as inputs. Raises NotFound where there is no such run."""
+    run = reach(tracking, lambda client: client.get_run(run_id), f"There is no run '{run_id}'")
+    found = []
+    for given in run.inputs.dataset_inputs:
+        context = next((tag.value for tag in given.tags if tag.key == "mlflow.data.context"), "")
+        try:
+            folder = str(json.loads(given.dataset.source)["uri"])
+        except (ValueError, KeyError, TypeError):  # logged by other code than ours
+            folder = ""
+        found.append(DatasetInput(given.dataset.name, given.dataset.digest, folder, context))
     return found
 
 
@@ -153,7 +174,7 @@ def resolve_registry(tracking: TrackingConfig, ref: str) -> tuple[str, Path]:
         raise UserError(f"'{ref}' is not a registry reference; expected models:/NAME@ALIAS or models:/NAME/VERSION.")
     name, alias, version = match.groups()
 
-    def get(client: MlflowClient) -> Any:
+    def get(client: MlflowClient) -> ModelVersion:
         if alias:
             return client.get_model_version_by_alias(name, alias)
         return client.get_model_version(name, version)
@@ -167,15 +188,17 @@ def resolve_registry(tracking: TrackingConfig, ref: str) -> tuple[str, Path]:
 
 def alias_holder(tracking: TrackingConfig, name: str, alias: str) -> tuple[str, str] | None:
     """(version, run id) that the alias points to, or None."""
+    if not exists(tracking):
+        return None
+    found = reach(tracking, lambda client: version_by_alias(client, name, alias))
+    return (str(found.version), found.run_id) if found else None
 
-    def get(client: MlflowClient) -> tuple[str, str] | None:
-        try:
-            found = ask(lambda: client.get_model_version_by_alias(name, alias))
-        except Refused:
-            return None
-        return str(found.version), found.run_id
 
-    return reach(tracking, get)
+def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    try:
+        return ask(lambda: client.get_model_version_by_alias(name, alias))
+    except Refused:  # no such model, or no such alias
+        return None
 
 
 def by_key(client: MlflowClient, key: str) -> str | None:
@@ -184,17 +207,52 @@ def by_key(client: MlflowClient, key: str) -> str | None:
     return found[0].info.run_id if found else None
 
 
+# ---------------------------------------------------------------------------------------------------- not on its server yet
+
+
+def offline_folders(root: Path, name: str | None = None) -> list[Path]:
+    """The little stores, one an outage, in which the run `name` (an id, or `offline-...`; None: every run) waits for its
+    server, oldest first. offline.py makes, fills and copies them."""
+    found = [file.parent for file in root.glob("offline/*.*/mlflow.db")]
+    return sorted((folder for folder in found if name in (None, folder.stem)), key=lambda folder: folder.suffix)
+
+
+def offline_place(folder: Path) -> TrackingConfig:
+    return TrackingConfig(uri=sqlite_uri(folder.resolve() / "mlflow.db"), store=str(folder.resolve()))
+
+
+def only_run(place: TrackingConfig) -> MlflowRun | None:
+    """The one run of such a store; None where a kill came before it was made."""
+    return next(iter(_search(connect(place), "", limit=1)), None)
+
+
 # ---------------------------------------------------------------------------------------------------- inside
 
 
-def reach(tracking: TrackingConfig, question: Any, nothing: str = "There is no such entry") -> Any:
-    """`question(client)`. Raises UserError where the store is away, or has nothing of the kind (`nothing` says what)."""
+def reach(
+    tracking: TrackingConfig,
+    question: Callable[[MlflowClient], T],
+    nothing: str = "There is no such entry",
+    make: bool = False,
+) -> T:
+    """`question(client)`. Raises UserError where the store is away, and NotFound where it has nothing of the kind or is not
+    there itself (`nothing` names what was looked for). make: a store that is not there is made."""
+    if not make and not exists(tracking):
+        raise NotFound(f"{nothing} in {_place(tracking)}, which does not exist.")
     try:
         return patiently(lambda: question(connect(tracking)))
     except ServerAway as away:
         raise UserError(f"The tracking store {_place(tracking)} cannot be reached: {away}.") from None
     except Refused:
-        raise UserError(f"{nothing} in {_place(tracking)}.") from None
+        raise NotFound(f"{nothing} in {_place(tracking)}.") from None
+
+
+def _runs(
+    tracking: TrackingConfig, where: str, order: str = "attributes.start_time DESC", limit: int | None = None
+) -> list[RunInfo]:
+    if not exists(tracking):
+        return []
+    return [info_of(run) for run in reach(tracking, lambda client: _search(client, where, order, limit))]
 
 
 def _place(tracking: TrackingConfig) -> str:
@@ -203,10 +261,6 @@ def _place(tracking: TrackingConfig) -> str:
 
 def _quote(value: str) -> str:
     return f'"{value}"' if "'" in value else f"'{value}'"
-
-
-def _where(job: str, tags: dict[str, str]) -> str:
-    return f"{_wanted(job, tags)} and attributes.status = 'FINISHED'"
 
 
 def _wanted(job: str, tags: dict[str, str]) -> str:
@@ -247,7 +301,7 @@ def _search(
             return runs
 
 
-def _info(run: MlflowRun) -> RunInfo:
+def info_of(run: MlflowRun) -> RunInfo:
     tags = dict(run.data.tags)
     return RunInfo(
         id=run.info.run_id,
@@ -258,15 +312,3 @@ def _info(run: MlflowRun) -> RunInfo:
         metrics=dict(run.data.metrics),
         status=run.info.status,
     )
-
-
-def _spooled(spool: Spool) -> RunInfo:
-    name, tags, params, metrics = "", {}, {}, {}
-    for event in spool.events():
-        if event["op"] == "start":
-            name = event["name"]
-            tags.update(event["tags"])
-        for op, values in (("tags", tags), ("params", params), ("metrics", metrics)):
-            if event["op"] == op:
-                values.update(event["values"])
-    return RunInfo(spool.folder.name, name, tags.get("distill.job", ""), tags, params, metrics, "OFFLINE")

@@ -1,10 +1,11 @@
-"""What a run logs while its server is away, kept on disk in order, and its upload.
+"""What a run logs while its server is away: an ordinary MLflow store of its own, copied to the server when that is back.
 
-<store>/offline/<run id, or offline-<12 hex> for a run that never reached its server>/
-    meta.json      tracking URI and experiment that the run is meant for
-    events.jsonl   one event a line (events.py), appended and flushed to disk; a torn last line is dropped
-    files/         copies of the logged artifacts, deleted once they are on the server
-    state.json     the run's id on the server, how many events are there, and the resume floor (events.above)
+<store>/offline/<run id, or offline-<12 hex> for a run that its server has never seen>.<milliseconds since 1970>/
+    mlflow.db, artifacts/    one run; its tag `distill.offline` says where it belongs
+    lock                     held by the process that logs to it or copies it
+
+A folder is of one outage of one process. Copying may be cut off and repeated: everything that is sent is sent so that the
+server has it once (records.py), and the folder is deleted when all of it is there.
 """
 
 from __future__ import annotations
@@ -13,228 +14,227 @@ import contextlib
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from distill.config import TrackingConfig
 from distill.errors import UserError
+from distill.tracking import records, registry
 from distill.tracking.client import (
     Missing,
     Refused,
     ServerAway,
     arrive,
     ask,
+    connect,
     log,
     redact,
+    store_root,
     tracking_uri,
 )
-from distill.tracking.events import Event, above, apply, create, last_steps
+from distill.tracking.locks import Held, exclusive
+from distill.tracking.lookup import datasets, offline_folders, offline_place, only_run
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+
+BELONGS = "distill.offline"  # tag of the local run: {"uri": ..., "run_id": ..., "resumed": ...}, never with a password
+LOCAL_TAGS = (BELONGS, "distill.key", "mlflow.runName")  # not to be copied as tags
 
 
-class Spool:
-    """One run's spool folder. Appending and uploading may happen in different processes at once."""
+@dataclass(frozen=True)
+class Local:
+    """The local store that a running process logs to."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder.resolve()
-        self._copies: dict[tuple[str, str], Path] = {}
-
-    @classmethod
-    def make(cls, root: Path, name: str, tracking: TrackingConfig, run_id: str | None) -> Spool:
-        """Open `<root>/offline/<name>`, creating it if need be. `run_id`: the run's id on the server, if it has one."""
-        spool = cls(root / "offline" / name)
-        spool.folder.mkdir(parents=True, exist_ok=True)
-        if not (spool.folder / "events.jsonl").exists():
-            spool._aim(tracking_uri(tracking), tracking.experiment)
-            spool._save({"run_id": run_id, "applied": 0, "floor": {}})
-            (spool.folder / "events.jsonl").touch()
-        return spool
-
-    @classmethod
-    def find(cls, root: Path, run_id: str) -> Spool | None:
-        """The spool of this run, by its folder's name or by its id on the server."""
-        for path in sorted((root / "offline").glob("*/events.jsonl")):
-            spool = cls(path.parent)
-            if run_id in (path.parent.name, spool.run_id):
-                return spool
-        return None
-
-    @property
-    def run_id(self) -> str | None:
-        return self._state()["run_id"]
-
-    @property
-    def pending(self) -> int:
-        """Number of events that are not on the server."""
-        return len(self.events()) - self._state()["applied"]
-
-    def command(self) -> str:
-        return f"python -m distill.tracking upload '{self.folder}'"
-
-    def events(self) -> list[Event]:
-        lines = (self.folder / "events.jsonl").read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]  # what follows the last newline was cut off by a kill
-
-    def last_steps(self) -> dict[str, int]:
-        """Largest step of each metric among the spooled events."""
-        steps: dict[str, int] = {}
-        for event in self.events():
-            if event["op"] == "metrics":
-                for key in event["values"]:
-                    steps[key] = max(steps.get(key, event["step"]), event["step"])
-        return steps
-
-    def append(self, event: Event) -> None:
-        """Add an event; an artifact is copied, and replaces an unsent older copy of the same artifact."""
-        copied = None
-        if event["op"] == "artifact":
-            source = Path(event["file"])
-            copied = self.folder / "files" / uuid.uuid4().hex[:12] / source.name
-            copied.parent.mkdir(parents=True)
-            if source.is_dir():
-                shutil.copytree(source, copied)
-            else:
-                shutil.copyfile(source, copied)
-            event = {**event, "file": copied.relative_to(self.folder).as_posix()}
-        with open(self.folder / "events.jsonl", "r+b") as file:
-            data = file.read()
-            file.seek(data.rfind(b"\n") + 1)
-            file.truncate()
-            file.write(json.dumps(event).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if copied is not None:
-            old = self._copies.pop((event["folder"], copied.name), None)
-            if old is not None:
-                shutil.rmtree(old.parent, ignore_errors=True)
-            self._copies[event["folder"], copied.name] = copied
-
-    def replay(self, uri: str = "") -> int:
-        """Send what is not on the server yet, in order, remembering after each event how far it got.
-
-        Returns the number of events sent. Raises ServerAway (try again later; nothing is lost or sent twice) and
-        UserError (no URI known, or the server does not have the run that these events belong to).
-        """
-        if self.run_id is not None and not self.pending:
-            return 0
-        tracking = self._tracking(uri)
-        target = tracking_uri(tracking)
-        client = ask(lambda: arrive(tracking))
-        with self._lock():
-            state, events, sent = self._state(), self.events(), 0
-            if state["run_id"] is not None:
-                self._check_run(client, state["run_id"], target)
-            self._aim(target, tracking.experiment)  # what is logged after an upload to elsewhere belongs there too
-            for event in events[state["applied"] :]:
-                try:
-                    ask(lambda event=event: self._apply(client, tracking, state, event))
-                except Refused as refusal:  # it would be refused for ever, and block all that follows
-                    if event["op"] == "start":
-                        raise ServerAway(f"the server refuses the run: {refusal}") from refusal
-                    log.warning("The tracking server refused a spooled '%s' event: %s.", event["op"], refusal)
-                state["applied"] += 1
-                sent += 1
-                self._save(state)
-                if event["op"] == "artifact":
-                    shutil.rmtree((self.folder / event["file"]).parent, ignore_errors=True)
-            return sent
-
-    def _apply(self, client, tracking: TrackingConfig, state: dict[str, Any], event: Event) -> None:
-        if event["op"] == "start":
-            state["run_id"] = create(client, tracking, event)
-            self._link_work(state["run_id"])
-            return
-        if event["op"] == "artifact" and not (self.folder / event["file"]).exists():
-            return  # a newer copy of it follows
-        if event["op"] == "reopen":
-            state["floor"] = last_steps(client, state["run_id"])
-        if event["op"] == "metrics":
-            event = above(state["floor"], event)
-        apply(client, state["run_id"], event, self.folder)
-
-    def _check_run(self, client, run_id: str, target: str) -> None:
-        try:
-            ask(lambda: client.get_run(run_id))
-        except Missing:
-            raise UserError(
-                f"Run {run_id} was begun on another tracking server: {redact(target)} does not have it, "
-                f"so its spool '{self.folder}' cannot be uploaded there."
-            ) from None
-
-    def _link_work(self, run_id: str) -> None:
-        """Let the work folder of a run that began offline be found under its new id too."""
-        link = self.folder.parents[1] / "work" / run_id
-        if (link.parent / self.folder.name).is_dir():
-            with contextlib.suppress(OSError):  # there already, or a file system without links
-                link.symlink_to(self.folder.name, target_is_directory=True)
-
-    def _aim(self, uri: str, experiment: str) -> None:
-        """Remember where the run belongs; never a password."""
-        meta = {"uri": uri if redact(uri) == uri else "", "experiment": experiment}
-        _write_json(self.folder / "meta.json", meta)
-
-    def _tracking(self, uri: str) -> TrackingConfig:
-        meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
-        uri = uri or meta["uri"] or os.environ.get("MLFLOW_TRACKING_URI", "")
-        if not uri:
-            raise UserError(
-                f"The tracking URI of spool '{self.folder}' holds a password and was not stored; give it as --uri "
-                "or in MLFLOW_TRACKING_URI."
-            )
-        return TrackingConfig(uri=uri, store=str(self.folder.parents[1]), experiment=meta["experiment"])
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ServerAway("another process is uploading this run now") from None
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _state(self) -> dict[str, Any]:
-        return json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
-
-    def _save(self, state: dict[str, Any]) -> None:
-        _write_json(self.folder / "state.json", state)
+    folder: Path
+    place: TrackingConfig
+    run_id: str  # in that store
+    lock: FileLock
 
 
-def upload(folders: list[Path], uri: str = "") -> bool:
-    """Replay these spool folders and print what happened to each; True if nothing is left to send.
+def begin(
+    tracking: TrackingConfig, name: str, run_id: str, start: Mapping[str, object], resumed: bool = False
+) -> Local:
+    """Open a local store for the run `name`; raises what the disk and MLflow raise.
 
-    Raises UserError for a folder that is no spool.
+    run_id: its id on the server, "" if that has never seen it; it is then created there with `start`, the arguments of
+    records.create. resumed: the last steps that the server has are not known, so points up to them are left out when copied.
     """
-    done = True
+    folder = store_root(tracking) / "offline" / f"{name}.{records.now_ms()}"
+    folder.mkdir(parents=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+        place = replace(offline_place(folder), experiment=tracking.experiment)
+        uri = tracking_uri(tracking)
+        belongs = {"uri": uri if redact(uri) == uri else "", "run_id": run_id, "resumed": resumed}
+        made = records.create(place, **{**start, "tags": {**start["tags"], BELONGS: json.dumps(belongs)}})
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Local(folder, place, made, lock)
+
+
+def copy(folder: Path, uri: str = "", held: bool = False) -> tuple[str, dict[str, int]]:
+    """Send the run in `folder` to its server and delete the folder.
+
+    Returns the run's id there, and for a resumed run the last step of each metric that the server had before. uri: another
+    server than the one it was meant for. held: this process has the lock. Raises ServerAway (try again later; nothing is lost
+    or sent twice), and UserError where no URI is known, or the server does not have a run that was begun there.
+    """
+    with contextlib.nullcontext() if held else _alone(folder):
+        place = offline_place(folder)
+        run = only_run(place) if (folder / "mlflow.db").is_file() else None
+        if run is None:  # a kill came before the run was made, or another process has copied it
+            shutil.rmtree(folder, ignore_errors=True)
+            return "", {}
+        belongs = json.loads(run.data.tags[BELONGS])
+        experiment = connect(place).get_experiment(run.info.experiment_id).name
+        target = TrackingConfig(
+            uri=_known_uri(uri or belongs["uri"], folder), store=_store(folder), experiment=experiment
+        )
+        run_id = _there(target, belongs["run_id"]) if belongs["run_id"] else _create(target, run, folder)
+        floor = ask(lambda: records.last_steps(target, run_id)) if belongs["resumed"] else {}
+        for write, *args in _contents(place, run, folder, floor):
+            try:
+                ask(lambda write=write, args=args: write(target, run_id, *args))
+            except Refused as refusal:  # it would be refused for ever
+                log.warning("The tracking server refused '%s' of run %s: %s.", write.__name__, run_id, refusal)
+        shutil.rmtree(folder, ignore_errors=True)
+    return run_id, floor
+
+
+def _contents(place: TrackingConfig, run: MlflowRun, folder: Path, floor: dict[str, int]) -> Iterator[tuple]:
+    """What there is to send, as functions of records.py and what they are given after the run's id; its end comes last."""
+    client = connect(place)
+    yield records.log_params, run.data.params
+    yield records.set_tags, {key: value for key, value in run.data.tags.items() if key not in LOCAL_TAGS}
+    for key in run.data.metrics:
+        points = client.get_metric_history(run.info.run_id, key)
+        points = [point for point in points if key not in floor or point.step > floor[key]]
+        yield records.log_points, sorted(points, key=lambda point: (point.step, point.timestamp))
+    for given in datasets(place, run.info.run_id):
+        yield records.log_dataset, given.name, given.digest, given.folder, given.context
+    for path in sorted(
+        folder.glob(f"artifacts/*/{run.info.run_id}/artifacts/*")
+    ):  # wherever the folder was when it was filled
+        yield records.log_artifact, path, ""
+    for version in client.search_model_versions(f"run_id = '{run.info.run_id}'"):
+        yield registry.enter, version.name
+    if run.info.status == "RUNNING":
+        yield (records.reopen,)
+    else:
+        yield records.finish, run.info.status, run.info.end_time
+
+
+def copy_all(root: Path, name: str, uri: str = "", held: Path | None = None) -> tuple[str, dict[str, int]]:
+    """`copy` of everything that waits of the run `name`, in order; the answer of the last one ("": nothing waits)."""
+    last: tuple[str, dict[str, int]] = ("", {})
+    for folder in offline_folders(root, name):
+        found = copy(folder, uri, held=folder == held)
+        last = found if found[0] else last
+    return last
+
+
+def sent_as(root: Path, name: str) -> str:
+    """The id on the server of a run that began here as `offline-...` and is all there; "" if it is not."""
+    if offline_folders(root, name):
+        return ""
+    links = (path for path in root.glob("work/*") if path.is_symlink() and os.readlink(path) == name)
+    return next((path.name for path in links), "")
+
+
+def upload(root: Path, names: list[str], uri: str = "") -> bool:
+    """Copy what waits in the store at `root` to its servers (names: only of these runs), and print what happened to each; True
+    if nothing is left to send. Raises UserError for a name of which nothing waits."""
+    old = next(root.glob("offline/*/events.jsonl"), None)
+    if old is not None:
+        raise UserError(
+            f"'{old.parent}' has the form of before 0.2, which only commit c02a7de of this project can send."
+        )
+    for name in names:
+        if not offline_folders(root, name):
+            raise UserError(f"Nothing of a run '{name}' waits in '{root / 'offline'}'.")
+    folders = [folder for folder in offline_folders(root) if not names or folder.stem in names]
+    if not folders:
+        print(f"Nothing waits in '{root / 'offline'}'.")
+    left = set()
     for folder in folders:
-        if not (folder / "events.jsonl").is_file():
-            raise UserError(f"'{folder}' is not a spool folder: it has no events.jsonl.")
-        spool = Spool(folder)
-        before, reason = spool.pending, ""
         try:
-            spool.replay(uri)
+            if folder.stem in left:
+                raise ServerAway("what was logged before it is not sent yet")
+            run_id, _ = copy(folder, uri)
+            print(f"{folder.name}: all of it is in run {run_id} now." if run_id else f"{folder.name}: was empty.")
         except (ServerAway, UserError) as error:
-            reason = f" ({error})"
-        left = spool.pending
-        done = done and not left
-        where = f"run {spool.run_id}" if spool.run_id else "no run there yet"
-        print(f"{spool.folder.name}: sent {before - left} events, {left} left{reason}; {where}.")
-    return done
+            left.add(folder.stem)
+            print(f"{folder.name}: not sent ({str(error).rstrip('.')}).")
+    return not left
 
 
-def send_spooled(root: Path, uri: str) -> None:
-    """Upload what earlier runs of the store at `root` could not send; what cannot be sent now stays where it is."""
-    for file in sorted(root.glob("offline/*/events.jsonl")):
-        with contextlib.suppress(ServerAway, UserError):
-            Spool(file.parent).replay(uri)
+def send_waiting(root: Path, uri: str) -> None:
+    """Copy what earlier runs of the store at `root` could not send to the server at `uri`; what cannot be sent stays."""
+    for folder in offline_folders(root):
+        with contextlib.suppress(ServerAway, UserError, FileNotFoundError):
+            run = only_run(offline_place(folder))
+            if run is not None and json.loads(run.data.tags[BELONGS])["uri"] in ("", uri):
+                copy_all(root, folder.stem, uri)
 
 
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(temporary, path)
+# ---------------------------------------------------------------------------------------------------- inside
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    try:
+        with exclusive(folder / "lock", ""):
+            yield
+    except Held:
+        raise ServerAway("another process is logging to it or sending it now") from None
+
+
+def _store(folder: Path) -> str:
+    return str(folder.resolve().parents[1])
+
+
+def _known_uri(uri: str, folder: Path) -> str:
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise UserError(
+            f"The tracking URI of '{folder.name}' holds a password and was not stored; give it as --uri or in "
+            "MLFLOW_TRACKING_URI."
+        )
+    return uri
+
+
+def _there(target: TrackingConfig, run_id: str) -> str:
+    try:
+        ask(lambda: arrive(target).get_run(run_id))
+    except Missing:
+        raise UserError(
+            f"Run {run_id} was begun on another tracking server: {redact(tracking_uri(target))} does not have it."
+        ) from None
+    return run_id
+
+
+def _create(target: TrackingConfig, run: MlflowRun, folder: Path) -> str:
+    tags = {key: value for key, value in run.data.tags.items() if key != BELONGS}
+    key, name = tags["distill.key"], run.info.run_name
+    try:
+        ask(lambda: arrive(target))
+        run_id = ask(lambda: records.create(target, key=key, name=name, tags=tags, time=run.info.start_time))
+    except Refused as refusal:
+        raise ServerAway(f"the server refuses the run: {refusal}") from refusal
+    _link_work(folder, run_id)
+    return run_id
+
+
+def _link_work(folder: Path, run_id: str) -> None:
+    """Let the work folder of a run that began offline be found under its id on the server too."""
+    link = Path(_store(folder)) / "work" / run_id
+    if (link.parent / folder.stem).is_dir():
+        with contextlib.suppress(OSError):  # there already, or a file system without links
+            link.symlink_to(folder.stem, target_is_directory=True)

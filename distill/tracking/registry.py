@@ -1,33 +1,56 @@
-"""The model registry: which name a model gets, and whether `champion` comes to mean it.
+"""The model registry: which name a model gets, what its versions show, and which version `champion` means.
 
-A training that ends moves `champion` by the mean over images; a search, which has tried much and so is sure to be lucky on
-the validation images, moves it only on the evidence of a paired bootstrap.
+Errors on different images cannot be compared, so each validation set has a champion of its own, `champion-<first 8 of the
+set's fingerprint>`, which moves only to a model whose errors on that set are smaller by more than the choice of images
+explains. Plain `champion` moves with that of one set: the first that is not the bundled sample's, or the one to whose model
+somebody has moved it by hand.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from distill import metrics
-from distill import tracking as track
 from distill.config import TrackingConfig
 from distill.errors import UserError
-from distill.metrics import BootstrapResult
-from distill.tracking import MODEL_FOLDER, RunInfo
+from distill.metrics import Comparison
+from distill.tracking import ui
+from distill.tracking.client import Missing, ask, connect, make_store
+from distill.tracking.locks import exclusive
+from distill.tracking.lookup import (
+    MODEL_FOLDER,
+    NotFound,
+    RunInfo,
+    find_run,
+    info_of,
+    reach,
+    read_report,
+    version_by_alias,
+)
 
-NEWEST, CHAMPION = "newest", "champion"
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+NEWEST, CHAMPION, PREVIOUS = "newest", "champion", "previous"  # aliases
 METRIC = "best/val/nme"
+VAL, SAMPLE = (
+    "data.val",
+    "data.is_sample",
+)  # tags of runs and versions: the validation set's fingerprint, the bundled sample
+_SHOWN = ("distill.role", VAL, SAMPLE)  # tags of a run that its version has too
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether `champion` is to move, and why, as half a sentence."""
+    """Whether the champion of the run's validation set moves to it, and why, as half a sentence."""
 
     moves: bool
     why: str
-    difference: BootstrapResult | None = None  # challenger - holder, percent points
+    difference: Comparison | None = None  # challenger - holder, percent points
 
 
 def model_name(job: str, role: str) -> str:
@@ -35,60 +58,98 @@ def model_name(job: str, role: str) -> str:
     return f"distill-{role if role == 'assistant' else job}"
 
 
-def champion(tracking: TrackingConfig, name: str) -> RunInfo | None:
-    """The run that `champion` means; None where there is none, its run was deleted, or the store is away."""
-    try:
-        holder = track.alias_holder(tracking, name, CHAMPION)
-        return track.find_run(tracking, holder[1]) if holder else None
-    except UserError:  # neither may stop a finished run
-        return None
+def register(tracking: TrackingConfig, name: str, run_id: str) -> tuple[str, Verdict]:
+    """Enter a run's model as a version of `name`; (version, what became of the champion). The same run again updates its version.
+
+    Raises UserError where the store is away, and NotFound where it has no such run.
+    """
+    return reach(tracking, lambda client: enter(tracking, run_id, name), f"There is no run '{run_id}'")
 
 
-def aliases(tracking: TrackingConfig, name: str, nme: float, val_fingerprint: str) -> list[str]:
-    """`newest`, and `champion` where val/nme is smaller than the holder's or the validation set is another one."""
-    holder = champion(tracking, name)
-    better = holder is None or holder.tags.get("data.val") != val_fingerprint
-    return [NEWEST, CHAMPION] if better or nme < holder.metrics.get(METRIC, float("inf")) else [NEWEST]
+def enter(tracking: TrackingConfig, run_id: str, name: str) -> tuple[str, Verdict]:
+    """As `register`; raises what MLflow raises."""
+    client = connect(tracking)
+    run = info_of(client.get_run(run_id))
+    with exclusive(make_store(tracking) / "work" / "locks" / "registry.lock", "", seconds=-1):
+        version = _version(client, name, run)
+        client.set_registered_model_alias(name, NEWEST, version)
+        verdict = challenge(tracking, client, name, run)
+        if verdict.moves:
+            _move(client, name, run, version)
+        client.set_model_version_tag(name, version, CHAMPION, verdict.why)
+    return version, verdict
 
 
-def challenge(tracking: TrackingConfig, name: str, run: RunInfo) -> Verdict:
-    """Whether `champion` may move to `run`: only if the errors of the same validation images say so, by an interval (95 %,
-    paired bootstrap over images) that lies below 0. Raises UserError where the store cannot be asked."""
-    found = track.alias_holder(tracking, name, CHAMPION)
-    if found is None:
+def challenge(tracking: TrackingConfig, client: MlflowClient, name: str, run: RunInfo) -> Verdict:
+    """Whether the champion of the run's validation set moves to it: where its errors on the same images are smaller, by an
+    interval (95 %, over images) that lies below 0."""
+    if VAL not in run.tags:
+        return Verdict(False, "its validation images are not known")
+    holder = version_by_alias(client, name, _own_alias(run))
+    if holder is None:  # a store from before each set had its own
+        main = version_by_alias(client, name, CHAMPION)
+        holder = main if main and main.tags.get(VAL) == run.tags[VAL] else None
+    if holder is None:
         return Verdict(True, "there was none")
-    if found[1] == run.id:
+    if holder.run_id == run.id:
         return Verdict(False, "this run holds it already")
     try:
-        holder = track.find_run(tracking, found[1])
-        theirs = per_image(tracking, holder.id)
+        find_run(tracking, holder.run_id)
+    except NotFound:
+        return Verdict(True, f"the run of the holder, {holder.run_id}, was deleted")
+    try:
+        difference = metrics.compare(per_image(tracking, run.id), per_image(tracking, holder.run_id))
     except UserError as error:
-        return Verdict(False, f"the holder, run {found[1]}, cannot be compared with: {str(error).rstrip('.')}")
-    val, own = holder.tags.get("data.val", "unknown"), run.tags.get("data.val", "unknown")
-    if val != own:
-        return Verdict(
-            False, f"the holder, run {holder.id}, was validated on other images (fingerprint {val}, here {own})"
-        )
-    d = metrics.paired_bootstrap(per_image(tracking, run.id), theirs)
-    told = (
-        f"val/nme {d.mean:+.3f} against the holder, run {holder.id}, 95 % interval over images [{d.low:+.3f}, {d.high:+.3f}], "
-        f"p {d.p:.2g}"
-    )
-    return Verdict(d.high < 0, told, d)
+        return Verdict(False, f"it cannot be compared with the holder, run {holder.run_id}: {str(error).rstrip('.')}")
+    return Verdict(difference.high < 0, f"val/nme {difference} against the holder, run {holder.run_id}", difference)
 
 
 def per_image(tracking: TrackingConfig, run_id: str) -> np.ndarray:
     """(N,) NME in percent of the validation images, as a finished run reports them. Raises UserError where it does not."""
-    return track.read_report(tracking, run_id).per_image
+    return read_report(tracking, run_id).per_image
 
 
-def entry(nme: float, val_fingerprint: str, note: str = "") -> tuple[str, dict[str, str]]:
-    """Description (Markdown) and tags of a version. note: what its run says of itself."""
-    told = note or f"val/nme {nme:.3f} % on validation data {val_fingerprint}"
-    return told, {"val/nme": f"{nme:.4f}", "data.val": val_fingerprint}
+def _own_alias(run: RunInfo) -> str:
+    return f"{CHAMPION}-{run.tags[VAL][:8]}"
 
 
-def register(tracking: TrackingConfig, name: str, run: RunInfo, marks: list[str]) -> str:
-    """Enter a finished run's model; the version. The same run again updates its version. Raises UserError where that fails."""
-    told, tags = entry(run.metrics[METRIC], run.tags.get("data.val", "unknown"), run.tags.get(track.NOTE, ""))
-    return track.register_run(tracking, run.id, name, MODEL_FOLDER, marks, told, tags)
+def _version(client: MlflowClient, name: str, run: RunInfo) -> str:
+    """The version of the run's model, made if need be, with the run's description, result, role and data."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=ui.model_note(name))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        if (client.get_registered_model(name).description or ui.OLD_MODEL_NOTE).startswith(ui.OLD_MODEL_NOTE):
+            client.update_registered_model(name, ui.model_note(name))
+    source = f"runs:/{run.id}/{MODEL_FOLDER}"
+    made = client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'")
+    version = next((str(found.version) for found in made if found.source == source), None)
+    if version is None:
+        version = str(client.create_model_version(name, source, run.id, await_creation_for=0).version)
+    client.update_model_version(name, version, run.tags.get(ui.NOTE, ""))
+    shown = {key: run.tags[key] for key in _SHOWN if run.tags.get(key)}
+    if METRIC in run.metrics:
+        shown["val/nme"] = f"{run.metrics[METRIC]:.4f}"
+    for key, value in shown.items():
+        client.set_model_version_tag(name, version, key, value)
+    return version
+
+
+def _move(client: MlflowClient, name: str, run: RunInfo, version: str) -> None:
+    client.set_registered_model_alias(name, _own_alias(run), version)
+    main = version_by_alias(client, name, CHAMPION)
+    real_at_last = main is not None and _of_sample(client, main) and run.tags.get(SAMPLE) != "true"
+    if main is None or main.tags.get(VAL) == run.tags[VAL] or real_at_last:
+        client.set_registered_model_alias(name, CHAMPION, version)
+        if main is not None and str(main.version) != version:
+            client.set_registered_model_alias(name, PREVIOUS, str(main.version))
+
+
+def _of_sample(client: MlflowClient, version: ModelVersion) -> bool:
+    try:
+        return ask(lambda: client.get_run(version.run_id)).data.tags.get(SAMPLE) == "true"
+    except Missing:  # the run was deleted for good
+        return False

@@ -1,4 +1,4 @@
-"""Run: everything that a job tells MLflow, in a form that cannot stop the job."""
+"""Run: everything that a job logs to MLflow, in a form that cannot stop the job."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import json
 import os
+import shlex
 import tempfile
 import threading
 import time
@@ -18,38 +19,31 @@ from typing import TYPE_CHECKING, Any
 
 from distill.config import TrackingConfig
 from distill.errors import UserError
-from distill.tracking import environment
+from distill.tracking import environment, offline, records, registry
 from distill.tracking.client import (
     Missing,
     Refused,
     ServerAway,
     arrive,
-    connect,
+    ask,
     log,
+    make_store,
     patiently,
     redact,
-    store_root,
     tracking_uri,
     work_dir,
 )
-from distill.tracking.events import (
-    MAX_PARAM,
-    MAX_TAG,
-    Event,
-    above,
-    apply,
-    create,
-    key_text,
-    last_steps,
-    now_ms,
-    value_text,
-)
-from distill.tracking.offline import Spool
+from distill.tracking.lookup import by_key, offline_folders
+from distill.tracking.records import MAX_PARAM, key_text, now_ms, tag_texts, value_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROBE_SECONDS = 60.0  # an offline run looks for its server at most this often
+
+
+class Lost(Exception):
+    """Neither the server nor the local disk takes what is logged."""
 
 
 def guarded(method: Callable) -> Callable:
@@ -59,9 +53,11 @@ def guarded(method: Callable) -> Callable:
     def call(self, *args, **kwargs):
         try:
             return method(self, *args, **kwargs)
+        except Lost as lost:
+            self._warn_once(f"{lost}. What this run logs is lost until one of them takes it again.")
         except Exception as error:
             self._warn_once(f"Tracking: {method.__name__} failed and was skipped ({type(error).__name__}: {error}).")
-            return None
+        return None
 
     return call
 
@@ -75,10 +71,14 @@ class Run:
 
     def __init__(self, tracking: TrackingConfig):
         self._tracking = tracking
-        self._root = store_root(tracking)
-        self._run_id: str | None = None  # on the server
-        self._spool: Spool | None = None
-        self._offline = False
+        self._root = make_store(tracking)
+        self._run_id = ""  # on the server; empty where that has never seen the run
+        self._name = ""  # `offline-<key>` of a run that began offline
+        self._start: dict[str, Any] = {}  # arguments of records.create
+        self._away = False  # the server; `_local` is None then where the local store cannot be written either
+        self._reason: Exception | None = None  # why it is away
+        self._local: offline.Local | None = None
+        self._unknown_floor = False  # resumed without its server
         self._floor: dict[str, int] = {}  # per metric, the last step logged before a resume
         self._monitor = None
         self._last_probe = 0.0
@@ -101,16 +101,19 @@ class Run:
         """Open a new run, or reopen `resume_id`, and log what it is: parameters, config file, environment.
 
         `job` is teacher, student or evaluate. With a resumed run, metric points at steps that it already has are
-        dropped from here on. If the server is away the run starts offline. Raises UserError for an impossible URI, a
-        deleted experiment, or a `resume_id` that the store does not have.
+        dropped from here on. If the server is away the run starts offline. Raises UserError for an impossible URI, a store
+        that cannot be written to or is damaged, a deleted experiment, or a `resume_id` that the store does not have.
         """
         tracking_uri(tracking)
         run = cls(tracking)
-        if resume_id is None:
-            known = {"distill.job": job, "distill.recipe": params.get("name", "")}
-            run._open(run_name or f"{job}-{time.strftime('%Y%m%d-%H%M%S')}", {**known, **tags})
-        else:
-            run._reopen(resume_id)
+        try:
+            if resume_id is None:
+                known = {"distill.job": job, "distill.recipe": params.get("name", "")}
+                run._open(run_name or f"{job}-{time.strftime('%Y%m%d-%H%M%S')}", {**known, **tags})
+            else:
+                run._reopen(resume_id)
+        except Lost as lost:
+            raise UserError(f"{lost}.") from None
         run.work = work_dir(tracking, run.id)
         run._describe(params, config_yaml, resumed=resume_id is not None)
         run._watch(resumed=resume_id is not None)
@@ -118,30 +121,32 @@ class Run:
 
     @property
     def id(self) -> str:
-        return self._run_id or self._spool.folder.name
+        return self._run_id or self._name
 
     @property
     def online(self) -> bool:
-        return not self._offline
+        return not self._away
 
     # ------------------------------------------------------------------------------------------------ logging
 
     @guarded
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        values = {key_text(key): float(value) for key, value in metrics.items()}
-        event = above(self._floor, {"op": "metrics", "values": values, "step": int(step), "time": now_ms()})
-        if event["values"]:
-            self._send(event)
+        """One point of each metric, stored with 7 significant digits."""
+        values = {key_text(key): records.rounded(float(value)) for key, value in metrics.items()}
+        values = {key: value for key, value in values.items() if key not in self._floor or step > self._floor[key]}
+        if values:
+            self._log(records.log_metrics, values, int(step), now_ms())
 
     @guarded
     def log_params(self, params: dict[str, Any]) -> None:
         """Parameters cannot change: one that has another value already is left, and named in a tag."""
-        values = {key_text(key): redact(value_text(value, MAX_PARAM)) for key, value in params.items()}
-        self._send({"op": "params", "values": values})
+        self._log(
+            records.log_params, {key_text(key): redact(value_text(value, MAX_PARAM)) for key, value in params.items()}
+        )
 
     @guarded
     def set_tags(self, tags: dict[str, Any]) -> None:
-        self._send({"op": "tags", "values": _tag_texts(tags)})
+        self._log(records.set_tags, tag_texts(tags))
 
     @guarded
     def log_artifact(self, path: Path, folder: str = "") -> None:
@@ -149,7 +154,7 @@ class Run:
         path = Path(path).resolve()
         if not path.exists():
             raise FileNotFoundError(f"no such file: {path}")
-        self._send({"op": "artifact", "file": str(path), "folder": folder})
+        self._log(records.log_artifact, path, folder)
 
     @guarded
     def log_dict(self, obj: Any, file: str) -> None:
@@ -171,19 +176,17 @@ class Run:
     @guarded
     def log_dataset(self, name: str, digest: str, folder: str | Path, context: str) -> None:
         """Record a data set as an input; `context` is its role (training, validation), `digest` is cut at 36."""
-        self._send({"op": "dataset", "name": name, "digest": digest, "source": str(folder), "context": context})
+        self._log(records.log_dataset, name, digest, str(folder), context)
 
     @guarded
-    def register(
-        self, name: str, folder: str, aliases: list[str], description: str = "", tags: dict[str, Any] | None = None
-    ) -> str | None:
-        """Enter the artifacts under `folder` in the model registry as a version of `name` that `aliases` point to.
+    def register(self, name: str) -> str | None:
+        """Enter the run's model (artifact folder `model`) in the model registry as a version of `name`: registry.py.
 
-        Registering the same folder of the same run again updates its version. Returns the version; None if the run
-        is offline (the upload does it) or the registry refused.
+        The same run again updates its version. Returns the version; None if the registry refused, or the run is offline
+        (then it is entered when the run is copied to its server).
         """
-        event = {"op": "register", "name": name, "folder": folder, "aliases": list(aliases)}
-        return self._send({**event, "description": description, "tags": _tag_texts(tags or {})})
+        found = self._log(registry.enter, name)
+        return found[0] if found and not self._away else None
 
     # ------------------------------------------------------------------------------------------------ the end
 
@@ -191,7 +194,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._finished:  # whoever ended it has said how
+        if self._finished:  # `finish` was called, with a status
             return
         if error is None:
             self.finish("FINISHED")
@@ -209,52 +212,52 @@ class Run:
         self._finished = True
         if self._monitor is not None:
             self._monitor.finish()
-        self._send({"op": "finish", "status": status, "time": now_ms()})
-        if self._offline:
+        self._log(records.finish, status, now_ms())
+        if self._away:
             self._probe(force=True)
-        if self._offline:
-            log.warning("Run %s is still only on this machine; upload it with: %s", self.id, self._spool.command())
+        if self._away and self._local is not None:
+            self._local.lock.release()
+            log.warning("Run %s is still only on this machine; send it with: %s", self.id, self._command())
 
     # ------------------------------------------------------------------------------------------------ inside
 
     def _open(self, name: str, tags: dict[str, Any]) -> None:
         key = uuid.uuid4().hex[:12]
-        event = {"op": "start", "name": name, "tags": _tag_texts(tags), "time": now_ms(), "key": key}
+        self._name = f"offline-{key}"
+        self._start = {"key": key, "name": name, "tags": tag_texts(tags), "time": now_ms()}
         try:
-            self._run_id = patiently(lambda: create(arrive(self._tracking), self._tracking, event))
+            patiently(lambda: arrive(self._tracking))
+            self._run_id = patiently(lambda: records.create(self._tracking, **self._start))
         except ServerAway as away:
-            self._go_offline(f"offline-{key}", away)
-            self._spool.append(event)
+            self._go_offline(away)
         except Refused as refusal:
             raise UserError(f"The tracking store does not accept run '{name}': {refusal}.") from None
 
     def _reopen(self, run_id: str) -> None:
-        self._spool = Spool.find(self._root, run_id)
-        self._run_id = self._spool.run_id if self._spool else run_id
+        if run_id.startswith("offline-"):
+            self._name, run_id = run_id, offline.sent_as(self._root, run_id)
+        self._run_id = run_id
+        key = run_id or self._name.removeprefix("offline-")
+        self._start = {"key": key, "name": self.id, "tags": {}, "time": now_ms()}
         try:
-            if self._spool:
-                patiently(lambda: self._spool.replay(tracking_uri(self._tracking)))
-                self._run_id = self._spool.run_id
-            self._run_id, self._floor = patiently(lambda: self._on_server(self._run_id))
+            sent, _ = patiently(lambda: offline.copy_all(self._root, self.id, tracking_uri(self._tracking)))
+            self._run_id = sent or self._run_id
+            self._run_id, self._floor = patiently(self._on_server)
         except ServerAway as away:
-            if self._spool is None and run_id.startswith("offline-"):
-                raise UserError(f"There is no run '{run_id}' in {self._root / 'offline'}.") from None
-            self._go_offline(run_id, away)
-            self._floor = self._spool.last_steps()
+            if not self._run_id and not offline_folders(self._root, self._name):
+                raise UserError(f"There is no run '{self._name}' in {self._root / 'offline'}.") from None
+            self._unknown_floor = True
+            self._go_offline(away)
         except Refused:
-            raise UserError(f"There is no run '{run_id}' in {redact(tracking_uri(self._tracking))}.") from None
-        self._send({"op": "reopen"})
+            raise UserError(f"There is no run '{self.id}' in {redact(tracking_uri(self._tracking))}.") from None
+        self._log(records.reopen)
 
-    def _on_server(self, run_id: str) -> tuple[str, dict[str, int]]:
-        from distill.tracking.lookup import by_key
-
+    def _on_server(self) -> tuple[str, dict[str, int]]:
         client = arrive(self._tracking)
-        if run_id.startswith("offline-"):  # uploaded from a machine whose spool is not here
-            found = by_key(client, run_id.removeprefix("offline-"))
-            if found is None:
-                raise Missing(run_id)
-            run_id = found
-        return run_id, last_steps(client, run_id)
+        run_id = self._run_id or by_key(client, self._name.removeprefix("offline-"))  # sent from another machine
+        if run_id is None:
+            raise Missing(self._name)
+        return run_id, records.last_steps(self._tracking, run_id)
 
     @guarded
     def _describe(self, params: dict[str, Any], config_yaml: str, resumed: bool) -> None:
@@ -268,7 +271,7 @@ class Run:
     def _watch(self, resumed: bool) -> None:
         """Let MLflow record load and memory of the machine, in a thread of its own."""
         wanted = os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() not in ("false", "0")
-        if not wanted or self._offline or not importlib.util.find_spec("psutil"):
+        if not wanted or self._away or not importlib.util.find_spec("psutil"):
             return
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -279,48 +282,66 @@ class Run:
         )
         self._monitor.start()
 
-    def _send(self, event: Event) -> str | None:
+    def _log(self, write: Callable, *args: Any) -> Any:
+        """`write(place, run id, *args)`, a function of records.py or of its kind: to the server, else to the local store."""
         with self._lock:
-            if not self._offline:
+            if self._away:
+                self._probe()
+            if not self._away:
                 try:
-                    return patiently(lambda: apply(connect(self._tracking), self._run_id, event))
+                    return patiently(lambda: write(self._tracking, self._run_id, *args))
                 except (ServerAway, Missing) as away:  # Missing: the server came back without its database
-                    self._go_offline(self._run_id, away)
+                    self._go_offline(away)
                 except Refused as refusal:
-                    self._warn_once(f"The tracking store refused '{event['op']}': {refusal}.")
+                    self._warn_once(f"The tracking store refused '{write.__name__}': {refusal}.")
                     return None
-            self._spool.append(event)
-            self._probe()
+            if self._local is None:
+                self._go_offline(self._reason)
+            try:
+                ask(lambda: write(self._local.place, self._local.run_id, *args))
+            except ServerAway as failure:
+                raise Lost(f"{self._why()}, and {self._local.folder} cannot be written ({failure})") from None
             return None
 
-    def _go_offline(self, name: str, reason: Exception) -> None:
-        if self._spool is None:
-            self._spool = Spool.make(self._root, name, self._tracking, self._run_id)
-        self._offline = True
-        self._last_probe = time.monotonic()
+    def _go_offline(self, reason: Exception) -> None:
+        """Log to a local store from here on. Raises Lost where there can be none."""
+        self._away, self._reason, self._last_probe = True, reason, time.monotonic()
+        start = {**self._start, "tags": {}} if self._run_id else self._start
+        try:
+            self._local = ask(
+                lambda: offline.begin(self._tracking, self.id, self._run_id, start, resumed=self._unknown_floor)
+            )
+        except (ServerAway, UserError) as failure:
+            raise Lost(f"{self._why()}, and nothing can be written to {self._root / 'offline'} ({failure})") from None
         log.warning(
-            "The tracking store %s is away (%s). This run is now logged to %s; if it ends before the store is back, "
-            "upload it with: %s",
-            redact(tracking_uri(self._tracking)),
-            reason,
-            self._spool.folder,
-            self._spool.command(),
+            "%s. This run is now logged to %s; if it ends before the store is back, send it with: %s",
+            self._why(),
+            self._local.folder,
+            self._command(),
         )
 
+    def _why(self) -> str:
+        return f"The tracking store {redact(tracking_uri(self._tracking))} is away ({self._reason})"
+
+    def _command(self) -> str:
+        return f"python -m distill.tracking upload {self.id} --store {shlex.quote(str(self._root))}"
+
     def _probe(self, force: bool = False) -> None:
-        """See whether the server is back; if so send it the spool and go online."""
+        """See whether the server is back; if so send it what waits and go online."""
         if not force and time.monotonic() - self._last_probe < PROBE_SECONDS:
             return
         self._last_probe = time.monotonic()
+        folder = self._local and self._local.folder
         try:
-            self._spool.replay(tracking_uri(self._tracking))
+            sent, floor = offline.copy_all(self._root, self.id, tracking_uri(self._tracking), held=folder)
         except ServerAway:
             return
         except UserError as error:
             self._warn_once(str(error))
             return
-        self._run_id = self._spool.run_id
-        self._offline = False
+        self._run_id = sent or self._run_id
+        self._floor |= floor
+        self._away, self._local, self._unknown_floor = False, None, False
         log.warning("The tracking store is back; run %s is complete there.", self._run_id)
         if not self._finished:
             self._watch(resumed=True)
@@ -360,7 +381,3 @@ class NullRun:
 
     log_metrics = log_params = set_tags = log_artifact = log_dict = log_text = log_figure = _nothing
     log_dataset = register = finish = _nothing
-
-
-def _tag_texts(tags: dict[str, Any]) -> dict[str, str]:
-    return {key_text(key): value_text(value, MAX_TAG) for key, value in tags.items()}

@@ -1,13 +1,21 @@
-"""What MLflow's pages show of an experiment before anybody has arranged them: its description, kind, measure, saved views.
+"""MLflow's pages: what they show of an experiment before anybody has arranged them, and the command that serves them.
 
-All of it is tags of the experiment. The views are those of the "Views" menu above the run list (seen with MLflow 3.17; an
-MLflow that does not know them ignores the tags).
+What they show (description, kind, measure, saved views) is tags of the experiment. The views are those of the "Views" menu
+above the run list (seen with MLflow 3.17; an MLflow that does not know them ignores the tags).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
+import sqlite3
+import sys
 from typing import TYPE_CHECKING, Any
+
+from distill.errors import UserError
+from distill.tracking.database import sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -15,10 +23,9 @@ if TYPE_CHECKING:
 
 NOTE = "mlflow.note.content"  # the description of a run or an experiment, in Markdown
 RESULT = "best/val/nme"
-OLD_NOTES = (
-    "Facial-landmark distillation. Filter by `tags.distill.job` (teacher, student, evaluate) and `tags.distill.recipe`; "
-    "compare runs by `val/nme` (percent, lower is better).",
-)
+# beginnings of what earlier versions wrote
+OLD_NOTES = ("Facial-landmark distillation. Filter by", "Landmark teachers, students and what is asked about them.")
+OLD_MODEL_NOTE = "`champion`: the smallest `val/nme` on its validation images;"
 _VIEW = "mlflow.sharedViewState."
 _ALL, _STUDENTS = "distill-runs", "distill-students"  # names of the views in links
 _NEWEST, _BEST = ("attributes.start_time", False), (f"metrics.`{RESULT}`", True)
@@ -40,16 +47,17 @@ def arrange(client: MlflowClient, experiment: Experiment) -> None:
     """Give the experiment what it lacks of the tags below; a description that a person wrote stays."""
     for key, value in _tags(experiment.experiment_id).items():
         found = experiment.tags.get(key)
-        if found is None or (key == NOTE and found in OLD_NOTES):
+        if found is None or (key == NOTE and found.startswith(OLD_NOTES)):
             client.set_experiment_tag(experiment.experiment_id, key, value)
 
 
 def model_note(name: str) -> str:
     """The description of a registered model."""
     words = (
-        "`champion`: the smallest `val/nme` on its validation images; `previous`: the champion before; `newest`: the last one "
-        "that was registered. A version's description tells of its run; its model card is the file `README.md` among the run's "
-        "artifacts, in `model`."
+        "`champion`: on its validation images better than every champion before, by more than the choice of images explains; "
+        "`previous`: the champion before; `champion-...`: the same for other validation images, by the first 8 digits of their "
+        "fingerprint `data.val`; `newest`: registered last. A version's description is its run's; its model card is the file "
+        "`README.md` among the run's artifacts, in `model`."
     )
     load = f"\n\n```python\nmodel = mlflow.pyfunc.load_model('models:/{name}@champion')\n```"
     return words + (load if name.endswith("student") else "")  # only students are kept as MLflow models
@@ -82,7 +90,7 @@ def _view(name: str, where: str, order: tuple[str, bool]) -> str:
 
 def _note(experiment_id: str) -> str:
     page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey="
-    return f"""Landmark teachers, students and what is asked about them. Tables: \
+    return f"""Teachers and students of facial landmarks, and comparisons of them. Tables: \
 [all runs, newest first]({page}{_ALL}) · [students, best first]({page}{_STUDENTS})
 
 - `{RESULT}`: a run's result, the error on the validation images in percent of the image's side, lower is better; `val/nme` is its \
@@ -91,3 +99,43 @@ course over the epochs.
 - A filter: ``tags.`distill.job` = 'student' and metrics.`{RESULT}` < 4``. Jobs: `teacher`, `student`, and parents of other runs: \
 `ablation`, `study`, `recipe`. Roles (`distill.role`): `teacher`, `control`, `distilled`, `assistant`, `tuned`, `averaged`.
 """
+
+
+# ---------------------------------------------------------------------------------------------------- the server
+
+
+def serve(uri: str, experiment: str, host: str, port: int) -> None:
+    """Become a server of MLflow's pages for the store at `uri`; for a tracking server, print its address and return.
+
+    Raises UserError where the port is taken or there is no store.
+    """
+    page = f"#/experiments{_runs_page(uri, experiment)}"
+    if uri.startswith("http"):
+        print(f"The runs are on a server that runs already: {uri.rstrip('/')}/{page}")
+        return
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: not refused after its own end
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"Port {port} of {host} cannot be served ({error.strerror}); choose another with --port."
+            ) from None
+    print(f"The runs: http://{host}:{port}/{page}", flush=True)
+    # a third of the memory and start-up time of the defaults; the URI is not for the list of processes, it may hold a password
+    os.environ.update(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_BACKEND_STORE_URI=uri)
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
+    os.execv(sys.executable, command)
+
+
+def _runs_page(uri: str, experiment: str) -> str:
+    """The path of the experiment's run list, below that of all experiments; "" where the store does not say at once."""
+    file = sqlite_file(uri)
+    if file is None:
+        return ""
+    if not file.is_file():
+        raise UserError(f"There are no runs to show: '{file}' does not exist.")
+    with contextlib.closing(sqlite3.connect(file)) as base, contextlib.suppress(sqlite3.Error):
+        for (number,) in base.execute("SELECT experiment_id FROM experiments WHERE name = ?", (experiment,)):
+            return f"/{number}/runs?workflowType=machine_learning&viewStateShareKey={_ALL}"
+    return ""

@@ -97,7 +97,7 @@ def finalize(
     """
     out, config = run.work / "artifacts", model.config
     measured = _measure(model, val_set, teacher)
-    note = _log_measured(run, model, measured, teacher, out)
+    _log_measured(run, model, measured, teacher, out)
     model_file = out / tracking.MODEL_FOLDER / model.file.name
     model_file.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(model.file, model_file)
@@ -110,9 +110,7 @@ def finalize(
         if model.job == "student":
             submission = _export(run, model, measured.report, model_file, test)
     if config.tracking.register:
-        name, nme = registry.model_name(model.job, model.role), measured.report.nme
-        marks = registry.aliases(config.tracking, name, nme, val_set.fingerprint)
-        run.register(name, tracking.MODEL_FOLDER, marks, *registry.entry(nme, val_set.fingerprint, note))
+        run.register(registry.model_name(model.job, model.role))
     return TrainResult(
         run.id, model.run_name, model_file, measured.report, model.cost, shown, submission, model.minutes
     )
@@ -131,8 +129,8 @@ def _measure(model: TrainedModel, val_set: LandmarkSet, teacher: TeacherPredicti
 
 def _log_measured(
     run: Run | NullRun, model: TrainedModel, measured: Measured, teacher: TeacherPredictions | None, out: Path
-) -> str:
-    """Metrics, report and predictions into the run; gives the run's description."""
+) -> None:
+    """Metrics, description, report and predictions into the run."""
     report, val_set, own = measured.report, measured.val_set, measured.predictions[measured.label]
     values = as_metrics(report, "val")
     if teacher:
@@ -156,7 +154,6 @@ def _log_measured(
     run.log_artifact(write_json(out / "report.json", report.to_dict()), "evaluation")
     np.savez_compressed(out / "val_predictions.npz", names=val_set.names, **vars(own))
     run.log_artifact(out / "val_predictions.npz", "evaluation")
-    return note
 
 
 def _draw(run: Run | NullRun, model: TrainedModel, measured: Measured, folder: Path) -> list[Path]:

@@ -75,16 +75,3 @@ def test_the_card_tells_what_it_is_how_good_and_where_it_is_worst(tiny, student)
         assert said in card, said
     low, high = (float(part) for part in card.partition("over images [")[2].partition("]")[0].split(", "))
     assert low < report.nme < high
-
-
-def test_a_champion_that_is_followed_stays_at_hand_as_previous(tiny, bare):
-    name = "test-previous"
-    with tracking.Run.start(tiny.tracking, job="test", run_name="first", params={}, config_yaml="", tags={}) as first:
-        one = first.register(name, "model", ["champion"])
-        assert tracking.alias_holder(tiny.tracking, name, "previous") is None
-        first.register(name, "model", ["champion"])
-        assert tracking.alias_holder(tiny.tracking, name, "previous") is None, "the same version follows nobody"
-    with tracking.Run.start(tiny.tracking, job="test", run_name="second", params={}, config_yaml="", tags={}) as second:
-        second.register(name, "model", ["champion"])
-    assert tracking.alias_holder(tiny.tracking, name, "previous") == (one, first.id)
-    assert tracking.alias_holder(tiny.tracking, name, "champion")[1] == second.id

@@ -15,12 +15,11 @@ from optuna.trial import TrialState
 from test_ablation import in_this_process
 
 from distill import config as configs
-from distill import metrics, tracking
+from distill import tracking
 from distill.ablation import file as grid
 from distill.config import TrackingConfig
 from distill.errors import UserError
 from distill.runs import workers as pool
-from distill.tracking import registry
 from distill.training import job as training
 from search import best as door
 from search import release, retrain, storage
@@ -197,58 +196,10 @@ def test_from_a_study_to_a_champion_and_again(tiny, bare, place, tmp_path, capsy
     assert "version 1; 'champion' did NOT move to it: this run holds it already" in again
 
 
-# ---------------------------------------------------------------------------------------------------- the champion
-
-
-def fake_run(place, errors, val: str = "images") -> tracking.RunInfo:
-    """A finished student whose report has these errors."""
-    with tracking.Run.start(
-        place, job="student", run_name="made up", params={}, config_yaml="", tags={"data.val": val}
-    ) as run:
-        run.log_metrics({"best/val/nme": float(np.mean(errors))}, step=1)
-        labels = np.zeros((len(errors), 68, 2))
-        report = metrics.evaluate(labels + np.reshape(errors, (-1, 1, 1)) * [1, 0], labels, np.array([100, 100]))
-        run.log_dict(report.to_dict(), "evaluation/report.json")
-        run.log_text("weights", "model/student.safetensors")
-    return tracking.find_run(place, run.id)
-
+# ---------------------------------------------------------------------------------------------------- in words
 
 ERRORS = np.random.default_rng(0).uniform(4, 9, 60)
 NOISE = np.random.default_rng(1).normal(0, 1, 60)
-
-
-def test_champion_moves_only_when_the_bootstrap_says_so(place):
-    name = "distill-student-tested"
-    first = fake_run(place, ERRORS)
-    verdict = registry.challenge(place, name, first)
-    assert verdict.moves and verdict.why == "there was none"
-    registry.register(place, name, first, ["newest", "champion"])
-    assert not registry.challenge(place, name, first).moves
-
-    lucky = fake_run(place, ERRORS - 0.05 + (NOISE - NOISE.mean()))
-    assert lucky.metrics["best/val/nme"] < first.metrics["best/val/nme"]
-    verdict = registry.challenge(place, name, lucky)
-    assert not verdict.moves and verdict.difference.low < 0 < verdict.difference.high
-    assert f"{verdict.difference.mean:+.3f} against the holder, run {first.id}" in verdict.why
-    assert registry.aliases(place, name, lucky.metrics["best/val/nme"], "images") == [
-        "newest",
-        "champion",
-    ], "a training that ends goes by the mean"
-    better = fake_run(place, ERRORS - 0.5 + 0.1 * NOISE)
-    verdict = registry.challenge(place, name, better)
-    assert verdict.moves and verdict.difference.high < 0
-    worse = registry.challenge(place, name, fake_run(place, ERRORS + 0.5))
-    assert not worse.moves and worse.difference.low > 0
-    other = registry.challenge(place, name, fake_run(place, ERRORS / 2, val="others"))
-    assert not other.moves and "other images" in other.why and other.difference is None
-
-
-def test_a_finished_run_is_registered_once_however_often(place):
-    run, name = fake_run(place, ERRORS), "distill-student-twice"
-    assert registry.register(place, name, run, ["newest"]) == "1"
-    assert registry.register(place, name, run, ["newest", "champion"]) == "1"
-    assert champion(place, name) == run.id
-    assert tracking.resolve_registry(place, f"models:/{name}@champion")[0] == run.id
 
 
 def test_what_does_not_beat_the_recipe_is_said_plainly():

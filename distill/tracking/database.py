@@ -1,0 +1,169 @@
+"""The sqlite file of a local store: its URI, made whole or not at all, recognised when broken, moved with its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urlsplit
+
+from filelock import FileLock
+
+from distill.errors import UserError
+from distill.files import atomic
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger("distill.tracking")
+
+# parts of what SQLite, Alembic and MLflow say of a database that another open will not mend
+_HALF_MADE = ("already exists", "duplicate column", "no such table", "no such column")
+_DAMAGED = ("malformed", "not a database")
+_OTHER_VERSION = ("out-of-date database schema", "Can't locate revision")
+
+
+def sqlite_uri(file: Path) -> str:
+    """The SQLAlchemy URI of a database file (absolute path), for MLflow and Optuna; special characters are escaped."""
+    path = str(file).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    # to SQLAlchemy the longer scheme is the same; with the short one MLflow makes a folder named as the escaped path
+    return f"sqlite{'+pysqlite' if '%' in path else ''}:///{path}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a URI made by `sqlite_uri`; None for other databases and for servers."""
+    scheme, _, path = uri.partition(":///")
+    return Path(unquote(path)) if scheme.startswith("sqlite") else None
+
+
+def opened(file: Path, client: Callable[[str], MlflowClient]) -> MlflowClient:
+    """`client(uri)` of the file: made first if need be, by one process at a time, and read-only where its folder is.
+
+    A file without runs that a kill left half made (by MLflow itself) is copied aside and made again. Raises UserError for a
+    damaged file and for one of another MLflow version.
+    """
+    if file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+        return client(_read_only_uri(file))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock", timeout=120):
+        if not file.exists() or not file.stat().st_size:
+            _make(file)
+        with file.open("rb") as start:
+            if start.read(15) != b"SQLite format 3":
+                raise UserError(f"'{file}' is not an sqlite database; move it away to begin a new store.")
+        try:
+            return client(sqlite_uri(file))
+        except Exception as error:  # sqlalchemy's, Alembic's or MLflow's
+            _refuse(file, str(error))
+            if not any(sign in str(error) for sign in _HALF_MADE):
+                raise
+        _make_again(file)
+        return client(sqlite_uri(file))
+
+
+def _make(file: Path) -> None:
+    """Beside its place first: MLflow builds its tables in hundreds of steps, and cannot go on where a kill stopped it."""
+    for left in file.parent.glob(f".{file.stem}.*.tmp{file.suffix}"):  # by a process that was killed here
+        left.unlink(missing_ok=True)
+    with atomic(file) as temporary:
+        temporary.write_bytes(_empty())
+        with contextlib.closing(sqlite3.connect(temporary)) as base:
+            base.execute("PRAGMA journal_mode=WAL")  # kept in the file; writers no longer block readers
+
+
+@functools.cache
+def _empty() -> bytes:
+    """The bytes of a database without runs, built in memory: on disk each of the steps would wait for the disk."""
+    from mlflow import MlflowClient
+
+    with contextlib.closing(
+        sqlite3.connect("file:/distill-empty?vfs=memdb", uri=True)
+    ) as base:  # lives as long as this
+        uri = "sqlite+pysqlite:///file:/distill-empty?vfs=memdb&uri=true"
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_registered_models(max_results=1)  # the registry checks and makes its tables on first use
+        return base.serialize()
+
+
+def _refuse(file: Path, error: str) -> None:
+    """UserError where the failure is one of the file that only a person can mend."""
+    if any(sign in error for sign in _OTHER_VERSION):
+        raise UserError(
+            f"'{file}' was made by another version of MLflow; copy it, then bring it up to date with: "
+            f"mlflow db upgrade '{sqlite_uri(file)}'"
+        ) from None
+    if any(sign in error for sign in _DAMAGED):
+        raise UserError(f"'{file}' is damaged; restore it from a copy, or move it away to begin a new store.") from None
+
+
+def _make_again(file: Path) -> None:
+    """Replace a half-made database that holds no runs, keeping a copy. UserError where it holds some."""
+    with contextlib.closing(sqlite3.connect(file)) as base:
+        tables = {name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        runs = base.execute("SELECT count(*) FROM runs").fetchone()[0] if "runs" in tables else 0
+        if runs:
+            raise UserError(
+                f"'{file}' has {runs} runs but lacks tables or columns: an upgrade by MLflow was cut off. Restore it from a "
+                "copy, or move it away to begin a new store."
+            )
+        aside = shutil.copyfile(file, file.with_name(f"{file.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}"))
+        with contextlib.closing(sqlite3.connect(":memory:")) as whole:
+            whole.deserialize(_empty())
+            whole.backup(base)  # into the same file: MLflow keeps connections to it open
+        base.execute("PRAGMA journal_mode=WAL")
+    log.warning(
+        "The store's database was half made and held no runs. It was made again; a copy of the old one: '%s'.", aside
+    )
+
+
+def _read_only_uri(file: Path) -> str:
+    # a log of changes beside the file is read too, and only then SQLite wants to write beside it
+    whole = "" if Path(f"{file}-wal").exists() else "&immutable=1"
+    return (
+        f"sqlite+pysqlite:///file:{quote(quote(str(file)))}?mode=ro{whole}&uri=true"  # read as a URI, and as one in it
+    )
+
+
+def relocate(store: Path) -> dict[str, int]:
+    """After a store was moved or copied: old store folder -> how many runs of it now have their artifacts in `store`.
+
+    MLflow keeps absolute paths of all artifacts and would go on writing to the old ones. Only paths of the shape that this
+    package makes, FOLDER/artifacts/EXPERIMENT, are changed, and only in the sqlite file of the store; all in one
+    transaction. Raises UserError where there is no such file, or another program writes to it.
+    """
+    root = store.expanduser().resolve()
+    file = root / "mlflow.db"
+    if not file.is_file():
+        raise UserError(f"--store '{store}' holds no mlflow.db; expected the folder of a store.")
+    counts: dict[str, int] = {}
+    try:
+        with FileLock(f"{file}.lock", timeout=120), contextlib.closing(sqlite3.connect(file)) as base, base:
+            for number, location in base.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall():
+                old = _folder(location)
+                if old is None or old.parent.name != "artifacts" or old.parent.parent == root:
+                    continue
+                new = (root / "artifacts" / old.name).as_uri()
+                base.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, number))
+                changed = base.execute(
+                    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+                    "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+                    (new, len(location) + 1, number, len(location) + 1, f"{location}/"),
+                )
+                was = str(old.parent.parent)
+                counts[was] = counts.get(was, 0) + changed.rowcount
+    except sqlite3.Error as error:
+        raise UserError(f"'{file}' cannot be changed: {error}.") from None
+    return counts
+
+
+def _folder(location: str) -> Path | None:
+    """None: not a folder of this machine."""
+    place = urlsplit(location)
+    return Path(unquote(place.path)) if place.scheme in ("", "file") else None
