@@ -23,6 +23,7 @@ EXTRAS = {
         "torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "onnxscript", "matplotlib",
         "jinja2", "plutoprint", "psutil", "packaging", "scipy",
     ),
+    "distill[synthesis]": ("numba",),
     "distill[search]": ("optuna", "rich", "sqlalchemy", "psycopg"),
 }  # fmt: skip
 

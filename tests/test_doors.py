@@ -33,9 +33,9 @@ sys.argv = sys.argv[1:]
 try:
     runpy.run_module("distill." + sys.argv[0], run_name="__main__", alter_sys=True)
 finally:
-    print("loaded:", *sorted({"torch", "timm", "mlflow", "albumentations", "matplotlib"} & set(sys.modules)))
+    print("loaded:", *sorted({"torch", "timm", "mlflow", "albumentations", "matplotlib", "numba"} & set(sys.modules)))
 """
-DOORS = ("teacher", "student", "evaluate", "export", "predict", "demo", "ablation", "average", "recipe")
+DOORS = ("teacher", "student", "evaluate", "export", "predict", "demo", "ablation", "average", "recipe", "synthesis")
 
 
 def answer(door: str, *args: str) -> subprocess.CompletedProcess:

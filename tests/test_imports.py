@@ -13,10 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = """
     distill distill.errors distill.files distill.schema distill.landmarks distill.config distill.metrics distill.headpose
     distill.data distill.figures distill.tracking distill.models distill.profiling distill.distillation distill.evaluate
-    distill.submission.file distill.export distill.predict distill.training distill.average distill.runs distill.recipe
+    distill.submission.file distill.export distill.predict distill.synthesis distill.training distill.average distill.runs distill.recipe
     distill.ablation distill.report distill.submission distill.handin distill.cli
 """.split()
-ENTRY_POINTS = "teacher student demo evaluate export predict ablation average recipe report submission handin".split()
+ENTRY_POINTS = (
+    "teacher student demo evaluate export predict ablation average recipe report submission handin synthesis".split()
+)
 
 # Outside packages and the one place that may know each.
 OWNERS: dict[str, tuple[str, ...]] = {
@@ -25,6 +27,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "mlflow": ("distill.tracking", "distill.export.mlflow_model"),
     "matplotlib": ("distill.figures",),
     "scipy": ("distill.metrics.comparison",),
+    "numba": ("distill.synthesis",),
     "optuna": ("search",),
     "sqlalchemy": ("search.storage",),
     "rich": ("search.live_table",),

@@ -1,0 +1,19 @@
+"""Rendered faces with exact landmarks, as many as wanted: training data that anyone can make.
+
+A picture depends on (seed, index, size) alone, whatever is rendered beside it or before it and by however many
+processes; its landmarks depend on (seed, index) and scale with the size.
+
+    job.py          a set on disk: shards, worker processes, labels, manifest
+    preview.py      a contact sheet of a set
+    renderer.py     one picture
+    person.py       identity, expression, pose
+    view.py         the head before the camera, the crop, the light
+    look.py         skin, eyes, make-up, cloth
+    hair.py         styles, and strands of scalp, brows and beard
+    things.py       torso, hats, glasses, earrings, hands and what they hold; of meshes.py, into scene.py
+    backgrounds.py  what is behind
+    camera.py       flat things before the lens, tone, lens, sensor, JPEG
+    facemodel.py    the morphable face of assets/; masks.py its regions
+    noise.py        tables of noise; chance.py random streams and colours; columns.py columns of shared arrays
+    kernels/        loops compiled by numba
+"""

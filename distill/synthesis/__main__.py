@@ -1,0 +1,70 @@
+"""Entry point: render a training set of faces."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from distill import cli
+from distill.errors import UserError
+
+SIZES = (32, 1024)  # px
+LAST = 999_999  # index: names have six digits
+
+
+def main(argv: list[str]) -> None:
+    args = _parser().parse_args(argv)
+    if not SIZES[0] <= args.size <= SIZES[1] or args.size % 4:
+        raise UserError(f"--size is {args.size}; expected a multiple of 4 from {SIZES[0]} to {SIZES[1]}.")
+    for name, least in (("count", 1), ("start", 0), ("seed", 0), ("jobs", 1)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} is {getattr(args, name)}; expected {least} or more.")
+    if args.start + args.count - 1 > LAST:
+        raise UserError(
+            f"The last image would be {args.start + args.count - 1}; expected --start and --count up to {LAST}."
+        )
+    if not args.set or Path(args.set).name != args.set:
+        raise UserError(f"--set is '{args.set}'; expected the plain name of a folder.")
+    root = cli.check_out(args.out)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process is a core
+    from distill.synthesis import job, preview
+
+    request = job.Request(root / args.set, args.seed, args.size, args.start, args.count, args.jobs)
+    result = job.make(request)
+    faces = result.faces
+    print(f"{faces.folder}: {len(faces)} images of {args.size} x {args.size} px, {faces.names[0]} to {faces.names[-1]}")
+    rate = f" in {result.seconds:.0f} s, {result.rendered / result.seconds:.1f} images/s" if result.rendered else ""
+    print(f"  rendered now  {result.rendered}{rate}")
+    print(f"  fingerprint   {faces.fingerprint}")
+    if args.preview:
+        print(f"  preview       {preview.write(faces, root / f'{args.set}.png')}")
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m distill.synthesis",
+        description="Render faces with their landmarks in the challenge's layout. The same command continues a run "
+        "that was cut; a larger --count extends a set. An image depends on seed, index and size alone.",
+    )
+    parser.add_argument("--count", type=int, default=3000, metavar="N", help="images (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=int, default=256, metavar="S", help="side in px, a multiple of 4 (default: %(default)s)"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="data root; the set is a folder in it")
+    parser.add_argument(
+        "--set", default="synthetics_train", metavar="NAME", help="the set's folder (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=20240, metavar="K", help="default: %(default)s")
+    parser.add_argument(
+        "--start", type=int, default=0, metavar="I", help="first index, for other faces (default: %(default)s)"
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument(
+        "--jobs", type=int, default=cores, metavar="J", help="processes (default: one a core, %(default)s)"
+    )
+    parser.add_argument("--preview", action="store_true", help="write a contact sheet with landmarks, DIR/NAME.png")
+    return parser
+
+
+if __name__ == "__main__":
+    cli.run(main)
