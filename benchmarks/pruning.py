@@ -15,20 +15,22 @@ import statistics
 import optuna
 
 from distill import cli
-from distill.config import TrackingConfig
 from distill.errors import UserError
-from search import sampling, storage
-from search.settings import Pruner
+from search import storage
+from search.space import Pruner
 
 PRUNERS = (
-    Pruner("hyperband", min_epochs=1, factor=4), Pruner("hyperband", min_epochs=2, factor=5),
-    Pruner("hyperband", min_epochs=1, factor=3), Pruner("median", min_epochs=1), Pruner("median", min_epochs=2),
-)  # fmt: skip
+    Pruner(kind="hyperband", min_epochs=1, factor=4),
+    Pruner(kind="hyperband", min_epochs=2, factor=5),
+    Pruner(kind="hyperband", min_epochs=1, factor=3),
+    Pruner(kind="median", min_epochs=1),
+    Pruner(kind="median", min_epochs=2),
+)
 
 
 def replay(curves: list[list[float]], pruner: Pruner) -> tuple[int, float]:
     """Epochs trained, and the best value found, of curves (one value an epoch) in this order."""
-    study = optuna.create_study(pruner=sampling.make_pruner(pruner, len(curves[0])))
+    study = optuna.create_study(pruner=storage.make_pruner(pruner, len(curves[0])))
     trained = 0
     for curve in curves:
         trial = study.ask()
@@ -50,8 +52,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--storage", default="", help="URL (default: optuna.db in the store)")
     parser.add_argument("--orders", type=int, default=200, help="random orders of the trials (default: %(default)s)")
     args = parser.parse_args(argv)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = storage.find_study(args.study, storage.url_of(TrackingConfig(store=args.store), args.storage))
+    study = storage.find_study(args.study, storage.url_of(args.store, args.storage))
     reports = [trial.intermediate_values for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
     longest = max((len(report) for report in reports), default=0)
     curves = [[report[epoch] for epoch in sorted(report)] for report in reports if len(report) == longest > 1]

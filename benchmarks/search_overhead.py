@@ -2,9 +2,9 @@
 
     python benchmarks/search_overhead.py [--trials 20] [--storage postgresql://...] [key=value ...]
 
-Counted is all that a worker does from one trial's end to the next one's but training itself: its turn, the sampler, building
-and measuring the network for the constraints, the study's part in every epoch (reports, pruning), telling. Imports are not,
-nor making the study. The study is made anew in a folder of its own, on the bundled sample.
+Counted is all that a worker does beside training itself: its turn, the sampler, building and measuring the network for the
+constraints, the study's part in every epoch (reports, pruning), storing. Imports are not, nor making the study. The study is
+made anew in a folder of its own, on the bundled sample.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from search import objective, queue, storage, worker
+from search import objective, storage, summary, worker
 from search import space as spaces
 
 SMALL = Path(__file__).resolve().parent.parent / "experiments" / "search" / "tiny.yaml"
@@ -34,26 +34,45 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         overrides = [*args.overrides, f"tracking.store={folder}"]
         space = spaces.load(args.config, overrides)
-        url = storage.url_of(space.base.tracking, args.storage)
+        url = storage.url_of(folder, args.storage)
         name = f"overhead-{time.strftime('%Y%m%d-%H%M%S')}"
         spec = worker.Spec(os.getpid(), str(args.config), overrides, name, args.trials, 0, "", "", 0)
+        storage.open_study(space, name, url)
+        trained = timed_trainings()
         start = time.perf_counter()
-        worker.work_off(spec, space, url)
+        worker.work(spec, space, url)
         seconds = time.perf_counter() - start
-        study = storage.find_study(name, url)
-        ended = [found.user_attrs for found in study.trials if queue.REFUSED not in found.user_attrs]
-    spent = [about["overhead"] for about in ended]
-    trained = [about[objective.SECONDS] for about in ended]
-    failed = [about[queue.ERROR] for about in ended if queue.ERROR in about]
-    print(
-        f"{len(ended)} trials in {seconds:.0f} s, {sum(trained):.0f} s of it training{': ' * bool(failed)}{'; '.join(failed)}"
-    )
+        rows = summary.rows(storage.find_study(name, url), space)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"load average {load} on {len(os.sched_getaffinity(0))} cores")
+    print(f"{summary.counted(rows)} in {seconds:.0f} s; load average {load} on {len(os.sched_getaffinity(0))} cores")
     print(
-        f"overhead a trial: mean {statistics.mean(spent):.3f} s, median {statistics.median(spent):.3f}, largest {max(spent):.3f} "
-        f"(at most {LIMIT:g}); training: mean {statistics.mean(trained):.2f} s"
+        f"overhead a trial: mean {(seconds - sum(trained)) / len(rows):.3f} s (at most {LIMIT:g}); "
+        f"training: mean {statistics.mean(trained):.2f} s"
     )
+
+
+def timed_trainings() -> list[float]:
+    """Seconds of each training from now on, less what the study does inside it."""
+    seconds: list[float] = []
+    train, on_epoch = objective.train_student, objective._Attempt._on_epoch
+
+    def reported(*args) -> None:
+        start = time.perf_counter()
+        try:
+            on_epoch(*args)
+        finally:
+            seconds[-1] -= time.perf_counter() - start
+
+    def timed(*args):
+        seconds.append(0.0)
+        start = time.perf_counter()
+        try:
+            return train(*args)
+        finally:
+            seconds[-1] += time.perf_counter() - start
+
+    objective.train_student, objective._Attempt._on_epoch = timed, reported
+    return seconds
 
 
 if __name__ == "__main__":

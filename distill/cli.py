@@ -117,6 +117,27 @@ def experiment_file(path: str | os.PathLike, hint: str) -> str:
     return str(path)
 
 
+def add_store_argument(parser: Parser) -> None:
+    """--store, for commands that take overrides too; see `with_store`."""
+    parser.add_argument("--store", metavar="DIR", help="where runs are kept; tracking.store=DIR means the same")
+
+
+def with_store(args: argparse.Namespace) -> list[str]:
+    """The overrides, with --store as `tracking.store=`. Raises UserError where both are given and differ."""
+    if args.store is None:
+        return args.overrides
+    given = [item for item in args.overrides if item.strip().startswith("tracking.store=")]
+    if given and store_of(given) != args.store:
+        raise UserError(f"--store is '{args.store}' and '{given[-1]}' is given; expected one of them.")
+    return [*args.overrides, f"tracking.store={args.store}"]
+
+
+def store_of(overrides: Sequence[str]) -> str:
+    """The store that overrides name, or the usual one."""
+    named = [item.partition("=")[2] for item in overrides if item.strip().startswith("tracking.store=")]
+    return named[-1] if named else "mlruns"
+
+
 def add_model_arguments(parser: Parser, onnx: bool = False) -> None:
     """MODEL and --store. onnx: the command takes an exported ONNX file too."""
     files = "an .onnx or .safetensors file" if onnx else "a .safetensors file"

@@ -1,4 +1,4 @@
-"""Door: train a study's best configuration at full length, over seeds and beside its recipe, and hand out the best one."""
+"""Entry point: train a study's best configuration at full length, over seeds and beside its recipe, and release the best."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import shlex
 from pathlib import Path
 
 from distill import cli
-from distill.ablation import file as grid
-from distill.config import TrackingConfig
 from distill.errors import UserError
 
 SUMMARY = (
@@ -22,26 +20,27 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"--seeds is {args.seeds} and --workers {args.workers}; expected 1 or more seeds, and 0 or more."
         )
-
     cli.check_out(args.out)
-    from search import retrain, storage
+    overrides = cli.with_store(args)
+    store = cli.store_of(overrides)
 
-    study = storage.find_study(args.study, storage.url_of(TrackingConfig(store=args.store), args.storage))
-    asked = retrain.order(study)
-    planned = grid.load(retrain.write_files(asked, args.seeds, args.store, args.out), args.overrides)
-    folder = planned.path.parent
-    cli.check_roots([planned.cells[planned.control]])
+    from distill.ablation import file as ablation_file
+    from search import release, storage
 
-    from distill.ablation import job as ablation
-    from distill.ablation import table
-    from search import release
+    study = storage.find_study(args.study, storage.url_of(store, args.storage))
+    chosen = release.candidate(study)
+    ablation = ablation_file.load(release.write_ablation(chosen, args.seeds, store, args.out), overrides)
+    folder = ablation.path.parent
+    cli.check_roots([ablation.cells[ablation.control]])
 
-    again = shlex.join(["python", "-m", "search.best", *argv])
-    done = ablation.run(planned, folder, args.workers, again)
+    from distill.ablation import job, table
+
+    done = job.run(ablation, folder, args.workers, shlex.join(["python", "-m", "search.best", *argv]))
     print(f"\n{table.to_text(done.table)}\n")
     cli.stop_if_failed(done.failed)
-    print(f"{release.beats(done.table, asked.cell)}\n")
-    print(release.to_text(release.hand_out(done.table, asked.cell, planned.cells[asked.cell], folder / "export")))
+    print(f"{release.beats(done.table, chosen.cell)}\n")
+    released = release.release(done.table, chosen.cell, ablation.cells[chosen.cell], folder / "export")
+    print(release.to_text(released))
     print(f"parent run  {done.parent_id}")
     print(f"written to  {folder}")
 
@@ -54,7 +53,7 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("study", metavar="STUDY", help="name of the study, see python -m search.study")
     parser.add_argument("--seeds", type=int, metavar="N", default=3, help="seeds 0 to N-1 (default: %(default)s)")
-    parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
+    cli.add_store_argument(parser)
     parser.add_argument("--storage", metavar="URL", default="", help="of the study (default: optuna.db in the store)")
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="trainings at a time (default: one a GPU, or 1)"

@@ -1,19 +1,16 @@
-"""One trial: refused at no cost, or trained by the function that the command line calls, watched, and told to the study."""
+"""One trial: refused at no cost, or trained by the function that the command line calls, reported and pruned by epoch."""
 
 from __future__ import annotations
 
 import math
 import re
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
 
 from distill import config as configs
 from distill import profiling
@@ -22,20 +19,35 @@ from distill.config import Config, TrackingConfig
 from distill.errors import UserError
 from distill.models.files import predicted_bytes
 from distill.models.landmarker import skeleton
-from distill.runs import find_or_train as plan
-from distill.tracking import Held, RunInfo
-from distill.training import job as training
-from distill.training.job import Callbacks
+from distill.runs.find_or_train import METRIC, load_checkpoint
+from distill.tracking import RunInfo
+from distill.training.job import Callbacks, train_student
 from distill.training.loop import Abandoned
-from search.queue import ERROR, REFUSED, RUN, first_number, put_back
-from search.space import Space
+from search.space import NME, Space
 from search.storage import DatabaseAway, patiently
+from search.summary import ERROR, PRUNED, REFUSED, RUN, STOPPED, first_number
 
-NME, SECONDS = "val/nme", "seconds"
 COST = "model/"  # metrics of this kind are those of the network at full length, measured before it is trained
 BYTES = "model/file_bytes"
 GIVEN_UP = "distill.abandoned"  # the tag of a run that its watch gave up
+PAUSE = 1.0  # seconds between looks at a run that another process holds
 _PRUNED = re.compile(r"epoch \d+ of \d+: ")
+
+
+class Failed(Exception):
+    """This trial failed; others may not."""
+
+
+class Broken(Exception):
+    """This trial failed, and this process cannot train any more."""
+
+
+class Stopped(Exception):
+    """This process is to end; the trial goes on with the next worker. `code`: the exit code."""
+
+    def __init__(self, request: BaseException):
+        super().__init__("stopped")
+        self.code = getattr(request, "code", 130)
 
 
 @dataclass(frozen=True)
@@ -48,66 +60,26 @@ class Place:
     teacher: str = ""  # that the study began with, where the search file leaves it open
     threads: int = 0
 
-    def tags(self, trial: optuna.Trial) -> dict[str, str]:
-        return {
-            "mlflow.parentRunId": self.parent,
-            "distill.study": self.study,
-            "optuna.study": self.study,
-            "optuna.trial": str(trial.number),
-        }
 
+def evaluate(trial: optuna.Trial, point: dict[str, Any], space: Space, place: Place) -> list[float]:
+    """The objectives of a trial: Optuna's objective function, for a point of the space.
 
-@dataclass
-class Clock:
-    """Splits a worker's time into training and the rest."""
-
-    started: float = field(default_factory=time.perf_counter)
-    training: float = 0.0
-
-    def restart(self) -> None:
-        self.started, self.training = time.perf_counter(), 0.0
-
-    def train(self) -> AbstractContextManager[None]:
-        return self._count(1)
-
-    def pause(self) -> AbstractContextManager[None]:
-        """What the study does inside training is no training."""
-        return self._count(-1)
-
-    @contextmanager
-    def _count(self, sign: int) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.training += sign * (time.perf_counter() - start)
-
-    @property
-    def rest(self) -> float:
-        return time.perf_counter() - self.started - self.training
-
-
-def run(trial: optuna.Trial, values: dict[str, Any], space: Space, place: Place, clock: Clock) -> str:
-    """Bring a trial to its end: done, pruned, refused, failed, or broken (failed, and this process cannot train any more);
-    or leave it `waiting`, where another process is at its run, or `taken over` by one.
-
-    Nothing that goes wrong in it is raised but DatabaseAway, and a request to stop (SystemExit, KeyboardInterrupt), after
-    which the trial waits for the next worker.
+    Raises TrialPruned for a refused trial (its attribute `refused` says why) and a pruned one (`pruned`), Failed or Broken for
+    one that went wrong (`error`), Stopped where this process is to end, DatabaseAway, and UpdateFinishedTrialError where
+    another worker took the trial over.
     """
-    work = _Work(trial, values, space, place, clock)
     try:
-        with _heart(trial, space.heartbeat):
-            end = work.end()
-        work.tell(end)
-        return end.word
-    except UpdateFinishedTrialError:
-        return "taken over"
-    except (Held, SystemExit, KeyboardInterrupt) as stop:
-        with suppress(UpdateFinishedTrialError):
-            work.leave()
-        if isinstance(stop, Held):
-            return "waiting"
+        return _Attempt(trial, space, place).objectives(point)
+    except (optuna.TrialPruned, DatabaseAway, UpdateFinishedTrialError):
         raise
+    except (SystemExit, KeyboardInterrupt) as request:
+        with suppress(Exception):  # the trial is recovered in any case, once its worker was silent for long
+            trial.set_user_attr(STOPPED, trial.number)
+        raise Stopped(request) from request
+    except Exception as error:
+        why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        patiently(lambda: trial.set_user_attr(ERROR, why))
+        raise (Broken if "CUDA error" in why else Failed)(why) from error
 
 
 def costs(config: Config, wanted: set[str]) -> dict[str, float]:
@@ -124,187 +96,140 @@ def costs(config: Config, wanted: set[str]) -> dict[str, float]:
 # ---------------------------------------------------------------------------------------------------- inside
 
 
-class _Refused(Exception):
-    """A constraint does not hold."""
+class _Attempt:
+    """This process's attempt at a trial, which an earlier worker may have begun."""
 
+    def __init__(self, trial: optuna.Trial, space: Space, place: Place):
+        self.trial, self.space, self.place = trial, space, place
+        self.frozen = trial.study.get_trials(deepcopy=False)[trial.number]  # as it began here
+        self.epochs = 0
 
-@dataclass(frozen=True)
-class _End:
-    word: str
-    state: TrialState
-    attributes: dict[str, Any] = field(default_factory=dict)
-    values: list[float] | None = None
-
-
-class _Work:
-    """A trial in the making."""
-
-    def __init__(self, trial: optuna.Trial, values: dict[str, Any], space: Space, place: Place, clock: Clock):
-        self.trial, self.values, self.space, self.place, self.clock = trial, values, space, place, clock
-        frozen = patiently(lambda: trial.study._storage.get_trial(trial._trial_id))
-        self.reported = set(frozen.intermediate_values)  # by the worker before, if any
-        self.seconds = frozen.user_attrs.get(SECONDS, 0.0)
-        self.run_id = frozen.user_attrs.get(RUN, "")
-        self._reports = len(space.objectives) == 1  # Optuna takes none where there are several
-        self._epochs = 0
-
-    def end(self) -> _End:
-        """What the trial comes to."""
-        try:
-            return _End("done", TrialState.COMPLETE, values=self._objectives())
-        except (DatabaseAway, Held, UpdateFinishedTrialError):
-            raise
-        except _TakenOver as reason:
-            raise UpdateFinishedTrialError(str(reason)) from None
-        except Abandoned as reason:
-            with suppress(UserError):  # no trial is lost for a tag
-                track.tag_run(self.place.tracking, self.run_id, {"distill.pruned": str(reason)})
-            return _End("pruned", TrialState.PRUNED, {"pruned": str(reason)})
-        except _Refused as reason:
-            return _End("refused", TrialState.PRUNED, {REFUSED: str(reason)})
-        except UserError as error:
-            return _End("failed", TrialState.FAIL, {ERROR: str(error)})
-        except Exception as error:
-            told = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            return _End("broken" if "CUDA error" in told else "failed", TrialState.FAIL, {ERROR: told})
-
-    def tell(self, end: _End) -> None:
-        self._note(seconds=round(self.seconds + self.clock.training, 3), **end.attributes)
-        self._note(overhead=round(self.clock.rest, 4))
-        self.clock.restart()  # the telling itself counts with the next trial
-        patiently(lambda: self.trial.study.tell(self.trial, end.values, state=end.state, skip_if_finished=True))
-
-    def leave(self) -> None:
-        self._note(seconds=round(self.seconds + self.clock.training, 3))
-        put_back(self.trial)
-
-    def _note(self, **attributes: Any) -> None:
-        for key, value in attributes.items():
-            patiently(lambda key=key, value=value: self.trial.set_user_attr(key, value))
-
-    def _objectives(self) -> list[float]:
-        full = self.space.config(self.values, full=True)
+    def objectives(self, point: dict[str, Any]) -> list[float]:
+        full = self.space.config(point, full=True)
         self._note(config=configs.to_dict(full))
-        found = self._constrain(full)
-        found[NME] = self._train()
-        values = [found[name] for name in self.space.objectives]
-        for name, value in zip(self.space.objectives, values, strict=True):
-            if not math.isfinite(value):
-                raise UserError(f"The objective {name} is {value}.")
-        return values
+        found = self._constrained(full)
+        found[NME] = self._trained(self._config(point))
+        for name in self.space.search.objectives:
+            if not math.isfinite(found[name]):
+                raise UserError(f"The objective {name} is {found[name]}.")
+        return [found[name] for name in self.space.search.objectives]
 
-    def _constrain(self, full: Config) -> dict[str, float]:
-        """Measure the network, tell the sampler how far within its bounds it is. Raises _Refused where it is not."""
-        bounds = self.space.constraints
-        found = costs(full, {name for name in (*bounds, *self.space.objectives) if name.startswith(COST)})
-        told = self.trial.constraints
-        for name, bound in bounds.items():
-            if name not in told:
-                patiently(lambda name=name, bound=bound: self.trial.set_constraint(name, found[name] / bound - 1))
+    def _constrained(self, full: Config) -> dict[str, float]:
+        """The network's costs; the sampler learns how far within their bounds they are. Raises TrialPruned beyond one."""
+        bounds = self.space.search.constraints
+        found = costs(full, {name for name in (*bounds, *self.space.search.objectives) if name.startswith(COST)})
+        for name in bounds.keys() - self.trial.constraints.keys():
+            patiently(lambda name=name: self.trial.set_constraint(name, found[name] / bounds[name] - 1))
         over = [
-            f"{name} is {found[name]:,.6g}, above {bound:,.6g}" for name, bound in bounds.items() if found[name] > bound
+            f"{name} is {found[name]:,.6g}, above {most:,.6g}" for name, most in bounds.items() if found[name] > most
         ]
         if over:
-            raise _Refused("; ".join(over))
+            self._note(**{REFUSED: "; ".join(over)})
+            raise optuna.TrialPruned(over[0])
         return found
 
-    def _train(self) -> float:
-        """The best validation NME of this trial's run: a new one, or the one that an earlier worker began."""
-        config = self._config()
-        before = _find(self.place.tracking, self.run_id)
-        if before is None:
-            return self._call(config)
-        if before.status == "FINISHED" and plan.METRIC in before.metrics:  # all but told
-            self._adopt(before)
-            return before.metrics[plan.METRIC]
-        if _PRUNED.match(before.tags.get(GIVEN_UP, "")):
-            self._adopt(before)
-            raise Abandoned(before.tags[GIVEN_UP])
-        if _can_continue(config, before.id):
-            self._adopt(before)
-            return self._call(replace(config, resume=before.id))
-        if before.status == "RUNNING":
-            track.end_run(self.place.tracking, before.id, "KILLED")
-        return self._call(config)
-
-    def _adopt(self, run: RunInfo) -> None:
-        with suppress(UserError):  # no trial is lost for a tag
-            track.tag_run(self.place.tracking, run.id, self.place.tags(self.trial))
-
-    def _call(self, config: Config) -> float:
-        with self.clock.train():
-            return training.train_student(config, Callbacks(self._on_start, self._on_epoch)).report.nme
-
-    def _config(self) -> Config:
-        config, place = self.space.config(self.values), self.place
-        label = f"{place.study}-{first_number(self.trial):03d}"
-        tags = {**config.tracking.tags, **place.tags(self.trial)}
-        self._epochs = config.train.epochs
+    def _config(self, point: dict[str, Any]) -> Config:
+        """What is trained: the point's config in its place, as part of the study."""
+        config, place = self.space.config(point), self.place
+        self.epochs = config.train.epochs
         pinned = place.teacher if config.distill.terms and config.teacher == self.space.base.teacher else ""
         return replace(
             config,
             teacher=pinned or config.teacher,
             train=replace(config.train, threads=config.train.threads or place.threads),
-            tracking=replace(config.tracking, run_name=label, tags=tags),
+            tracking=replace(
+                config.tracking,
+                run_name=f"{place.study}-{first_number(self.frozen):03d}",
+                tags={**config.tracking.tags, **self._tags()},
+            ),
         )
 
+    def _trained(self, config: Config) -> float:
+        """The best validation NME of this trial's run: a new run, or the one that an earlier worker began."""
+        run_id = str(self.frozen.user_attrs.get(RUN) or "")
+        while run_id and track.is_held(track.store_root(self.place.tracking) / "work" / run_id):
+            time.sleep(PAUSE)  # its worker was silent but lives; it will notice that the trial is ours
+        before = self._find(run_id)
+        if before is None:
+            return self._train(config)
+        finished = before.status == "FINISHED" and METRIC in before.metrics
+        given_up = before.tags.get(GIVEN_UP, "") if _PRUNED.match(before.tags.get(GIVEN_UP, "")) else ""
+        continues = not finished and not given_up and _can_continue(config, run_id)
+        if finished or given_up or continues:
+            self._tag(run_id, self._tags())
+        elif before.status == "RUNNING":
+            track.end_run(self.place.tracking, run_id, "KILLED")
+        if given_up:
+            self._prune(given_up)
+        if finished:
+            return before.metrics[METRIC]
+        return self._train(replace(config, resume=run_id) if continues else config)
+
+    def _train(self, config: Config) -> float:
+        try:
+            return train_student(config, Callbacks(self._on_start, self._on_epoch)).report.nme
+        except _TakenOver as reason:
+            raise UpdateFinishedTrialError(str(reason)) from None
+        except Abandoned as reason:
+            self._tag(self.trial.user_attrs[RUN], {"distill.pruned": str(reason)})
+            self._prune(str(reason))
+
     def _on_start(self, run_id: str) -> None:
-        with self.clock.pause():
-            self.run_id = run_id
-            self._note(run_id=run_id)
+        self._note(**{RUN: run_id})
 
-    def _on_epoch(self, epoch: int, values: dict[str, float]) -> None:
-        with self.clock.pause():
-            try:
-                self._note(epochs=epoch)
-                if self._reports and epoch not in self.reported and math.isfinite(values.get(NME, math.nan)):
-                    self._report(epoch, values[NME])
-            except UpdateFinishedTrialError:
-                raise _TakenOver(f"trial {self.trial.number} was silent, and another worker took it over") from None
+    def _on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        nme = metrics.get(NME, math.nan)
+        try:
+            self._note(epochs=epoch)
+            # Optuna takes no reports where there are several objectives, and none twice
+            if (
+                len(self.space.search.objectives) > 1
+                or epoch in self.frozen.intermediate_values
+                or not math.isfinite(nme)
+            ):
+                return
+            patiently(lambda: self.trial.report(nme, epoch))
+            prune = epoch < self.epochs and patiently(self.trial.should_prune)
+        except UpdateFinishedTrialError:
+            raise _TakenOver(f"trial {self.trial.number} was silent, and another worker took it over") from None
+        if prune:
+            raise Abandoned(f"epoch {epoch} of {self.epochs}: {NME} {nme:.4g}")
 
-    def _report(self, epoch: int, nme: float) -> None:
-        patiently(lambda: self.trial.report(nme, epoch))
-        if epoch < self._epochs and patiently(self.trial.should_prune):
-            raise Abandoned(f"epoch {epoch} of {self._epochs}: {NME} {nme:.4g}")
+    def _prune(self, why: str) -> None:
+        self._note(**{PRUNED: why})
+        raise optuna.TrialPruned(why)
+
+    def _note(self, **attributes: Any) -> None:
+        for key, value in attributes.items():
+            patiently(lambda key=key, value=value: self.trial.set_user_attr(key, value))
+
+    def _tags(self) -> dict[str, str]:
+        study, number = self.place.study, str(self.trial.number)
+        return {
+            "mlflow.parentRunId": self.place.parent, "distill.study": study, "optuna.study": study,
+            "optuna.trial": number,
+        }  # fmt: skip
+
+    def _tag(self, run_id: str, tags: dict[str, str]) -> None:
+        with suppress(UserError):  # no trial is lost for a tag
+            track.tag_run(self.place.tracking, run_id, tags)
+
+    def _find(self, run_id: str) -> RunInfo | None:
+        """An earlier worker's run, where it is in this store."""
+        try:
+            return track.find_run(self.place.tracking, run_id) if run_id else None
+        except UserError:
+            return None
 
 
 class _TakenOver(Abandoned):
     """The trial is another worker's now."""
 
 
-def _find(tracking: TrackingConfig, run_id: str) -> RunInfo | None:
-    """An earlier worker's run, where it is in this store."""
-    if not run_id:
-        return None
-    try:
-        return track.find_run(tracking, run_id)
-    except UserError:
-        return None
-
-
 def _can_continue(config: Config, run_id: str) -> bool:
     """Whether this machine has a checkpoint of the run, and it is of the same training."""
     try:
-        state = plan.load_checkpoint(config.tracking, run_id)
+        state = load_checkpoint(config.tracking, run_id)
         return configs.digest(configs.from_dict(state["config"])) == configs.digest(config)
     except UserError:  # none, damaged, or of another version
         return False
-
-
-@contextmanager
-def _heart(trial: optuna.Trial, seconds: int) -> Iterator[None]:
-    """Signs of life of this process while it is at the trial, whatever the database does meanwhile."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(seconds):
-            with suppress(Exception):  # the next one may get through; three missed ones are told by the others
-                trial.study._storage.record_heartbeat(trial._trial_id)
-
-    thread = threading.Thread(target=beat, name="heart", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

@@ -16,10 +16,10 @@ from distill.ablation.file import file_name
 from distill.config import TrackingConfig
 from distill.errors import UserError
 from distill.models.references import resolve_model, resolve_teacher
-from distill.runs import find_or_train as plan
-from distill.runs import workers as pool
+from distill.runs import workers
+from distill.runs.find_or_train import fingerprints
 from distill.runs.workers import Process, Share
-from search import outputs, queue, storage, summary
+from search import outputs, storage, summary
 from search.live_table import LiveTable
 from search.space import Space
 from search.summary import TrialRow
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # the study's attributes
 PARENT, TEACHER, DATA, TRIALS, WORKERS, RECIPE = "parent_run", "teacher", "data", "trials", "workers", "recipe"
 GLANCE, LOOK = 0.2, 1.0  # seconds between looks at the workers, and at the trials
-USER_ERROR = 2  # exit code of a worker that a person must help
+USER_ERROR = 2  # exit code of a worker after an error that only a person can mend
 MOST_DEATHS = 3  # of workers, per worker, without a trial that ended in between
 
 
@@ -53,9 +53,12 @@ class Finished:
 
     parent_id: str
     rows: list[TrialRow]
-    best: TrialRow | None  # of several objectives: the best in the first
     files: list[Path]
-    told: str  # all of it in words
+    text: str  # all of it in words
+
+    @property
+    def best(self) -> TrialRow | None:
+        return summary.best(self.rows)
 
 
 def run(space: Space, order: Order, out: Path) -> Finished:
@@ -64,117 +67,113 @@ def run(space: Space, order: Order, out: Path) -> Finished:
     Trials that exist count, whichever machine made them. Raises UserError for what can be known to be wrong before the first
     trial, for a database that goes away, and for workers that keep dying.
     """
-    gpus, device = torch.cuda.device_count(), space.base.train.device
-    parts = pool.shares(order.workers or max(1, gpus if device != "cpu" else 1), device, gpus)
-    data, teacher = _data(space), _teacher(space)  # told before anything is made
+    gpus, device, tracking = torch.cuda.device_count(), space.base.train.device, space.base.tracking
+    parts = workers.shares(order.workers or max(1, gpus if device != "cpu" else 1), device, gpus)
+    data, teacher = vars(fingerprints(space.config(space.enqueue[0]).data)), _teacher(space)  # before anything is made
     study = storage.open_study(space, order.study, order.url)
     teacher, first = _join(study, space, order, data, teacher, len(parts))
     with _parent(study, space, order.url) as parent:
-        runner = _Runner(space, order, study, parts, parent, teacher, first)
-        found = queue.tally(study)
+        specs = [
+            Spec(
+                os.getpid(), str(space.path), list(order.overrides), order.study, order.trials, first + part, parent.id, teacher,
+                share.threads,
+            )
+            for part, share in enumerate(parts)
+        ]  # fmt: skip
+        watch = Watch(space, study, parent, order.trials)
+        done = summary.tally(watch.rows()).ended
         print(
-            f"{space.title}: study '{order.study}' of {order.trials} trials, {found.ended} of them done; {len(parts)} at a time; "
+            f"{space.search.title}: study '{order.study}' of {order.trials} trials, {done} of them done; {len(parts)} at a time; "
             f"kept in {storage.redacted(order.url)}.",
             flush=True,
         )
         try:
-            if not found.is_complete(order.trials):
-                runner.work()
+            if done < order.trials:
+                work(
+                    specs,
+                    parts,
+                    order.url,
+                    track.store_root(tracking) / "work" / "studies" / file_name(order.study),
+                    watch,
+                )
         except (KeyboardInterrupt, SystemExit):
-            done = queue.tally(study).ended
+            done = summary.tally(watch.rows()).ended
             print(f"\nStopped; {done} of {order.trials} trials are done. Continue with: {order.again}", flush=True)
             raise
-        _bury(study, space.base.tracking)
-        rows = runner.look()
-        files = outputs.finish(space, study, space.base.tracking, parent.id, out)
-        told = outputs.to_text(space, study)
-        parent.set_tags({track.NOTE: f"{_note(space, order.study)}\n\n```\n{told}\n```"})
-    return Finished(parent.id, rows, summary.best(study), files, told)
+        rows = watch.rows()
+        _end_dead_runs(rows, order.study, tracking)
+        files = outputs.write(space, study, rows, tracking, parent.id, out)
+        text = outputs.to_text(space, study, rows)
+        parent.set_tags({track.NOTE: f"{_note(space, order.study)}\n\n```\n{text}\n```"})
+    return Finished(parent.id, rows, files, text)
 
 
-# ---------------------------------------------------------------------------------------------------- the runner
+class Watch:
+    """The trials of a study as they are; those that end are logged in the parent run and shown."""
 
+    def __init__(self, space: Space, study: Study, parent: track.Run, total: int):
+        self.space, self.study, self.parent, self.total = space, study, parent, total
+        self.ended: set[int] = set()  # numbers of trials that were logged
 
-class _Runner:
-    """Keeps a worker in each part of the machine for as long as there is something to train."""
-
-    def __init__(
-        self, space: Space, order: Order, study: Study, parts: list[Share], parent: track.Run, teacher: str, first: int
-    ):
-        self.space, self.order, self.study, self.parts, self.parent = space, order, study, parts, parent
-        self.teacher, self.first = teacher, first  # as `_join` gives them
-        self.folder = track.store_root(space.base.tracking) / "work" / "studies" / file_name(order.study)
-        self.logged: set[int] = set()
-        self.deaths = 0  # since a trial ended
-
-    def work(self) -> None:
-        """Until the workers find nothing to do any more. However this ends, they are asked to save and waited for."""
-        live: dict[int, Process] = {}
-        looked, ended = 0.0, 0
-        try:
-            live |= {part: self._start(part) for part in range(len(self.parts))}
-            with LiveTable(self.space, self.order.trials) as table:
-                while live:
-                    time.sleep(GLANCE)
-                    for part, process in list(live.items()):
-                        if process.popen.poll() is not None:
-                            del live[part]
-                            if process.popen.returncode:
-                                live[part] = self._replace(part, process)
-                    if time.monotonic() - looked > LOOK or not live:
-                        looked = time.monotonic()
-                        table.show(self.look())
-                        if len(self.logged) > ended:
-                            ended, self.deaths = len(self.logged), 0
-        finally:
-            pool.stop(live.values())
-            for part in range(len(self.parts)):
-                self._file(part).unlink(missing_ok=True)
-
-    def look(self) -> list[TrialRow]:
-        """The trials as they are; the parent run hears of those that ended."""
-        rows = storage.patiently(lambda: summary.rows(self.study, self.space))
+    def rows(self) -> list[TrialRow]:
+        found = storage.patiently(lambda: summary.rows(self.study, self.space))
         best: dict[str, float] = {}
-        for row in rows:
+        for row in found:
             if row.state == "done":
-                for key, value in zip(self.space.objectives, row.values, strict=True):
+                for key, value in zip(self.space.search.objectives, row.values, strict=True):
                     best[f"best/{key}"] = min(value, best.get(f"best/{key}", value))
-                if row.number not in self.logged:
+                if row.number not in self.ended:
                     self.parent.log_metrics(best, step=row.number)
             if row.state in summary.ENDED:
-                self.logged.add(row.number)
-        return rows
+                self.ended.add(row.number)
+        return found
 
-    def _start(self, part: int) -> Process:
-        order, share = self.order, self.parts[part]
-        spec = Spec(
-            os.getpid(), str(self.space.path), list(order.overrides), order.study, order.trials, self.first + part,
-            self.parent.id, self.teacher, share.threads,
-        )  # fmt: skip
-        pool.write(self._file(part), vars(spec))
-        log = self.folder / f"worker-{part}.log"
-        return pool.launch(["search.worker", str(self._file(part))], share, log, {URL: order.url})
 
-    def _replace(self, part: int, process: Process) -> Process:
-        """A new worker for one that died; what it was at is taken over. Raises UserError where that would not help."""
-        why = pool.why(process)
-        if process.popen.returncode == USER_ERROR:
-            raise UserError(why)
-        self.deaths += 1
-        if self.deaths > MOST_DEATHS * len(self.parts):
-            raise UserError(f"Workers keep dying, lately: {why} (log: {process.log}).")
-        return self._start(part)
+def work(specs: list[Spec], parts: list[Share], url: str, folder: Path, watch: Watch) -> None:
+    """Keep a worker in each part of the machine until they find nothing to do any more.
 
-    def _file(self, part: int) -> Path:
-        return self.folder / f"worker-{part}.{os.getpid()}.json"
+    However this ends, workers are asked to save and waited for. A worker that dies is replaced. Raises UserError where that
+    would not help.
+    """
+    files = [folder / f"worker-{part}.{os.getpid()}.json" for part in range(len(parts))]
+    live: dict[int, Process] = {}
+
+    def start(part: int) -> None:
+        log = folder / f"worker-{part}.log"
+        live[part] = workers.launch(["search.worker", str(files[part])], parts[part], log, {URL: url})
+
+    looked, deaths, ended = 0.0, 0, len(watch.ended)
+    try:
+        for part, spec in enumerate(specs):
+            workers.write(files[part], vars(spec))
+            start(part)
+        with LiveTable(watch.space, watch.total) as table:
+            while live:
+                time.sleep(GLANCE)
+                for part, process in list(live.items()):
+                    code = process.popen.poll()
+                    if code is None:
+                        continue
+                    del live[part]
+                    if code == USER_ERROR:
+                        raise UserError(workers.why(process))
+                    if code:
+                        deaths += 1
+                        if deaths > MOST_DEATHS * len(parts):
+                            raise UserError(f"Workers keep dying, lately: {workers.why(process)} (log: {process.log}).")
+                        start(part)
+                if time.monotonic() - looked > LOOK or not live:
+                    looked = time.monotonic()
+                    table.show(watch.rows())
+                    if len(watch.ended) > ended:
+                        ended, deaths = len(watch.ended), 0
+    finally:
+        workers.stop(live.values())
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------------------- what all share
-
-
-def _data(space: Space) -> dict[str, str]:
-    """Fingerprints of the sets that trials see. Raises UserError where they cannot be used."""
-    return vars(plan.fingerprints(space.config(space.enqueue[0]).data))
 
 
 def _teacher(space: Space) -> str:
@@ -183,12 +182,12 @@ def _teacher(space: Space) -> str:
     Raises UserError where the named one, or any, is not to be found.
     """
     base = space.base
-    if not (base.distill.terms or "distill.terms" in space.text):
+    if not (base.distill.terms or "distill.terms" in str(space.described()["space"])):
         return ""
     if base.teacher and not base.teacher.startswith("models:/"):
         resolve_model(base.teacher, base.tracking)
         return ""
-    train = "" if base.teacher else plan.fingerprints(base.data).train
+    train = "" if base.teacher else fingerprints(base.data).train
     return resolve_teacher(base.teacher, base.tracking, train).run_id
 
 
@@ -239,20 +238,22 @@ def _parent(study: Study, space: Space, url: str) -> track.Run:
 
 
 def _note(space: Space, name: str) -> str:
-    return f"Search `{name}`: {space.title}. Its trials are this run's children, its results among the artifacts."
+    return (
+        f"Search `{name}`: {space.search.title}. Its trials are this run's children, its results among the artifacts."
+    )
 
 
 def _about(space: Space, name: str) -> dict[str, Any]:
     return {
-        "name": name, "title": space.title, "objectives": ", ".join(space.objectives), "sampler": vars(space.sampler),
-        "pruner": vars(space.pruner), "constraints": space.constraints, "trial": space.trial, "digest": space.digest,
+        "name": name, "title": space.search.title, "objectives": ", ".join(space.search.objectives), "sampler": space.search.sampler.model_dump(),
+        "pruner": space.search.pruner.model_dump(), "constraints": space.search.constraints, "trial": space.search.trial,
     }  # fmt: skip
 
 
-def _bury(study: Study, tracking: TrackingConfig) -> None:
-    """Runs whose worker died: MLflow would show them running for ever."""
-    if queue.tally(study).running:
+def _end_dead_runs(rows: list[TrialRow], study: str, tracking: TrackingConfig) -> None:
+    """MLflow would show the run of a worker that died as running for ever."""
+    if summary.tally(rows).running:
         return
-    for run in track.runs_tagged(tracking, "student", {"optuna.study": study.study_name}):
+    for run in track.runs_tagged(tracking, "student", {"optuna.study": study}):
         if run.status == "RUNNING" and not track.is_held(track.store_root(tracking) / "work" / run.id):
             track.end_run(tracking, run.id, "KILLED")

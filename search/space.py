@@ -2,22 +2,22 @@
 
     base: ../cpu/distill.yaml              # the recipe at full length
     search:
-      title: What to listen to
+      title: Terms and their weights
       objectives: [val/nme]                # all minimised; a second one may be a cost of the model, e.g. model/latency_ms
       set: {train.amp: bf16}               # dotted overrides of every training, the recipe's too
       trial: {train.epochs: 6, data.limit: 1000}           # ... of trials only: shorter, smaller
       sampler: {kind: tpe, seed: 0, startup: 10}           # tpe, gp or random; startup: drawn at random first
       pruner: {kind: hyperband, min_epochs: 1, factor: 3}  # hyperband, median (startup, min_epochs) or none
-      constraints: {model/file_bytes: 15000000}            # upper bounds, known before a trial trains
+      constraints: {model/file_bytes: 15000000}            # upper bounds, measured before a trial trains
       retries: 2                           # of a trial whose worker was killed
-      heartbeat: 30                        # seconds; a worker silent for three of these is taken for dead
+      heartbeat: 30                        # seconds; a worker silent for three of these counts as dead
       enqueue: [{train.lr: 3e-3}]          # tried right after the recipe; what is left out is as in the recipe
       space:
         train.lr: {float: [3e-4, 6e-3], log: true}
         model.head.width: {int: [64, 128], step: 32}
         train.batch_size: {choice: [16, 32]}
         distill.terms.kl.args.temperature: {choice: [1, 2], unset: 1}   # unset: what leaving the key out means
-        features:                          # no config key: a fork, with parameters that only its branches have
+        features:                          # not a config key: a fork, with parameters that only its branches have
           recipe: coarse                   # the branch that the recipe is on
           branches:
             none: {}
@@ -25,324 +25,544 @@
               set: {distill.terms.features: {loss: fitnet, student: "level:2", teacher: "level:2"}}
               space: {distill.terms.features.weight: {float: [0.1, 8], log: true}}
 
-On a branch, entries (a term, an argument) that only other branches set are absent; fields keep the recipe's value. Everything
-is refused here, by file and key, before torch or Optuna is imported.
+On a branch, entries (a term, an argument) that only other branches set are absent; fields keep the recipe's value. A point of
+the space is a dict: a parameter's name -> value, a fork's name -> branch; names are keys, those on a branch with the branch
+before them (`features[coarse].distill.terms.features.weight`). A file is checked completely before torch or Optuna is imported.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import copy
+import itertools
+import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
-from distill.runs.experiment_file import (
-    DEFAULTS,
-    configured,
-    known,
-    opened,
-    section,
-)
-from search import settings, tree
-from search.changes import changed, expected_at, is_entry, of_branch, value_at, with_fields_of
-from search.parameters import MISSING, Branch, Fork, Node, Parameter, describe, every, touches
-from search.settings import Pruner, Sampler
+from distill.files import read_yaml
+from distill.runs.experiment_file import DEFAULTS, configured
+from distill.schema import Number, Section, as_number, validated
 
-FILE_KEYS = ("base", "search")
-KEYS = (
-    "title",
-    "objectives",
-    "set",
-    "trial",
-    "sampler",
-    "pruner",
-    "constraints",
-    "retries",
-    "heartbeat",
-    "enqueue",
-    "space",
-)
+NME = "val/nme"
+Cost = Literal["model/parameters", "model/file_bytes", "model/mmacs", "model/latency_ms"]  # of distill.profiling.Cost
+NAME = r"^[A-Za-z][\w ,+-]*$"  # of a fork or branch
+# the same in all trials: they start alike, are as long as each other, and are measured on the same images
+FIXED = ("base", "seed", "resume", "train.epochs", "data.val", "data.root")
+
+
+MISSING: Any = object()  # stands where a config has nothing; None is a value
+
+# ---------------------------------------------------------------------------------------------------- the file's schema
+
+
+def _free(key: str) -> str:
+    if any(_overlap(key, fixed) for fixed in FIXED):
+        raise ValueError("a key that may differ between the trials of a study")
+    return key
+
+
+def _bounds(ends: list) -> list:
+    if len(ends) != 2 or not ends[0] < ends[1]:
+        raise ValueError("two numbers, the lower one first")
+    return ends
+
+
+def _choices(values: list) -> list:
+    values = [as_number(value) for value in values]
+    if len(values) < 2 or not all(isinstance(value, str | int | float) for value in values):
+        raise ValueError("two or more words, numbers, or true and false (for sections and lists: branches)")
+    if len({str(value) for value in values}) < len(values) or len(set(values)) < len(values):
+        raise ValueError("different values")
+    return values
+
+
+Key = Annotated[str, AfterValidator(_free)]
+Name = Annotated[str, Field(pattern=NAME)]
+Empty = BeforeValidator(lambda value: {} if value is None else value)  # a key without a value
+
+
+class Parameter(Section):
+    """A config key and the values that it may take; `unset` is the value that a config means by leaving the key out."""
+
+    unset: Annotated[Any, BeforeValidator(as_number)] = None
+
+    @model_validator(mode="after")
+    def _unset_is_possible(self) -> Parameter:
+        if self.unset is not None:
+            self.match(self.unset)
+        return self
+
+    def match(self, value: Any) -> Any:
+        """The value as Optuna takes it. Raises ValueError, with what was expected, where it is not in the range."""
+        raise NotImplementedError
+
+    @property
+    def probes(self) -> list:
+        """The values that are tried before any trial: the ends of a range, or all choices."""
+        raise NotImplementedError
+
+    def described(self) -> dict[str, Any]:
+        """Plain values, as in the file; a study stores them."""
+        return self.model_dump(by_alias=True, exclude_defaults=True)
+
+
+class _Range(Parameter):
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _scale_is_possible(self) -> _Range:
+        low, high = self.bounds
+        if self.log and (low <= 0 or self.step is not None):
+            raise ValueError("a range above 0 and no 'step' where 'log' is true")
+        if self.step is not None and not _is_whole((high - low) / self.step):
+            raise ValueError(f"a 'step' that leads from {low:g} to {high:g}")
+        return self
+
+    @property
+    def probes(self) -> list:
+        return self.bounds
+
+    def match(self, value: Any) -> Any:
+        (low, high), value, kind = self.bounds, as_number(value), type(self.bounds[0])
+        right = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        if right and (kind is float or value == int(value)) and (not self.step or _is_whole((value - low) / self.step)):
+            return kind(value)
+        steps = f" in steps of {self.step:g}" if self.step else ""
+        raise ValueError(f"a {'whole ' * (kind is int)}number from {low:g} to {high:g}{steps}")
+
+
+class FloatRange(_Range):
+    bounds: Annotated[list[Number], AfterValidator(_bounds)] = Field(alias="float")
+    step: Annotated[Number, Field(gt=0)] | None = None
+
+
+class IntRange(_Range):
+    bounds: Annotated[list[int], AfterValidator(_bounds)] = Field(alias="int")
+    step: Annotated[int, Field(gt=0)] | None = None
+
+
+class Choice(Parameter):
+    choices: Annotated[list, AfterValidator(_choices)] = Field(alias="choice")
+
+    @property
+    def probes(self) -> list:
+        return self.choices
+
+    def match(self, value: Any) -> Any:
+        value = as_number(value) if value not in self.choices else value
+        for choice in self.choices:
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                return choice
+        raise ValueError(f"one of {', '.join(map(str, self.choices))}")
+
+
+class Branch(Section):
+    """What a fork's branch sets (dotted overrides), and what is searched on it."""
+
+    set: Annotated[dict[Key, Any], Empty] = {}
+    space: Annotated[dict[Key, Node], Empty] = {}
+
+
+class Fork(Section):
+    """A choice between named branches; `recipe` is the branch that the base recipe is on."""
+
+    recipe: str
+    branches: Annotated[dict[Name, Branch], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _recipe_is_a_branch(self) -> Fork:
+        self.match(self.recipe)
+        return self
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that its branches set."""
+        return list(dict.fromkeys(key for branch in self.branches.values() for key in branch.set))
+
+    def match(self, value: Any) -> str:
+        """The branch of this name. Raises ValueError, with what was expected, where there is none."""
+        if value not in self.branches:
+            raise ValueError(f"one of {', '.join(self.branches)}")
+        return value
+
+    def described(self) -> dict[str, Any]:
+        parts = {name: {"set": own.set, "space": _described(own.space)} for name, own in self.branches.items()}
+        return {"recipe": self.recipe, "branches": parts}
+
+
+def _kind(part: Any) -> str | None:
+    keys = part if isinstance(part, dict) else ()
+    return next((f"[{kind}]" for kind in ("branches", "float", "int", "choice") if kind in keys), None)
+
+
+Node = Annotated[
+    Annotated[FloatRange, Tag("[float]")]
+    | Annotated[IntRange, Tag("[int]")]
+    | Annotated[Choice, Tag("[choice]")]
+    | Annotated[Fork, Tag("[branches]")],
+    Discriminator(
+        _kind,
+        custom_error_type="node",
+        custom_error_message="float: [LOW, HIGH], int: [LOW, HIGH], choice: [...], or 'recipe' and 'branches'",
+    ),
+]
+Branch.model_rebuild()
+
+
+class Sampler(Section):
+    kind: Literal["tpe", "gp", "random"] = "tpe"
+    seed: int = Field(0, ge=0)
+    startup: int = Field(10, ge=1)  # trials drawn at random before it learns from them
+
+
+class Pruner(Section):
+    kind: Literal["hyperband", "median", "none"] = "hyperband"
+    min_epochs: int = Field(1, ge=1)  # no trial is pruned before it has trained these
+    factor: int = Field(3, ge=2)  # hyperband: about one of so many trials goes on at each rung
+    startup: int = Field(5, ge=1)  # median: no trial is pruned before so many are complete
+
+
+class Search(Section):
+    """The `search` section of a file."""
+
+    title: Annotated[str, Field(min_length=1)] | None = None
+    objectives: list[Literal[NME] | Cost] = Field([NME], min_length=1, max_length=2)
+    set: Annotated[dict[str, Any], Empty] = {}
+    trial: Annotated[dict[str, Any], Empty] = {}
+    sampler: Sampler = Sampler()
+    pruner: Pruner | None = None
+    constraints: dict[Cost, Annotated[Number, Field(gt=0)]] = {}
+    retries: int = Field(2, ge=0)
+    heartbeat: int = Field(30, ge=1)
+    enqueue: list[dict[str, Any]] = []
+    space: dict[Key, Node] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Search:
+        if self.objectives[0] != NME or self.objectives[1:] == [NME]:
+            raise ValueError(f"'objectives' to be [{NME}], or that and a cost of the model")
+        if len(self.objectives) > 1 and self.pruner and self.pruner.kind != "none":
+            raise ValueError("'pruner.kind' to be none, as there are several objectives")
+        return self
+
+
+class File(Section):
+    base: str
+    search: Search
+
+
+# ---------------------------------------------------------------------------------------------------- the space
+
+
+class Named(NamedTuple):
+    """A node in its place."""
+
+    name: str  # what Optuna calls it
+    key: str  # the config key of a parameter, the label of a fork
+    node: Parameter | Fork
 
 
 @dataclass(frozen=True)
 class Space:
-    """A checked search file."""
+    """A checked search file, with the command line's overrides."""
 
     path: Path
-    title: str
-    base: Config  # the recipe at full length, with `set` and the command line's overrides
-    trial: dict[str, Any]  # dotted overrides of trials
-    objectives: tuple[str, ...]
-    sampler: Sampler
-    pruner: Pruner
-    constraints: dict[str, float]  # name of a cost -> its upper bound
-    retries: int
-    heartbeat: int  # seconds
-    parameters: tuple[Node, ...]
-    enqueue: tuple[dict[str, Any], ...] = ()  # complete values of the first trials; the recipe's come first
-
-    @property
-    def name(self) -> str:
-        return self.path.stem
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Those of all parameters and forks, on whichever branch."""
-        return tuple(node.name for node in every(self.parameters))
+    search: Search
+    base: Config  # the recipe at full length
+    enqueue: tuple[dict[str, Any], ...] = ()  # complete points of the first trials; the recipe's comes first
 
     @cached_property
     def epochs(self) -> int:
         """Of a trial that is not pruned."""
         return self.built({}, str(self.path)).train.epochs
 
-    @property
-    def digest(self) -> str:
-        """16 hex digits of all that makes trials comparable: not how they are sampled, pruned, stored and watched."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
-
-    @property
-    def text(self) -> str:
-        """`described()` as JSON."""
-        return json.dumps(self.described())
-
     def described(self) -> dict[str, Any]:
         """What makes trials comparable, as plain values that JSON keeps; of the base, what is not its default."""
         default, base = (configs.flatten(configs.computing(config)) for config in (Config(), self.base))
-        return {
-            "objectives": list(self.objectives),
-            "constraints": dict(self.constraints),
-            "base": {key: value for key, value in base.items() if key not in default or value != default[key]},
-            "trial": dict(self.trial),
-            "space": describe(self.parameters),
-        }
+        found = self.search.model_dump(include={"objectives", "constraints", "trial"})
+        found["base"] = {key: value for key, value in base.items() if key not in default or value != default[key]}
+        return found | {"space": _described(self.search.space)}
 
-    def config(self, values: dict[str, Any], full: bool = False) -> Config:
+    def config(self, point: dict[str, Any], full: bool = False) -> Config:
         """The config of a point: as a trial trains it, or at full length.
 
-        Raises UserError where `values` lack a name or have one too many, and for what distill.config refuses.
+        Raises UserError where the point lacks a name or has one too many, and for what distill.config refuses.
         """
-        asked = [node.name for node in self.active(values)]
-        for name in dict.fromkeys([*asked, *values]):
-            if name not in values or name not in asked:
-                raise UserError(f"{self.path}: a point {'lacks' if name in asked else 'has a value of'} '{name}'.")
-        return self.built(self.changes(values), str(self.path), full)
+        names = [name for name, _, _ in self.active(point)]
+        for name in dict.fromkeys([*names, *point]):
+            if name not in point or name not in names:
+                raise UserError(f"{self.path}: a point {'lacks' if name in names else 'has a value of'} '{name}'.")
+        return self.built(self.changes(point), str(self.path), full)
 
-    def active(self, values: dict[str, Any]) -> Iterator[Node]:
-        """The nodes that a point has, on the branches that its values name, or else on the recipe's."""
+    def active(self, point: dict[str, Any]) -> Iterator[Named]:
+        """The nodes on the branches that a point names, or else on the recipe's.
 
-        def walk(nodes: tuple[Node, ...]) -> Iterator[Node]:
-            for node in nodes:
-                yield node
+        Lazy: a fork may be added to `point` once it was yielded. Raises UserError for a branch that does not exist.
+        """
+
+        def walk(nodes: dict[str, Any], inside: str) -> Iterator[Named]:
+            for key, node in nodes.items():
+                name = inside + key
+                yield Named(name, key, node)
                 if isinstance(node, Fork):
-                    yield from walk(self.branch(node, values).space)
+                    branch = point.get(name, node.recipe)
+                    if branch not in node.branches:
+                        raise UserError(
+                            f"{self.path}: '{name}' is {branch!r}; expected one of {', '.join(node.branches)}."
+                        )
+                    yield from walk(node.branches[branch].space, f"{name}[{branch}].")
 
-        return walk(self.parameters)
+        return walk(self.search.space, "")
 
-    def branch(self, fork: Fork, values: dict[str, Any]) -> Branch:
-        """The one that a point is on; the recipe's, if its values do not say. Raises UserError for one that there is not."""
-        name = values.get(fork.name, fork.recipe)
-        if name not in fork.branches:
-            raise UserError(f"{self.path}: '{fork.name}' is {name!r}; expected one of {', '.join(fork.branches)}.")
-        return fork.branches[name]
-
-    def changes(self, values: dict[str, Any]) -> dict[str, Any]:
+    def changes(self, point: dict[str, Any]) -> dict[str, Any]:
         """What leads from the base to a point, by dotted key (MISSING: left out), by all forks and the values given."""
         found: dict[str, Any] = {}
-        for node in self.active(values):
+        for name, key, node in self.active(point):
             if isinstance(node, Fork):
-                found |= of_branch(self.branch(node, values).set, node.keys)
-            elif node.name in values:
-                found[node.key] = MISSING if values[node.name] == node.unset else values[node.name]
+                own = node.branches[point.get(name, node.recipe)].set
+                absent = [k for k in node.keys if _is_entry(k) and not any(_overlap(k, other) for other in own)]
+                found |= dict.fromkeys(absent, MISSING) | own
+            elif name in point:
+                found[key] = MISSING if node.unset is not None and point[name] == node.unset else point[name]
         return found
 
     def built(self, changes: dict[str, Any], where: str, full: bool = False) -> Config:
-        """The base with `changes`, and unless `full` with a trial's settings. Raises UserError that begins with `where`."""
-        return changed(self.base, changes if full else {**self.trial, **changes}, where)
+        """The base with `changes`, and unless `full` with the trials' settings. Raises UserError that begins with `where`."""
+        return changed(self.base, changes if full else {**self.search.trial, **changes}, where)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     """Read and check a search file.
 
     `key=value` overrides hold for the base, and so for all that its `trial` does not set; `trial.key=value` for trials;
-    `sampler.key=value` and `pruner.key=value` for these, which begin anew where their kind is given. Raises UserError naming
-    file and key.
+    `sampler.key=value` and `pruner.key=value` for these sections, which begin anew where their kind is given. Raises
+    UserError naming file and key.
     """
     path = Path(path)
-    raw, base_file = opened(path, FILE_KEYS, "to start from")
-    about = section(raw, "search", path)
-    known(about, KEYS, f"{path}: ", "search.")
-    shared = {**DEFAULTS, **section(about, "set", path, "search.set")}
-    about, overrides = _override_own(about, overrides, path)
-    for_trials = [item.strip() for item in overrides if item.strip().startswith("trial.")]
+    raw, for_trials, for_base = _overridden(read_yaml(path), overrides)
+    file = validated(File, raw, path)
 
     def based(overrides: list[str]) -> Config:
-        return configured(path.parent / base_file, shared, overrides, f"{path}: ")
+        return configured(path.parent / file.base, {**DEFAULTS, **file.search.set}, overrides, f"{path}: ")
 
-    base = based([item for item in overrides if item.strip() not in for_trials])
-    trial = section(about, "trial", path, "search.objective")
-    for item in [item.removeprefix("trial.") for item in for_trials]:
+    trial = dict(file.search.trial)
+    for item in for_trials:
         key = item.partition("=")[0].strip()
         trial[key] = value_at(based([item]), key)
-    nodes = tree.read(path, section(about, "space", path, "search.space"))
-    objectives = settings.objectives(path, about.get("objectives", [settings.OBJECTIVE]))
-    space = Space(
-        path=path,
-        title=settings.words(path, "title", about.get("title", path.stem)),
-        base=base,
-        trial=trial,
-        objectives=objectives,
-        sampler=settings.sampler(path, section(about, "sampler", path, "search.sampler")),
-        pruner=settings.pruner(path, section(about, "pruner", path, "search.pruner"), len(objectives)),
-        constraints=settings.constraints(path, section(about, "constraints", path, "search.constraints")),
-        retries=settings.whole(path, "retries", about.get("retries", 2), 0),
-        heartbeat=settings.whole(path, "heartbeat", about.get("heartbeat", 30), 1),
-        parameters=nodes,
-    )
+    pruner = file.search.pruner or Pruner(kind="hyperband" if len(file.search.objectives) == 1 else "none")
+    own = {"title": file.search.title or path.stem, "trial": trial, "pruner": pruner}
+    space = Space(path, file.search.model_copy(update=own), based(for_base))
+    _check_keys(space, space.search.space)
     _check_trial(space)
-    _check_values(space, nodes, {}, "search.space")
-    return replace(space, enqueue=_enqueued(space, _recipe(space), about.get("enqueue") or []))
+    _check_values(space, space.search.space, {}, "search.space", "")
+    return replace(space, enqueue=_enqueued(space))
 
 
-def _override_own(about: dict[str, Any], overrides: Sequence[str], path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The file's `search` section with the overrides of its sampler and pruner in it, and the other overrides."""
-    about, others = dict(about), []
-    for item in overrides:
-        key, _, text = item.strip().partition("=")
-        part, _, name = key.partition(".")
-        if part not in ("sampler", "pruner") or not name:
-            others.append(item)
-            continue
-        value = int(text) if text.isdigit() else text
-        before = {} if name == "kind" else section(about, part, path, f"search.{part}")
-        about[part] = {**before, name: value}
-    return about, others
+def suggest(trial: Any, space: Space) -> dict[str, Any]:
+    """Draw the point of an Optuna trial: the values on the branches that are drawn."""
+    point: dict[str, Any] = {}
+    for name, _, node in space.active(point):  # a fork's branch is known before what lies on it is reached
+        if isinstance(node, Fork):
+            point[name] = trial.suggest_categorical(name, list(node.branches))
+        elif isinstance(node, Choice):
+            point[name] = trial.suggest_categorical(name, node.choices)
+        elif isinstance(node, IntRange):
+            point[name] = trial.suggest_int(name, *node.bounds, step=node.step or 1, log=node.log)
+        else:
+            point[name] = trial.suggest_float(name, *node.bounds, step=node.step, log=node.log)
+    return point
+
+
+def value_at(config: Config, key: str) -> Any:
+    """The value at a dotted key; MISSING where there is none."""
+    found: Any = configs.to_dict(config)
+    for part in key.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return MISSING
+        found = found[part]
+    return found
+
+
+def changed(config: Config, changes: dict[str, Any], where: str) -> Config:
+    """The config with the value of each dotted key replaced as a whole, or taken out where it is MISSING.
+
+    Raises UserError that begins with `where` for what distill.config refuses.
+    """
+    values = configs.to_dict(config)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        section = values
+        for part in path:
+            section = section.get(part, {}) if value is MISSING else section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise UserError(f"{where}: '{key}' does not name a config field.")
+        if value is MISSING:
+            section.pop(last, None)
+        else:
+            section[last] = copy.deepcopy(value)  # later changes may lie inside it
+    return configs.from_dict(values, where)
 
 
 # ---------------------------------------------------------------------------------------------------- checks
 
 
+def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The file's values with the overrides of its sampler and pruner, the overrides of trials, and the others."""
+    for_trials, others = [], []
+    search = raw.get("search")
+    for item in map(str.strip, overrides):
+        key, _, text = item.partition("=")
+        part, _, name = key.partition(".")
+        if part in ("sampler", "pruner") and name and isinstance(search, dict):
+            before = {} if name == "kind" else search.get(part) or {}
+            search[part] = {**before, name: int(text) if text.isdigit() else text}
+        elif part == "trial" and name:
+            for_trials.append(item.removeprefix("trial."))
+        else:
+            others.append(item)
+    return raw, for_trials, others
+
+
+def _check_keys(space: Space, nodes: dict[str, Any]) -> None:
+    """Two nodes that a trial may have at once do not change the same key, nor one that `trial` sets; forks have names."""
+    for label, node in nodes.items():
+        if isinstance(node, Fork) and not re.fullmatch(NAME, label):
+            raise UserError(f"{space.path}: 'search.space' has a fork '{label}'; expected a name without dots.")
+        for branch in node.branches.values() if isinstance(node, Fork) else ():
+            _check_keys(space, branch.space)
+    named = [(label, _all_keys(label, node)) for label, node in nodes.items()]
+    for (one, own), (other, others) in itertools.combinations([("search.trial", list(space.search.trial)), *named], 2):
+        for key, second in itertools.product(own, others):
+            if _overlap(key, second):
+                raise UserError(
+                    f"{space.path}: '{one}' and '{other}' both change '{max(key, second, key=len)}'; expected only one to."
+                )
+
+
 def _check_trial(space: Space) -> None:
-    where = f"{space.path}, 'search.objective'"
-    for key in space.trial:
-        for node in every(space.parameters):
-            for own in (node.key,) if isinstance(node, Parameter) else node.keys:
-                if touches(key, own):
-                    raise UserError(
-                        f"{where}: '{key}' is searched, in '{node.name}'; expected it in one of the two places."
-                    )
-    config = space.built({}, where)
+    config = space.built({}, f"{space.path}, 'search.trial'")
     if config.resume:
+        raise UserError(f"{space.path}: 'resume' is '{config.resume}'; expected none, as each trial is a new training.")
+    pruner, epochs = space.search.pruner, config.train.epochs
+    if pruner.kind != "none" and pruner.min_epochs >= epochs:
         raise UserError(
-            f"{where}: 'resume' is '{config.resume}'; expected none, as every trial is a training of its own."
-        )
-    epochs, least = config.train.epochs, space.pruner.min_epochs
-    if space.pruner.kind != "none" and least >= epochs:
-        raise UserError(
-            f"{space.path}: 'search.pruner.min_epochs' is {least}; expected fewer than a trial's epochs, {epochs}."
+            f"{space.path}: 'search.pruner.min_epochs' is {pruner.min_epochs}; expected fewer than a trial's {epochs}."
         )
 
 
-def _check_values(space: Space, nodes: tuple[Node, ...], on: dict[str, str], where: str) -> None:
+def _check_values(space: Space, nodes: dict[str, Any], on: dict[str, str], where: str, inside: str) -> None:
     """Every value that decides (ends of a range, choices, branches) makes a config, in a trial and at full length."""
-    for node in nodes:
+    for key, node in nodes.items():
+        name, place = inside + key, f"{where}.{key}"
         if isinstance(node, Parameter):
-            _check_parameter(space, node, on, f"{where}.{node.key}")
+            points = {value: {**on, name: value} for value in node.probes}
+            digests = {_checked(space, point, f"'{place}' at {value!r}") for value, point in points.items()}
+            if len(digests) < len(points):
+                raise UserError(f"{space.path}: '{place}' does not change what is computed; expected a key that does.")
+            if node.unset is not None and not _is_entry(key):
+                raise UserError(
+                    f"{space.path}: '{place}.unset' is given; expected it only where a config may lack the key."
+                )
             continue
-        for name, branch in node.branches.items():
-            there, way = f"{where}.{node.label}.branches.{name}", {**on, node.name: name}
-            if not any(isinstance(inner, Parameter) for inner in branch.space):  # else these try the branch as well
-                _both(space, way, f"{space.path}, '{there}'")
-            _check_values(space, branch.space, way, f"{there}.space")
+        for label, branch in node.branches.items():
+            there, point = f"{place}.branches.{label}", {**on, name: label}
+            if not any(isinstance(inner, Parameter) for inner in branch.space.values()):  # else these try the branch
+                _checked(space, point, f"'{there}'")
+            _check_values(space, branch.space, point, f"{there}.space", f"{name}[{label}].")
 
 
-def _both(space: Space, values: dict[str, Any], where: str) -> Config:
-    """The config of some values at full length, which is only checked, and as a trial trains it."""
-    changes = space.changes(values)
-    config = space.built(changes, where)
-    if any(is_entry(key) for key in space.trial):
-        space.built(changes, where, full=True)
-    else:  # the same, ten times as fast
-        configs.check(with_fields_of(space.base, config, space.trial), where)
-    return config
+def _checked(space: Space, point: dict[str, Any], where: str) -> str:
+    """The digest of what a trial of a point trains; that it can be trained at full length is only checked."""
+    changes, where = space.changes(point), f"{space.path}, {where}"
+    space.built(changes, where, full=True)
+    return configs.digest(space.built(changes, where))
 
 
-def _check_parameter(space: Space, node: Parameter, on: dict[str, str], where: str) -> None:
-    digests = set()
-    for value in node.probes:
-        if expected := expected_at(node.key, value):
-            raise UserError(f"{space.path}: '{where}' has {value!r}; expected {expected}, as the key takes.")
-        config = _both(space, {**on, node.name: value}, f"{space.path}, '{where}' at {value}")
-        digests.add(configs.digest(config))
-    if len(digests) < len(node.probes):
-        raise UserError(f"{space.path}: '{where}' does not change what is computed; expected a key that does.")
-    if node.unset is not MISSING and not is_entry(node.key):
-        raise UserError(f"{space.path}: '{where}.unset' is given; expected it only for a key that a config may lack.")
-
-
-def _recipe(space: Space) -> dict[str, Any]:
-    """The values that the base has. Raises UserError where they are not in the space, or do not make the base again."""
-    values = _completed(space, {}, f"{space.path}: the recipe")
-    config = space.config(values, full=True)
+def _enqueued(space: Space) -> tuple[dict[str, Any], ...]:
+    recipe = _completed(space, {}, f"{space.path}: the recipe")
+    config = space.config(recipe, full=True)
     if configs.digest(config) != configs.digest(space.base):
         key, found, expected = configs.first_difference(config, space.base, MISSING)
+        found, expected = ("missing" if value is MISSING else repr(value) for value in (found, expected))
         raise UserError(
-            f"{space.path}: on the branches of the recipe '{key}' is {_told(found)}, in the base it is {_told(expected)}; "
+            f"{space.path}: on the branches of the recipe '{key}' is {found}, in the base it is {expected}; "
             f"expected the same, for the recipe to be in the space."
         )
-    return values
-
-
-def _told(value: Any) -> str:
-    return "missing" if value is MISSING else repr(value)
+    found = [recipe]
+    for number, given in enumerate(space.search.enqueue, 1):
+        where = f"point {number} of 'search.enqueue'"
+        point = _completed(space, given, f"{space.path}: {where}")
+        _checked(space, point, where)
+        if point not in found:
+            found.append(point)
+    return tuple(found)
 
 
 def _completed(space: Space, given: dict[str, Any], where: str) -> dict[str, Any]:
-    """The values of a point of which those are given, by name or by config key; the others are as the base or a branch has
-    them. Raises UserError that begins with `where`."""
-    values: dict[str, Any] = {}
-    while fork := next(
-        (node for node in space.active(values) if isinstance(node, Fork) and node.name not in values), None
-    ):
-        values[fork.name] = _matched(fork, given.get(fork.name, fork.recipe), where)
-    start = space.built(space.changes(values), where, full=True)
-    names = {node.key: node.name for node in space.active(values) if isinstance(node, Parameter)}
+    """A point of which some values are given, by name or by config key; the others are as the base or a branch has them.
+
+    Raises UserError that begins with `where` for a value that is not in the space.
+    """
+    point: dict[str, Any] = {}
+    for name, _, node in space.active(point):
+        if isinstance(node, Fork):
+            point[name] = _matched(node, name, given.get(name, node.recipe), where)
+    start = space.built(space.changes(point), where, full=True)
+    nodes = list(space.active(point))
+    names = {named.key: named.name for named in nodes}
     asked = {names.get(key, key): value for key, value in given.items()}
     for name in asked:
-        if name not in (there := [node.name for node in space.active(values)]):
-            raise UserError(f"{where} has '{name}'; expected one of {', '.join(there)}.")
-    for node in space.active(values):
+        if name not in names.values():
+            raise UserError(f"{where} has '{name}'; expected one of {', '.join(names.values())}.")
+    for name, key, node in nodes:
         if isinstance(node, Parameter):
-            found = value_at(start, node.key)
-            value = asked.get(node.name, node.unset if found is MISSING else found)
-            if value is MISSING:
-                raise UserError(f"{where} has no '{node.key}'; expected 'unset' with the value that it means by that.")
-            values[node.name] = _matched(node, value, where)
-    return {node.name: values[node.name] for node in space.active(values)}
+            there = value_at(start, key)
+            value = asked.get(name, node.unset if there is MISSING else there)
+            if value is None:
+                raise UserError(f"{where} has no '{key}'; expected 'unset' with the value that it means by that.")
+            point[name] = _matched(node, name, value, where)
+    return {name: point[name] for name, _, _ in nodes}
 
 
-def _matched(node: Node, value: Any, where: str) -> Any:
+# ---------------------------------------------------------------------------------------------------- inside
+
+
+def _matched(node: Parameter | Fork, name: str, value: Any, where: str) -> Any:
     try:
         return node.match(value)
     except ValueError as expected:
-        raise UserError(f"{where} has {value!r} as '{node.name}'; expected {expected}, as in the space.") from None
+        raise UserError(f"{where} has {value!r} as '{name}'; expected {expected}, as in the space.") from None
 
 
-def _enqueued(space: Space, recipe: dict[str, Any], points: Any) -> tuple[dict[str, Any], ...]:
-    if not isinstance(points, list):
-        raise UserError(f"{space.path}: 'search.enqueue' is {points!r}; expected a list of points.")
-    found = [recipe]
-    for number, point in enumerate(points, 1):
-        where = f"{space.path}: point {number} of 'search.enqueue'"
-        if not isinstance(point, dict):
-            raise UserError(f"{where} is {point!r}; expected keys of the space and their values.")
-        values = _completed(space, {str(key): value for key, value in point.items()}, where)
-        _both(space, values, where)
-        if values not in found:
-            found.append(values)
-    return tuple(found)
+def _described(nodes: dict[str, Any]) -> dict[str, Any]:
+    return {key: node.described() for key, node in nodes.items()}
+
+
+def _all_keys(label: str, node: Parameter | Fork) -> list[str]:
+    """All config keys that a node may change."""
+    if isinstance(node, Parameter):
+        return [label]
+    inner = [key for branch in node.branches.values() for item in branch.space.items() for key in _all_keys(*item)]
+    return list(dict.fromkeys([*node.keys, *inner]))
+
+
+def _is_entry(key: str) -> bool:
+    """Whether a config may lack what is at a key (a term, an argument); fields are always there."""
+    return value_at(Config(), key) is MISSING
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two dotted keys are the same, or one lies inside the other."""
+    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+
+
+def _is_whole(steps: float) -> bool:
+    return math.isclose(steps, round(steps), abs_tol=1e-9)

@@ -1,8 +1,7 @@
-"""Where a study is kept: one database file that the processes of a machine share, or PostgreSQL for several machines.
+"""Where a study is kept: one sqlite file that the processes of a machine share, or PostgreSQL for several machines.
 
-Optuna's tables live in a database of their own (optuna-dashboard opens it as it is). Everything that must happen to one
-worker at a time, over all machines, happens inside `turn`: making the tables and the study, taking over what dead workers
-left, counting, asking for the next trial.
+Optuna's tables live in a database of their own (optuna-dashboard opens it as it is). What one worker at a time may do, over
+all machines, happens inside `turn`: making the tables and the study, recovering trials of dead workers, counting, drawing.
 """
 
 from __future__ import annotations
@@ -13,33 +12,36 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import optuna
 import sqlalchemy
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
-from optuna.storages import RDBStorage, get_storage
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from distill import config as configs
 from distill import tracking as track
-from distill.config import TrackingConfig
+from distill.config import Config
 from distill.errors import UserError
-from search import sampling
+from search.space import Pruner, Space, changed
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-
-    from search.space import Space
+    from collections.abc import Mapping
 
 T = TypeVar("T")
 
 EXPECTED = "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-SILENT_BEATS = 3  # a worker that misses so many heartbeats is taken for dead
-BUSY_SECONDS = 60  # that a sqlite file may be another process's
+SILENT_BEATS = 3  # a worker that misses so many heartbeats counts as dead
+BUSY_SECONDS = 60  # to wait while another process writes to the sqlite file
 CONNECT_SECONDS = 10
 PATIENCE = 60.0  # seconds for which a failing call is repeated before the database counts as away
+ERRORS = (StorageInternalError, SQLAlchemyError)  # of a database that does not answer
 SPACE = "space"  # the study's attribute that says what it searches
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -49,16 +51,34 @@ class DatabaseAway(UserError):
     """The study's database does not answer, and has not for PATIENCE seconds."""
 
 
+class Storage(RDBStorage):
+    """Optuna's, for URLs of `url_of`. Raises SQLAlchemyError and others where the database does not answer."""
+
+    def __init__(self, url: str, heartbeat: int):
+        """heartbeat: seconds between signs of life of a worker that is at a trial."""
+        super().__init__(
+            url,
+            engine_kwargs=_engine_options(url),
+            heartbeat_interval=heartbeat,
+            grace_period=SILENT_BEATS * heartbeat,
+        )
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """A beat that does not get through is missed; Optuna's own would be the last of its trial."""
+        with suppress(*ERRORS):
+            super().record_heartbeat(trial_id)
+
+
 # ---------------------------------------------------------------------------------------------------- the database
 
 
-def url_of(tracking: TrackingConfig, given: str = "") -> str:
-    """The URL of the studies' database: the `given` one, with the driver that we have, else a file in the store.
+def url_of(store: str | Path, given: str = "") -> str:
+    """The URL of the studies' database: the `given` one with the driver that we have, else a file in the store folder.
 
-    Raises UserError for a URL of another kind.
+    Makes nothing. Raises UserError for a URL of another kind.
     """
     if not given:
-        return f"sqlite:///{track.store_root(tracking) / 'optuna.db'}"
+        return _sqlite_url(Path(store).expanduser().resolve() / "optuna.db")
     if given.startswith("postgres://"):  # an old name of the same scheme
         given = given.replace("postgres", "postgresql", 1)
     try:
@@ -69,7 +89,7 @@ def url_of(tracking: TrackingConfig, given: str = "") -> str:
         file = Path(url.database).expanduser().resolve()
         if not file.parent.is_dir():
             raise UserError(f"--storage is '{given}'; expected a file in a folder that exists.")
-        return f"sqlite:///{file}"
+        return _sqlite_url(file)
     if url.drivername in ("postgresql", "postgresql+psycopg") and url.database:
         return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
     raise UserError(f"--storage is '{redacted(given)}'; {EXPECTED}.")
@@ -82,34 +102,14 @@ def redacted(url: str) -> str:
     return made.set(query=query).render_as_string(hide_password=True)
 
 
-def open_storage(url: str, heartbeat: int = 30) -> BaseStorage:
-    """The database, with its tables made where there are none; to be called in one's `turn`.
-
-    heartbeat: seconds between signs of life of a worker. Raises UserError for a database that does not answer, or is
-    another program's.
-    """
-    with _told(url), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        _refuse_strangers(url)
-        made = RDBStorage(
-            url.replace("{", "{{").replace("}", "}}"),  # it fills templates
-            engine_kwargs=_engine_options(url),
-            heartbeat_interval=heartbeat,
-            grace_period=SILENT_BEATS * heartbeat,
-        )
-        if url.startswith("sqlite"):
-            _quicken(made.engine)
-        return get_storage(made)
-
-
 @contextmanager
 def turn(url: str, name: str) -> Iterator[None]:
     """Be the one process, over all machines that share the database, that does what one at a time must do to study `name`.
 
     A process that dies loses its turn at once. Raises SQLAlchemyError where the database does not answer.
     """
-    if url.startswith("sqlite"):
-        with track.exclusive(Path(f"{url.removeprefix('sqlite:///')}.lock"), "", seconds=-1):
+    if file := _sqlite_file(url):
+        with track.exclusive(file.with_name(f"{file.name}.lock"), "", seconds=-1):
             yield
         return
     key = {"key": int.from_bytes(hashlib.sha256(f"search {name}".encode()).digest()[:8], signed=True)}
@@ -125,12 +125,12 @@ def turn(url: str, name: str) -> Iterator[None]:
 
 
 def patiently(call: Callable[[], T], seconds: float = PATIENCE) -> T:
-    """`call()`, repeated for so long while the database hiccups. Raises DatabaseAway after that."""
+    """`call()`, repeated for so long while the database does not answer. Raises DatabaseAway after that."""
     end, pause = time.monotonic() + seconds, 0.2
     while True:
         try:
             return call()
-        except (StorageInternalError, SQLAlchemyError) as error:
+        except ERRORS as error:
             if time.monotonic() + pause > end:
                 raise DatabaseAway(
                     f"The study's database has not answered for {seconds:.0f} s: {_reason(error)}."
@@ -148,74 +148,135 @@ def open_study(space: Space, name: str, url: str, worker: int = 0) -> optuna.Stu
     worker: number of the process, which draws from a stream of its own. Raises UserError for a database that cannot be used
     and for a study of another space, whose first differing key is named.
     """
-    with _told(url), turn(url, ""):
-        storage = open_storage(url, space.heartbeat)
+    with _database(url, space.search.heartbeat) as storage:
+        directions = ["minimize"] * len(space.search.objectives)
         try:
-            study = optuna.create_study(
-                study_name=name, storage=storage, directions=["minimize"] * len(space.objectives)
-            )
+            study = optuna.create_study(study_name=name, storage=storage, directions=directions)
         except DuplicatedStudyError:
             study = optuna.load_study(study_name=name, storage=storage)
-        _settle(study, space, url)
-    study.sampler = sampling.make_sampler(space, worker, begun=len(study.get_trials(deepcopy=False)))
-    study.pruner = sampling.make_pruner(space.pruner, space.epochs)
+        _begin(study, space, url)
+        begun = len(study.get_trials(deepcopy=False))
+    study.sampler = make_sampler(space, worker, begun)
+    study.pruner = make_pruner(space.search.pruner, space.epochs)
     return study
 
 
 def find_study(name: str, url: str) -> optuna.Study:
-    """A study that was made before, to look at. Raises UserError where there is none."""
+    """A study that was made before, to look at. Raises UserError where there is none, and makes nothing then."""
     missing = f"There is no study '{name}' in {redacted(url)}"
-    if url.startswith("sqlite") and not Path(url.removeprefix("sqlite:///")).is_file():
-        raise UserError(f"{missing}, which is no file.")
-    with _told(url), turn(url, ""):
-        storage = open_storage(url)
+    file = _sqlite_file(url)
+    if file and not file.is_file():
+        raise UserError(f"{missing}: no such file.")
+    with _database(url) as storage:
         known = optuna.get_all_study_names(storage)
         if name not in known:
             raise UserError(f"{missing}; it has {', '.join(sorted(known)) or 'none'}.")
         return optuna.load_study(study_name=name, storage=storage)
 
 
+def make_sampler(space: Space, worker: int = 0, begun: int = 0) -> BaseSampler:
+    """The sampler of a search file; each worker draws another stream of its seed.
+
+    TPE: https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization. begun: trials that the study had when
+    this worker came, so that a worker that is started again does not draw the same points again.
+    """
+    asked = space.search.sampler
+    seed = int(np.random.SeedSequence([asked.seed, worker, begun]).generate_state(1)[0])
+    if asked.kind == "random":
+        return RandomSampler(seed=seed)
+    if asked.kind == "gp":  # draws a branch's parameters at random, and would warn of it in every trial
+        return GPSampler(seed=seed, n_startup_trials=asked.startup, warn_independent_sampling=False)
+    with warnings.catch_warnings():
+        # `group` models each branch's parameters together; without it all branches' parameters are drawn independently
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return TPESampler(seed=seed, n_startup_trials=asked.startup, multivariate=True, group=True, constant_liar=True)
+
+
+def make_pruner(pruner: Pruner, epochs: int) -> BasePruner:
+    """The pruner of a search file; steps are epochs, from 1. epochs: of a trial that is not pruned.
+
+    Hyperband: https://arxiv.org/abs/1603.06560.
+    """
+    if pruner.kind == "hyperband":
+        return HyperbandPruner(pruner.min_epochs, epochs, pruner.factor)
+    if pruner.kind == "median":
+        return MedianPruner(pruner.startup, pruner.min_epochs)
+    return NopPruner()
+
+
 # ---------------------------------------------------------------------------------------------------- inside
 
 
-def _settle(study: optuna.Study, space: Space, url: str) -> None:
-    """See that the study is one of this space; finish what a killed process had only begun to make."""
-    described, stored = space.described(), study.user_attrs.get(SPACE)
-    if stored is None:
-        if any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
-            raise UserError(f"The study '{study.study_name}' in {redacted(url)} is not one of search.study.")
-        with warnings.catch_warnings():
+@contextmanager
+def _database(url: str, heartbeat: int = 30) -> Iterator[Storage]:
+    """The database in one's turn, with Optuna's tables made where there are none.
+
+    Raises UserError for a database that does not answer, cannot be used, or is another program's.
+    """
+    try:
+        with turn(url, ""), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names(list(space.objectives))
-        for values in space.enqueue:
-            study.enqueue_trial(values, skip_if_exists=True)
-        study.set_user_attr(SPACE, described)
-    elif stored != described:
-        key, was, now = _first_difference(stored, described)
+            _refuse_strangers(url)
+            storage = Storage(url, heartbeat)
+            if url.startswith("sqlite"):
+                _use_write_ahead_log(storage.engine)
+            yield storage
+    except ImportError as error:
         raise UserError(
-            f"{space.path}: '{key}' is {now}, but the study '{study.study_name}' began with {was}; expected the same, or another "
-            f"--study name."
-        )
+            f"The database {redacted(url)} needs the package {error.name}: pip install 'psycopg[binary]'."
+        ) from None
+    except (*ERRORS, RuntimeError, OSError) as error:
+        raise UserError(f"The database {redacted(url)} cannot be used: {_reason(error)}.") from None
 
 
-def _first_difference(was: Any, now: Any, key: str = "") -> tuple[str, str, str]:
-    """(dotted key, value before, value now) of two nested values that are not the same."""
+def _begin(study: optuna.Study, space: Space, url: str) -> None:
+    """Check that the study is one of this space; finish what a killed process had only begun to make."""
+    stored = study.user_attrs.get(SPACE)
+    if stored is not None:
+        _check_same(study.study_name, space, stored)
+        return
+    if any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
+        raise UserError(f"The study '{study.study_name}' in {redacted(url)} is not one of search.study.")
+    study.set_metric_names(list(space.search.objectives))
+    for point in space.enqueue:
+        study.enqueue_trial(point, skip_if_exists=True)
+    study.set_user_attr(SPACE, space.described())
+
+
+def _check_same(name: str, space: Space, stored: Mapping[str, Any]) -> None:
+    """Raises UserError where a space is not the one that the study began with: its trials could not be compared.
+
+    The base is compared by what it computes, so that a name which a later version gives something changes nothing.
+    """
+    began = changed(Config(), stored["base"], f"study '{name}'")
+    if configs.digest(began) != configs.digest(space.base):
+        key, was, now = configs.first_difference(began, space.base)
+        key = f"base.{key}"
+    else:
+        parts = [{key: part for key, part in side.items() if key != "base"} for side in (stored, space.described())]
+        if parts[0] == parts[1]:
+            return
+        key, was, now = _first_difference(*parts)
+    raise UserError(
+        f"{space.path}: '{key}' is {now!r}, but the study '{name}' began with {was!r}; expected the same, or another --study."
+    )
+
+
+def _first_difference(was: Any, now: Any, key: str = "") -> tuple[str, Any, Any]:
+    """(dotted key, value before, value now) of two nested values that are not the same; None where a key is missing."""
     if isinstance(was, dict) and isinstance(now, dict):
-        for name in [*was, *now]:
-            old, new = was.get(name, _Absent), now.get(name, _Absent)
-            if old != new:
-                return _first_difference(old, new, f"{key}.{name}" if key else name)
-    if isinstance(was, list) and isinstance(now, list):
-        named = [
-            {part["name"]: part for part in side if isinstance(part, dict) and "name" in part} for side in (was, now)
-        ]
-        if [len(side) for side in named] == [len(was), len(now)] and named[0] != named[1]:
-            return _first_difference(*named, key)
-    return key, *("nothing" if value is _Absent else repr(value) for value in (was, now))
+        name = next(name for name in [*was, *now] if was.get(name) != now.get(name))
+        return _first_difference(was.get(name), now.get(name), f"{key}.{name}" if key else name)
+    return key, was, now
 
 
-class _Absent:
-    """Stands for a key that is not there."""
+def _sqlite_url(file: Path) -> str:
+    """With what has a meaning in URLs (?, %, #) escaped."""
+    return sqlalchemy.URL.create("sqlite", database=str(file)).render_as_string()
+
+
+def _sqlite_file(url: str) -> Path | None:
+    return Path(sqlalchemy.make_url(url).database) if url.startswith("sqlite") else None
 
 
 def _refuse_strangers(url: str) -> None:
@@ -230,7 +291,7 @@ def _refuse_strangers(url: str) -> None:
         raise UserError(f"The database {redacted(url)} is {what}; expected one for the studies alone.")
 
 
-def _quicken(engine: sqlalchemy.Engine) -> None:
+def _use_write_ahead_log(engine: sqlalchemy.Engine) -> None:
     """Readers and a writer of one file need not wait for each other, nor a commit for the disk: a kill loses nothing, and a
     power cut at most the last moments (https://www.sqlite.org/wal.html)."""
 
@@ -240,21 +301,6 @@ def _quicken(engine: sqlalchemy.Engine) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
 
     engine.dispose()  # connections from before
-
-
-@contextmanager
-def _told(url: str) -> Iterator[None]:
-    """What a database refuses, in one sentence that names it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ImportError as error:
-        raise UserError(
-            f"The database {redacted(url)} needs the package {error.name}: pip install 'psycopg[binary]'."
-        ) from None
-    except (SQLAlchemyError, StorageInternalError, RuntimeError, OSError) as error:
-        raise UserError(f"The database {redacted(url)} cannot be used: {_reason(error)}.") from None
 
 
 @functools.cache

@@ -1,13 +1,16 @@
-"""Door: run a search file's study, here and with whoever joins it, until it has N trials."""
+"""Entry point: run a search file's study, here and with whoever joins it, until it has N trials."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill import cli
 from distill.errors import UserError
-from search import space as spaces
+
+if TYPE_CHECKING:
+    from search.space import Space
 
 SUMMARY = (
     "Search around a hand-written recipe for a better one: a study of N trials, each a training under one parent run."
@@ -18,30 +21,60 @@ def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if args.trials < 1 or args.workers < 0:
         raise UserError(f"--trials is {args.trials} and --workers {args.workers}; expected 1 or more, and 0 or more.")
-    space = spaces.load(args.config, args.overrides)
-    if args.dry_run:
-        from search import sampling
+    from search import space as spaces
 
-        print(sampling.to_text(space, sampling.draw(space, args.trials)))
+    overrides = cli.with_store(args)
+    space = spaces.load(args.config, overrides)
+    if args.dry_run:
+        print(_dry_run(space, args.trials))
         return
     cli.check_out(args.out)
     cli.check_roots([space.base])
 
     from search import runner, storage
 
-    name = args.study or space.name
-    url = storage.url_of(space.base.tracking, args.storage)
+    name, store = args.study or space.path.stem, space.base.tracking.store
     again = shlex.join(["python", "-m", "search.study", *argv])
-    order = runner.Order(name, url, args.trials, args.workers, tuple(args.overrides), again)
-    done = runner.run(space, order, args.out)
-    print(f"\n{done.told}\n")
+    url = storage.url_of(store, args.storage)
+    done = runner.run(space, runner.Order(name, url, args.trials, args.workers, tuple(overrides), again), args.out)
+    print(f"\n{done.text}\n")
     print(f"parent run  {done.parent_id}")
     if done.files:
         print(f"written to  {done.files[0].parent}: {', '.join(file.name for file in done.files)}")
     if done.best:
-        storage_too = ["--storage", args.storage] if args.storage else []
-        store = ["--store", space.base.tracking.store] if space.base.tracking.store != "mlruns" else []
-        print(f"next        {shlex.join(['python', '-m', 'search.best', name, '--seeds', '3', *store, *storage_too])}")
+        place = [
+            *(["--store", store] if store != "mlruns" else []),
+            *(["--storage", args.storage] if args.storage else []),
+        ]
+        print(f"next        {shlex.join(['python', '-m', 'search.best', name, '--seeds', '3', *place])}")
+
+
+def _dry_run(space: Space, count: int) -> str:
+    """The first `count` points that a study would try if it learnt nothing: those enqueued, then random ones.
+
+    Each with its number and its config's digest; what differs from the recipe is marked with *. Nothing is trained and no
+    cost is measured, so some may be refused by the constraints.
+    """
+    import optuna
+
+    from distill import config as configs
+    from search import space as spaces
+    from search import storage
+
+    study = optuna.create_study(sampler=storage.make_sampler(space))
+    for point in space.enqueue:
+        study.enqueue_trial(point)
+    recipe, blocks = space.enqueue[0], []
+    for number in range(count):
+        trial = study.ask()
+        point = spaces.suggest(trial, space)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)  # nothing to learn from
+        kind = "the recipe" if point == recipe else "enqueued" if number < len(space.enqueue) else "drawn"
+        blocks.append(f"{number}  {kind}  (config {configs.digest(space.config(point))})")
+        for name, value in point.items():
+            shown = f"{value:.4g}" if isinstance(value, float) else value
+            blocks[-1] += f"\n  {'*' if name not in recipe or value != recipe[name] else ' '} {name}: {shown}"
+    return "\n\n".join(blocks)
 
 
 def _parser() -> cli.Parser:
@@ -59,18 +92,23 @@ def _parser() -> cli.Parser:
         "--workers", type=int, default=0, metavar="K", help="trials at a time (default: one a GPU, or 1)"
     )
     parser.add_argument("--study", metavar="NAME", default="", help="name of the study (default: the file's)")
+    cli.add_store_argument(parser)
     parser.add_argument(
-        "--storage", metavar="URL", default="", help="postgresql://USER@HOST/DATABASE or sqlite:///FILE (default: "
-        "optuna.db in the store)"
-    )  # fmt: skip
+        "--storage",
+        metavar="URL",
+        default="",
+        help="postgresql://USER@HOST/DATABASE or sqlite:///FILE (default: optuna.db in the store)",
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("outputs/search"), help="default: %(default)s")
     parser.add_argument(
         "--dry-run", action="store_true", help="print N configurations as they would be drawn, and stop"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for the recipe and its trials, e.g. data.root=DIR; or "
-        "trial.key=value"
-    )  # fmt: skip
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="for the recipe and its trials, e.g. data.root=DIR; or trial.key=value",
+    )
     return parser
 
 

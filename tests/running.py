@@ -11,6 +11,7 @@ import pytest
 from distill import config as configs
 from distill import tracking
 from distill.config import Config
+from distill.errors import UserError
 
 REPO = Path(__file__).resolve().parent.parent
 OTHERS = ("recipes", "ablations", "search")  # files of other kinds, with tests of their own
@@ -131,6 +132,19 @@ def bare(monkeypatch):
     monkeypatch.setattr(finalize, "pictures", lambda *_, **__: [])
     monkeypatch.setattr(exporting, "to_onnx", no_onnx)
     monkeypatch.setattr(finalize, "pack", lambda *_: [])
+
+
+def in_this_process(tasks, parts, is_busy, on_end) -> None:
+    """distill.runs.workers.work_off without its processes."""
+    from distill.runs import find_or_train
+    from distill.runs.workers import Ended
+
+    for task in tasks:
+        assert not is_busy(task)
+        try:
+            on_end(Ended(task, find_or_train.settle(task.cell, task.tags, wait=False)))
+        except UserError as error:
+            on_end(Ended(task, None, str(error)))
 
 
 def same_weights(a: Path, b: Path) -> bool:

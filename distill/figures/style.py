@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,3 +169,29 @@ def typefaces() -> dict[str, Path]:
         "sans": "DejaVuSans", "sans-bold": "DejaVuSans-Bold", "mono": "DejaVuSansMono",
     }  # fmt: skip
     return {name: folder / f"{file}.ttf" for name, file in names.items()}
+
+
+def plain_log(axis: Any) -> None:
+    """Numbers of a logarithmic axis written out, as few as can be read."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    upright = axis.axis_name == "y"  # numbers above each other need less room
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0) if upright else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+@contextmanager
+def pyplot_apart() -> Iterator[None]:
+    """While inside, a library may draw with pyplot: on no screen, with nobody else's settings or figures changed."""
+    import matplotlib
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+    before = set(pyplot.get_fignums())
+    try:
+        with matplotlib.rc_context():
+            yield
+    finally:
+        for number in set(pyplot.get_fignums()) - before:
+            pyplot.close(number)

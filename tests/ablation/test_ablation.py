@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from running import REPO
+from running import REPO, in_this_process
 
 from distill import tracking
 from distill.ablation import __main__ as door
@@ -22,7 +22,7 @@ from distill.ablation import file as grid
 from distill.ablation import job as ablation
 from distill.errors import UserError
 from distill.runs import find_or_train, workers
-from distill.runs.workers import Ended, Share
+from distill.runs.workers import Share
 from distill.tracking import Held
 from distill.training import checkpoint
 from distill.training import job as training
@@ -40,16 +40,6 @@ ablation:
     control: {}
     heatmap: {teacher: "@small", distill.terms.kl: {loss: heatmap_kl}}
 """
-
-
-def in_this_process(tasks, parts, is_busy, on_end):
-    """workers.work_off without its processes."""
-    for task in tasks:
-        assert not is_busy(task)
-        try:
-            on_end(Ended(task, find_or_train.settle(task.cell, task.tags, wait=False)))
-        except UserError as error:
-            on_end(Ended(task, None, str(error)))
 
 
 @pytest.fixture

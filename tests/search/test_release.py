@@ -1,4 +1,4 @@
-"""The best of a study is trained as the study says, compared with its recipe, handed out, and called champion on evidence only."""
+"""The best of a study is trained as the study says, compared with its recipe, released, and called champion on evidence only."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import optuna
 import pytest
 import yaml
 from optuna.distributions import FloatDistribution
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from test_ablation import in_this_process
+from running import in_this_process
 
 from distill import config as configs
 from distill import tracking
 from distill.ablation import file as grid
+from distill.ablation import job as ablation_job
 from distill.config import TrackingConfig
 from distill.errors import UserError
-from distill.runs import workers as pool
 from distill.training import job as training
-from search import best as door
-from search import release, retrain, storage
+from search import best as command
+from search import release, storage
 
 
 def kept_in(store: Path):
     store.mkdir(exist_ok=True)
-    return storage.open_storage(f"sqlite:///{store / 'optuna.db'}")
+    return RDBStorage(storage.url_of(store))
 
 
 def make_study(recipe, trials, name: str = "rates", where=None) -> optuna.Study:
@@ -45,9 +46,9 @@ def make_study(recipe, trials, name: str = "rates", where=None) -> optuna.Study:
     return study
 
 
-def cells_of(study, out: Path, seeds: int = 2) -> tuple[grid.Grid, retrain.Order]:
-    asked = retrain.order(study)
-    return grid.load(retrain.write_files(asked, seeds, str(out / "mlruns"), out)), asked
+def cells_of(study, out: Path, seeds: int = 2) -> tuple[grid.Grid, release.Candidate]:
+    chosen = release.candidate(study)
+    return grid.load(release.write_ablation(chosen, seeds, str(out / "mlruns"), out)), chosen
 
 
 # ---------------------------------------------------------------------------------------------------- the ablation file
@@ -85,8 +86,8 @@ def recipe(tmp_path):
 ])  # fmt: skip
 def test_both_cells_compute_what_the_study_meant(recipe, tmp_path, changes):
     study = make_study(recipe(), [(6.0, recipe()), (5.0, recipe(*changes)), (7.0, recipe("train.lr=1"))])
-    planned, asked = cells_of(study, tmp_path)
-    assert (asked.cell, asked.trial.number, planned.control, planned.seeds) == ("best", 1, "recipe", (0, 1))
+    planned, chosen = cells_of(study, tmp_path)
+    assert (chosen.cell, chosen.trial.number, planned.control, planned.seeds) == ("best", 1, "recipe", (0, 1))
     for cell, meant in (("recipe", recipe("seed=0")), ("best", recipe("seed=0", *changes))):
         assert configs.digest(planned.cells[cell]) == configs.digest(meant)
     assert json.dumps(configs.to_dict(planned.cells["best"])["augment"]) == json.dumps(
@@ -105,7 +106,7 @@ def test_the_files_move_together_to_wherever_and_name_nothing_of_the_study(recip
     assert grid.load(tmp_path / "elsewhere" / "rates-best.yaml").digest == planned.digest
 
 
-def test_the_teacher_that_the_study_began_with_teaches_both(recipe, tmp_path):
+def test_both_have_the_teacher_that_the_study_began_with(recipe, tmp_path):
     study = make_study(recipe("teacher="), [(5.0, recipe("teacher=", "train.lr=0.01"))])
     study.set_user_attr("teacher", "cafe0123")
     planned, _ = cells_of(study, tmp_path)
@@ -114,8 +115,8 @@ def test_the_teacher_that_the_study_began_with_teaches_both(recipe, tmp_path):
 
 def test_a_recipe_that_nothing_beat_is_retrained_alone(recipe, tmp_path):
     study = make_study(recipe(), [(5.0, recipe()), (6.0, recipe("train.lr=0.1"))])
-    planned, asked = cells_of(study, tmp_path)
-    assert list(planned.cells) == ["recipe"] and asked.cell == "recipe"
+    planned, chosen = cells_of(study, tmp_path)
+    assert list(planned.cells) == ["recipe"] and chosen.cell == "recipe"
 
 
 # ---------------------------------------------------------------------------------------------------- bad input
@@ -130,13 +131,13 @@ def test_bad_input_is_one_sentence_before_anything_is_trained(recipe, tmp_path):
     for argv, said in (
         (["nothing"], "There is no study 'nothing' in"),
         (["rates", "--seeds", "0"], "--seeds is 0"),
-        (["foreign"], "The study 'foreign' has no recipe; expected one that"),
-        (["failed"], "The study 'failed' has no best configuration: of its 2 trials none came to its end"),
+        (["foreign"], "'foreign' has no recipe"),
+        (["failed"], "'failed' has no best configuration"),
         (["rates", "data.root=/not/there"], "Data root '/not/there'"),
         (["rates", "train.speed=3"], "train.speed"),
     ):
         with pytest.raises(UserError) as error:
-            door.main([*argv, "--store", str(store), "--out", str(tmp_path / "out")])
+            command.main([*argv, "--store", str(store), "--out", str(tmp_path / "out")])
         assert said in str(error.value) and "\n" not in str(error.value)
     assert not (store / "mlflow.db").exists()
 
@@ -159,25 +160,25 @@ def champion(place, name: str = "distill-student") -> str | None:
 
 
 def test_from_a_study_to_a_champion_and_again(tiny, bare, place, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pool, "work_off", in_this_process)
+    monkeypatch.setattr(ablation_job, "work_off", in_this_process)
     monkeypatch.setattr(release, "pack", lambda *_: [])
     trained = []
     real = training.train_student
     monkeypatch.setattr(training, "train_student", lambda config, *more: trained.append(config) or real(config, *more))
 
     store = f"tracking.store={place.store}"
-    recipe, better = (tiny.config(store, "data.limit=12", f"train.epochs={epochs}") for epochs in (1, 5))
+    recipe, better = (tiny.config(store, "data.limit=12", f"train.epochs={epochs}") for epochs in (1, 3))
     make_study(recipe, [(19.0, recipe), (15.0, better)], "epochs", kept_in(Path(place.store)))
     before = training.train_student(
         tiny.config(store, "data.limit=12", "train.epochs=1", "tracking.register=false")
     ).run_id
-    argv = ["epochs", "--seeds", "2", "--store", place.store, "--out", str(tmp_path)]
-    door.main(argv)
+    argv = ["epochs", "--seeds", "1", store, "--out", str(tmp_path)]
+    command.main(argv)
     said = capsys.readouterr().out
-    assert len(trained) == 4, "the recipe's seed 0 was there"
+    assert len(trained) == 2, "the recipe's seed 0 was there"
     table = json.loads((tmp_path / "epochs" / "epochs-best" / "table.json").read_text())
     rows = {row["cell"]: row for row in table["rows"]}
-    assert rows["recipe"]["runs"]["0"] == before and "The best configuration beats the recipe" in said
+    assert rows["recipe"]["runs"]["0"] == before and "with one seed" in said
 
     seed, nme = min(rows["best"]["nme"].items(), key=lambda item: item[1])
     winner = tracking.find_run(place, rows["best"]["runs"][seed])
@@ -190,9 +191,9 @@ def test_from_a_study_to_a_champion_and_again(tiny, bare, place, tmp_path, capsy
     assert champion(place) == winner.id and "version 1; 'champion' moved to it: there was none" in said
     assert tracking.alias_holder(place, "distill-student", "newest") == ("1", winner.id)
 
-    door.main(argv)
+    command.main(argv)
     again = capsys.readouterr().out
-    assert len(trained) == 4, "nothing is trained twice"
+    assert len(trained) == 2, "nothing is trained twice"
     assert "version 1; 'champion' did NOT move to it: this run holds it already" in again
 
 
@@ -202,19 +203,21 @@ ERRORS = np.random.default_rng(0).uniform(4, 9, 60)
 NOISE = np.random.default_rng(1).normal(0, 1, 60)
 
 
-def test_what_does_not_beat_the_recipe_is_said_plainly():
+def test_whether_the_recipe_is_beaten_is_claimed_on_enough_evidence_only():
     from distill.ablation.table import Result, tabulate
 
-    def said(difference, cell="best") -> str:
+    def said(difference, cell="best", seeds=3) -> str:
         results = [Result(name, seed, f"{name}{seed}", ERRORS + shift + seed / 100)
-                   for name, shift in (("recipe", 0), ("best", difference)) for seed in (0, 1)]  # fmt: skip
-        made = tabulate("x", "x", {"recipe": {}, "best": {}}, "recipe", [0, 1], {"train": "a", "val": "b"}, results)
+                   for name, shift in (("recipe", 0), ("best", difference)) for seed in range(seeds)]  # fmt: skip
+        cells = {"recipe": {}, "best": {}}
+        made = tabulate("x", "x", cells, "recipe", list(range(seeds)), {"train": "a", "val": "b"}, results)
         return release.beats(made, cell)
 
     assert said(-0.3 + 0.1 * NOISE).startswith("The best configuration beats the recipe: val/nme ")
     assert said(0.3 + 0.1 * NOISE).startswith("The best configuration does NOT beat the recipe")
     assert said(NOISE - NOISE.mean()).startswith("The best configuration does NOT clearly beat the recipe")
-    assert said(0.0, "recipe").startswith("Nothing beat the recipe in the study")
+    assert "one seed is no evidence" in said(-0.3 + 0.1 * NOISE, seeds=1)
+    assert "No trial of the study was better" in said(0.0, "recipe")
 
 
 def test_the_written_files_hold_plain_yaml(recipe, tmp_path):
