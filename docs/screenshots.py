@@ -30,7 +30,7 @@ localStorage.setItem('mlflow.workflowType_v1', '"machine_learning"');
 """
 
 
-def ask(url: str, path: str, **given) -> dict:
+def api(url: str, path: str, **given) -> dict:
     request = urllib.request.Request(f"{url}/api/2.0/mlflow/{path}", method="POST" if given else "GET")
     request.add_header("Content-Type", "application/json")
     return json.load(urllib.request.urlopen(request, json.dumps(given).encode() if given else None))
@@ -39,7 +39,7 @@ def ask(url: str, path: str, **given) -> dict:
 def newest(url: str, experiment: str, role: str) -> str:
     """Run id of the newest finished run of this role that is no part of a grid or a search."""
     where = f"tags.`distill.role` = '{role}' and attributes.status = 'FINISHED'"
-    found = ask(url, "runs/search", experiment_ids=[experiment], filter=where, order_by=["attributes.start_time DESC"])
+    found = api(url, "runs/search", experiment_ids=[experiment], filter=where, order_by=["attributes.start_time DESC"])
     alone = (run for run in found["runs"] if all(tag["key"] != "mlflow.parentRunId" for tag in run["data"]["tags"]))
     return next(alone)["info"]["run_id"]
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=None, help="some of the pictures")
     parser.add_argument("--wait", type=float, default=15, help="seconds for a page to be drawn (default: %(default)s)")
     args = parser.parse_args()
-    found = ask(args.url, f"experiments/get-by-name?experiment_name={quote(args.experiment)}")
+    found = api(args.url, f"experiments/get-by-name?experiment_name={quote(args.experiment)}")
     places = pages(args.url, found["experiment"]["experiment_id"])
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
