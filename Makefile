@@ -21,7 +21,7 @@ demo: .venv/ready
 	$(ONE_THREAD) $(PY) -m distill.demo
 
 test: lint
-	$(ONE_THREAD) $(PY) -m pytest
+	$(ONE_THREAD) $(PY) -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/ready
 	$(ONE_THREAD) $(PY) -m pytest -m slow
@@ -31,8 +31,7 @@ lint: .venv/ready
 	.venv/bin/ruff format --check .
 
 ui: .venv/ready
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
-		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlruns/mlflow.db}"
+	$(PY) -m distill.tracking ui --port $(PORT)
 
 clean:
 	rm -rf .venv outputs .pytest_cache .ruff_cache *.egg-info
