@@ -164,6 +164,8 @@ def to_onnx(model: Landmarker, path: Path, described: dict) -> tuple[Path, float
             wrapped, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), external_data=False,
             input_names=["image"], output_names=["points", "confidence"], verbose=False,
         )  # fmt: skip
+    for node in program.model.graph:  # the exporter leaves stack traces, with paths of this machine
+        node.metadata_props.clear()
     program.model.metadata_props["distill"] = json.dumps(described, sort_keys=True)
     temporary = path.with_name(path.name + ".tmp")
     program.save(str(temporary), external_data=False)

@@ -42,6 +42,7 @@ def test_the_onnx_file_is_the_same_student(student):
 
     onnx = load_onnx(BUNDLED.with_name("student.onnx"))
     assert onnx.about == student[1]["about"]
+    assert b"site-packages" not in BUNDLED.with_name("student.onnx").read_bytes(), "no path of a machine"
     crops = exporting.sample_faces(3, onnx.network.size).numpy()
     points, expected = onnx.network(crops)[0], TorchNetwork(student[0])(crops)[0]
     assert points == pytest.approx(expected, abs=exporting.PARITY_PIXELS)
