@@ -38,12 +38,14 @@ def flatten(config: Config) -> dict[str, Any]:
 
 def computing(config: Config) -> Config:
     """The config without its name, places and machine settings: two that compute the same are equal after this."""
+    # a cache changes pixels by its size alone, and its size means nothing without it
+    cache_size = config.data.cache_size if config.data.cache else 0
     return dataclasses.replace(
         config,
         name="",
         teacher=config.teacher if config.distill.terms else "",
         resume="",
-        data=dataclasses.replace(config.data, root="", test="auto", cache="", workers=0),
+        data=dataclasses.replace(config.data, root="", test="auto", cache="", cache_size=cache_size, workers=0),
         train=dataclasses.replace(config.train, device="auto", threads=0, checkpoint_seconds=0.0),
         tracking=TrackingConfig(),
     )
@@ -90,7 +92,8 @@ def to_recipe(config: Config) -> str:
     where and how it runs (places, store, threads, the run that it resumes). A teacher is not named either: give `teacher=`."""
     bare = computing(config)
     train = dataclasses.replace(bare.train, checkpoint_seconds=TrainConfig().checkpoint_seconds)
-    data = dataclasses.replace(bare.data, workers=DataConfig().workers)
+    cache = config.data.cache if bare.data.cache_size else ""  # without it the recipe would compute from other pixels
+    data = dataclasses.replace(bare.data, workers=DataConfig().workers, cache=cache)
     values = set_values(dataclasses.replace(bare, teacher="", data=data, train=train))
     return yaml.safe_dump(values | {"name": config.name}, sort_keys=False)
 

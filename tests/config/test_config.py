@@ -331,6 +331,13 @@ def test_the_digest_is_the_same_wherever_and_however_the_run_is_stored(read):
     assert other.stdout.strip() == configs.digest(configs.load(path)), "another process, another hash seed"
 
 
+def test_the_digest_tells_a_cache_that_changes_pixels_from_none(read):
+    cached, bare = read("", "data.cache=here", "data.cache_size=192"), read("", "data.cache_size=192")
+    assert configs.digest(cached) != configs.digest(bare) == configs.digest(Config())
+    assert configs.digest(read(configs.to_recipe(cached))) == configs.digest(cached)
+    assert configs.digest(read("", "data.cache=elsewhere", "data.cache_size=192")) == configs.digest(cached)
+
+
 def test_the_digest_says_only_what_differs_from_the_defaults(read):
     """So that a field of a later version leaves the digests of older runs as they were."""
     assert configs.digest(read("", "train.lr=0.002", "model.head.kind=heatmap")) == configs.digest(Config())
