@@ -136,7 +136,10 @@ def _report(info: RunInfo, tracking: TrackingConfig, given: Path | None, folder:
     except UserError:
         from distill.report import job as reporting
 
-        return reporting.report([info.id], tracking, folder / "report").pdf  # which keeps it with the run, too
+        pdf = reporting.report([info.id], tracking, folder / "report").pdf  # kept with the run, too
+        if pdf is None:
+            raise UserError("The report's PDF cannot be made on this platform; give one with --report FILE.") from None
+        return pdf.path
 
 
 def _public_score(solution: Path, tracking: TrackingConfig) -> submitting.Entry | None:

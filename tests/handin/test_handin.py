@@ -30,6 +30,7 @@ from distill.handin.job import (
 from distill.handin.sources import Sources
 from distill.landmarks import IBUG68
 from distill.report import job as reporting
+from distill.report.document import Pdf
 from distill.submission import job as submitting
 
 OWNER = "R07654321"
@@ -146,7 +147,7 @@ def test_without_a_report_the_runs_own_is_taken_and_else_one_is_written_and_kept
         out.mkdir()
         made = out / "report.pdf"
         made.write_bytes(b"%PDF made")
-        return reporting.Written(made, made, 1, "", (), "")
+        return reporting.Written(made, Pdf(made, 1, ()), "", "")
 
     monkeypatch.setattr(reporting, "report", write)
     info = tiny.info(tiny.distilled)
