@@ -194,7 +194,10 @@ def test_a_stage_that_cannot_be_is_refused_before_the_first_one_trains(tiny, tmp
     path = FOLDER / "dwpose.yaml"
     for change, words in (
         ("stages.head.train.freeze=[backbone.blocks.77]", "stage 'head': train.freeze: 'backbone.blocks.77'"),
-        ("stages.head.model.backbone=lcnet_075", "stage 'head': model.backbone is 'lcnet_075', but stage 'distill' has"),
+        (
+            "stages.head.model.backbone=lcnet_075",
+            "stage 'head': model.backbone is 'lcnet_075', but stage 'distill' has",
+        ),
         ("stages.head.model.head.width=9000", "model.head.width"),
         ("data.root=absent", "'absent'"),
     ):
