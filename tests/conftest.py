@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from distill.landmarks import IBUG68
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once in a process, at its first video
 
 _COLOURS = ((250, 250, 250), (220, 120, 40), (220, 180, 40), (60, 220, 60), (40, 220, 180), (60, 90, 250), (160, 90, 250),
             (250, 60, 60), (250, 60, 180))  # fmt: skip

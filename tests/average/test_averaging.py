@@ -130,7 +130,7 @@ def test_uniform_is_the_mean_of_the_snapshots_and_finished_like_a_student(tiny, 
 def test_greedy_is_no_worse_than_its_best_member(tiny, run):
     made = averaged(tiny, run.run_id, "--method", "greedy")
     curve = tiny.curve(run.run_id, "val/nme")[-4:]
-    assert made.metrics["best/val/nme"] <= min(curve) + 1e-9
+    assert made.metrics["best/val/nme"] <= min(curve) + 1e-4
     file = tracking.artifact_path(tiny.tracking, made.id, "evaluation/average.json")
     told = json.loads(file.read_text())
     assert [row["nme"] for row in told["members"]] == pytest.approx(sorted(curve))
@@ -145,7 +145,7 @@ def test_several_runs_and_files_make_a_soup_measured_where_it_is_told(tiny, run)
     errors = sorted([run.report.nme, other.report.nme])
     assert [row["nme"] for row in told["members"]] == pytest.approx(errors)
     assert {row["run_id"] for row in told["members"]} == {run.run_id, ""} and made.status == "FINISHED"
-    assert made.tags["average.parents"] == run.run_id and made.metrics["best/val/nme"] <= errors[0] + 1e-9
+    assert made.tags["average.parents"] == run.run_id and made.metrics["best/val/nme"] <= errors[0] + 1e-4
 
 
 def test_what_cannot_be_averaged_is_refused_before_a_run_exists(tiny, run, tmp_path):
