@@ -8,7 +8,8 @@ with seeds and images both drawn at random (a crossed random-effects design; Sea
 Components, 1992, ch. 4). The difference of two recipes' means then varies for two reasons. *Seeds*: the variance of the
 means of n seeds, over n, of each recipe. *Images*: the variance over images of the difference of both recipes'
 seed-averaged errors, over the number of images. Both estimates contain the residual, so it is subtracted once; the sum is
-never taken to be less than either part alone. Degrees of freedom: Satterthwaite, Biometrics Bulletin 2 (1946).
+never taken to be less than either part alone. Degrees of freedom: Satterthwaite, Biometrics Bulletin 2 (1946), but not more
+than the seeds have (three seeds that happen to lie close together are no reason to trust the images' many).
 
 Seeds of two recipes are treated as independent draws, as in Welch's test: a shared seed fixes initial weights and the
 order of the data, and trainings drift apart soon. If they did stay alike, the test would be conservative; pairing by seed would
@@ -200,7 +201,7 @@ def _between_recipes(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float,
     count_a, count_b, free = len(a) - 1, len(b) - 1, a.shape[1] - 1
     spread = seeds[0, 0] ** 2 / count_a + seeds[1, 1] ** 2 / count_b + _of_difference(images) ** 2 / free
     spread += residual[0, 0] ** 2 / (count_a * free) + residual[1, 1] ** 2 / (count_b * free)
-    df = total**2 / spread
+    df = min(total**2 / spread, count_a + count_b)
     t, reach = mean / math.sqrt(total), float(stdtrit(df, 1 - ALPHA / 2))
     half = reach * math.sqrt(total)
     return mean - half, mean + half, float(2 * stdtr(df, -abs(t))), _ratio(a.mean(), b.mean(), variance, reach)
