@@ -95,9 +95,9 @@ class ModelConfig:
 class LossConfig:
     """Supervised terms against the labels; every model learns from these."""
 
-    coordinate: Literal["l1", "smooth_l1", "wing", "nme"] = "l1"
+    coordinate: Literal["l1", "smooth_l1", "wing", "smooth_wing", "nme"] = "l1"
     coordinate_weight: Amount = 1.0
-    heatmap: Literal["cross_entropy", "mse"] = "cross_entropy"
+    heatmap: Literal["cross_entropy", "mse", "awing", "star", "laplace"] = "cross_entropy"
     heatmap_weight: Amount = 1.0
     region_weights: dict[str, Amount] = field(default_factory=dict)  # e.g. {jaw: 1.5}; regions not named weigh 1
 

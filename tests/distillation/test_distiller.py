@@ -25,7 +25,7 @@ TAPS = {"student": "level:3", "teacher": "level:2"}
 HEATMAP = [name for name, method in METHODS.items() if isinstance(method, HeatmapMethod)]
 ONE_TAP = [name for name, method in METHODS.items() if method.most_taps == 1]
 # a sum over images, without chance
-ALONE = [name for name, method in METHODS.items() if isinstance(method, FeatureMethod) and name != "mgd"]
+ALONE = [name for name, method in METHODS.items() if type(method) is FeatureMethod and name != "mgd"]
 
 
 def model(backbone: str, size: int, kind: str = "heatmap", seed: int = 0, **head) -> Landmarker:

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from distill.distillation.losses import coordinate, feature, heatmap
+from distill.distillation.losses import coordinate, feature, heatmap, relation
 from distill.distillation.losses.feature import FeatureMethod
 from distill.distillation.losses.heatmap import HeatmapMethod
 from distill.distillation.methods import METHODS
 
 HEATMAP = {name: method.loss for name, method in METHODS.items() if isinstance(method, HeatmapMethod)}
 # those of two maps alone; what an adapter says of the student is another matter
-MAPS = {name: method.loss for name, method in METHODS.items() if isinstance(method, FeatureMethod) and name != "vid"}
+MAPS = {name: method.loss for name, method in METHODS.items() if type(method) is FeatureMethod and name != "vid"}
 AXES = {"heatmap": ((-2, -1), (6, 5, 7, 7)), "simcc": ((-1,), (6, 5, 2, 11))}  # dims, shape of logits
 
 
@@ -57,6 +57,25 @@ def test_wing_by_hand():
 def test_wing_is_continuous_where_its_two_branches_meet():
     below, above = (float(coordinate.wing(*two_points((x, 0.0)))) for x in (0.04 - 1e-6, 0.04 + 1e-6))
     assert below == pytest.approx(above, abs=1e-5)
+
+
+def test_smooth_wing_by_hand():
+    # 2e-5 < inner: its square times (w + e) / (2 t (e + t)); 0.1 > width: slope 1 from where the logarithm ends
+    width, epsilon, inner = 0.04, 0.008, 4e-5
+    factor = (width + epsilon) / (2 * inner * (epsilon + inner))
+    to_width = (width + epsilon) * (math.log(1 + width / epsilon) - math.log(1 + inner / epsilon))
+    expected = (factor * (2e-5) ** 2 + factor * inner**2 + to_width + 0.1 - width) / 2
+    assert float(coordinate.smooth_wing(*two_points((2e-5, 0.1)))) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("place", [4e-5, 0.04])
+def test_neither_value_nor_slope_of_smooth_wing_jumps(place):
+    distance = torch.tensor([0.999 * place, 1.001 * place], dtype=torch.float64, requires_grad=True)
+    pred = torch.stack((distance, torch.zeros(2)), -1)[None]
+    below, above = (coordinate.smooth_wing(pred[:, i], torch.zeros(1, 2), torch.ones(1)) for i in (0, 1))
+    assert float(below) == pytest.approx(float(above), rel=0.01)
+    (below + above).backward()
+    assert float(distance.grad[0]) == pytest.approx(float(distance.grad[1]), rel=0.01)
 
 
 def test_nme_by_hand():
@@ -193,6 +212,19 @@ def test_losses_of_one_dimensional_heads_by_hand():
     assert float(value) == pytest.approx(2 * one_axis, rel=1e-4)
 
 
+def test_heatmap_lskd_by_hand():
+    # two logits of any distance, standardised, are +-1 / sqrt 2, so at temperature 1 they differ by sqrt 2
+    p = 1 / (1 + math.exp(-math.sqrt(2)))
+    expected = p * math.log(p / (1 - p)) + (1 - p) * math.log((1 - p) / p)
+    value = heatmap.heatmap_lskd(one_map(1, 9), one_map(7, -7), (-2, -1), temperature=1.0)
+    assert float(value) == pytest.approx(expected, rel=1e-4)
+
+
+def test_heatmap_lskd_asks_for_no_scale():
+    teacher = draw(2, 3, 8, 8)
+    assert float(heatmap.heatmap_lskd(7 * teacher + 3, teacher, (-2, -1))) == pytest.approx(0, abs=1e-5)
+
+
 def test_heatmap_kl_is_the_logit_loss_of_dwpose_on_one_dimensional_heads():
     student, teacher, beta = draw(4, 5, 2, 11), draw(4, 5, 2, 11, seed=1), 0.5
     # as its authors compute it: axis by axis, summed over bins, mean over points and images
@@ -216,6 +248,56 @@ def test_label_mse_by_hand():
     target = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
     value = heatmap.mse(one_map(math.log(3), 0), target, torch.ones(1, 1), (-2, -1))
     assert float(value) == pytest.approx(2 / 16, rel=1e-5)
+
+
+def test_awing_by_hand():
+    # in units of the target's peak 0.8: target (1, 1/4), student 0.625 twice; both cells are near the peak
+    target = torch.tensor([0.8, 0.2]).view(1, 1, 1, 2)
+    cells = [14 * math.log(1 + 0.375 ** (2.1 - y)) for y in (1, 0.25)]
+    value = heatmap.awing(one_map(0, 0), target, torch.ones(1, 1), (-2, -1))
+    assert float(value) == pytest.approx(11 * sum(cells) / 1.25, rel=1e-4)
+
+    def linear(distance: float, y: float) -> float:
+        ratio = 0.5 ** (2.1 - y)
+        slope = 14 / (1 + ratio) * (2.1 - y) * 0.5 ** (1.1 - y)
+        return slope * (distance - 0.5) + 14 * math.log(1 + ratio)
+
+    # a student that is sure of the wrong cell: distances 1 and 3/4, beyond the threshold 1/2
+    value = heatmap.awing(one_map(-40, 0), torch.tensor([1.0, 0.25]).view(1, 1, 1, 2), torch.ones(1, 1), (-2, -1))
+    assert float(value) == pytest.approx(11 * (linear(1, 1) + linear(0.75, 0.25)) / 1.25, rel=1e-4)
+
+
+def sure(*cells: int, of: int = 5) -> torch.Tensor:
+    """Logits (of,) of a distribution that is equal over these cells and nothing elsewhere."""
+    return torch.full((of,), -40.0).index_fill(0, torch.tensor(cells), 0.0)
+
+
+def test_star_by_hand():
+    # x: half at 0, half at 2, so mean 1 and deviation 1, the target at 2; y: right
+    logits = torch.stack((sure(0, 2), sure(1)))[None, None]
+    target = torch.stack((sure(2), sure(1)))[None, None].softmax(-1)
+    value = heatmap.star(logits, target, torch.ones(1, 1), (-1,))
+    assert float(value) == pytest.approx(math.log(2) + 1 - 0.1 / 2, rel=1e-4)
+
+
+def test_star_weighs_an_error_along_the_map_less_than_one_across():
+    logits = torch.full((1, 1, 5, 5), -40.0)
+    logits[..., 1, 1] = logits[..., 3, 3] = 0.0  # about (2, 2), of variance 2 along the diagonal and none across
+    found = []
+    for row, column in ((3, 3), (1, 3)):  # each sqrt 2 from the mean
+        target = torch.zeros(1, 1, 5, 5)
+        target[..., row, column] = 1
+        given = logits, target, torch.ones(1, 1), (-2, -1)
+        found.append(float(heatmap.star(*given) - heatmap.cross_entropy(*given)))
+    assert found == pytest.approx([1 - 0.05, math.sqrt(2 * 12) - 0.05], rel=1e-3)
+
+
+def test_laplace_by_hand():
+    # as above: variance 1 of the map along x, that of a cell (1/12) in everything
+    logits = torch.stack((sure(0, 2), sure(1)))[None, None]
+    target = torch.stack((sure(2), sure(1)))[None, None].softmax(-1)
+    value = heatmap.laplace(logits, target, torch.ones(1, 1), (-1,))
+    assert float(value) == pytest.approx(0.5 * math.log(13) + math.sqrt(3 * 12 / 13), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", AXES)
@@ -296,6 +378,17 @@ def test_dist_by_hand():
     # over channels: 1 - 1 and 1 + 1; over positions the teacher's channels are constant, which nothing correlates with
     assert float(feature.dist(student, teacher)) == pytest.approx((0 + 2) / 2 + 1)
     assert float(feature.dist(student, teacher, inter=3.0, intra=0.5)) == pytest.approx(3 * 1 + 0.5)
+
+
+def test_pkd_is_one_less_pearsons_correlation_of_each_channel():
+    student, teacher = draw(3, 2, 4, 4), draw(3, 2, 4, 4, seed=1)
+    expected = 0
+    for channel in (0, 1):
+        pair = torch.stack((student[:, channel].flatten(), teacher[:, channel].flatten()))
+        expected += (1 - float(torch.corrcoef(pair)[0, 1])) / 2
+    assert float(relation.pkd(student, teacher)) == pytest.approx(expected, rel=1e-4)
+    turned = torch.stack((3 * teacher[:, 0] + 7, -teacher[:, 1]), 1)  # one channel is right, the other opposite
+    assert float(relation.pkd(turned, teacher)) == pytest.approx(1, rel=1e-4)
 
 
 def test_dist_asks_for_no_scale_and_no_offset():

@@ -176,7 +176,7 @@ def compared(name: str, count: int = 4, scale: float = 1.0, **args: float):
 
 def test_every_tapped_method_is_looked_at_below():
     assert set(TAPPED) == {
-        "fitnet", "at", "cwd", "dist", "mgd", "vid", "reviewkd", "pkt", "sp", "rkd"
+        "fitnet", "at", "cwd", "dist", "mgd", "vid", "reviewkd", "pkd", "pkt", "sp", "rkd"
     }  # fmt: skip
 
 

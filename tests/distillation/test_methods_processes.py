@@ -11,10 +11,10 @@ from test_losses import draw
 from torch import nn
 
 from distill.distillation.balance import GradientBalance
-from distill.distillation.losses.relation import RelationMethod
+from distill.distillation.losses.relation import BatchMethod, RelationMethod
 from distill.distillation.methods import METHODS, Outputs
 
-VECTORS = [name for name, method in METHODS.items() if isinstance(method, RelationMethod)]
+VECTORS = [name for name, method in METHODS.items() if isinstance(method, RelationMethod | BatchMethod)]
 IMAGES, WORLD = 6, 2
 
 
@@ -31,11 +31,12 @@ class Terms(nn.Module):
     def __init__(self, name: str):
         super().__init__()
         self.student, self.name, self.balance = Student(), name, GradientBalance(["x"], 1)
+        self.adapter = METHODS[name].build_adapter([4], [5], {}) or nn.Identity()
 
     def forward(self, images: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         maps = self.student.backbone(images)
         sides = (Outputs(None, None, {"tap": x}) for x in (maps, teacher))
-        raw = METHODS[self.name](*sides, nn.Identity(), {})
+        raw = METHODS[self.name](*sides, self.adapter, {})
         supervised = maps.square().mean()
         return supervised + self.balance(self.student, supervised, {"x": raw})["x"] * raw
 

@@ -38,6 +38,25 @@ def wing(pred: Tensor, target: Tensor, weight: Tensor, width: float = 0.04, epsi
     return (value.mean(-1) * weight).mean()
 
 
+def smooth_wing(
+    pred: Tensor, target: Tensor, weight: Tensor, width: float = 0.04, epsilon: float = 0.008, inner: float = 4e-5
+) -> Tensor:
+    """Smooth-Wing (LOTR, https://arxiv.org/abs/2109.10057): Wing whose slope jumps neither at 0 nor at `width`.
+
+    Quadratic below `inner`, logarithmic up to `width`, then linear with slope 1; fractions of the side, the paper's
+    0.01, 10 and 2 pixels of 256.
+    """
+    distance = (pred - target).abs()
+    factor = width + epsilon
+    quadratic = distance.square() * factor / (2 * inner * (epsilon + inner))
+    # the three branches meet: what is added to the second and third makes up for what begins below them
+    start = inner * factor / (2 * (epsilon + inner)) - factor * math.log1p(inner / epsilon)
+    logarithmic = factor * torch.log1p(distance / epsilon) + start
+    linear = distance - width + factor * math.log1p(width / epsilon) + start
+    value = torch.where(distance < inner, quadratic, torch.where(distance < width, logarithmic, linear))
+    return (value.mean(-1) * weight).mean()
+
+
 def nme(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """The challenge's metric as a loss: mean Euclidean distance, as a fraction of the side."""
     distance = ((pred - target).square().sum(-1) + 1e-12).sqrt()
@@ -51,7 +70,13 @@ def expected_error(error: Tensor, pred: Tensor, target: Tensor, weight: Tensor) 
     return ((torch.log(error + 1e-4) - torch.log(distance + 1e-4)).abs() * weight).mean()
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"l1": l1, "smooth_l1": smooth_l1, "wing": wing, "nme": nme}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "l1": l1,
+    "smooth_l1": smooth_l1,
+    "wing": wing,
+    "smooth_wing": smooth_wing,
+    "nme": nme,
+}
 
 
 # ---------------------------------------------------------------------------- against a teacher

@@ -2,8 +2,8 @@
 (N, D) and (N, E), one an image; D and E may differ, so no adapter is needed. No gradient flows to the teacher's
 vectors.
 
-The value depends on which images share a batch: several processes first gather the vectors of the global batch
-(`gathered`). A batch of one image has no relations: its value is 0, its gradient too.
+The value depends on which images share a batch: several processes first gather the global batch (`gathered`). A batch
+of one image has no relations: its value is 0, its gradient too. `pkd` compares maps; its statistics are the batch's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.distributed as processes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.distillation.losses.feature import pooled
+from distill.distillation.losses.feature import FeatureMethod, Projection, pooled
 from distill.distillation.methods import Count, Method, Outputs, Weight
 
 
@@ -25,6 +25,14 @@ class RelationMethod(Method):
     def inputs(self, student: Outputs, teacher: Outputs, adapter: nn.Module, cells: Count = 4) -> tuple[Tensor, Tensor]:
         (mine,), (theirs,) = student.maps.values(), teacher.maps.values()
         return gathered(vectors(mine, cells)), gathered(vectors(theirs, cells))
+
+
+class BatchMethod(FeatureMethod):
+    """As FeatureMethod, with the maps of the global batch."""
+
+    def inputs(self, student: Outputs, teacher: Outputs, adapter: nn.Module) -> tuple[Tensor, Tensor]:
+        mine, theirs = super().inputs(student, teacher, adapter)
+        return gathered(mine), gathered(theirs)
 
 
 def vectors(maps: Tensor, cells: int = 4) -> Tensor:
@@ -55,13 +63,31 @@ class _Gather(torch.autograd.Function):
 
 @torch.compiler.disable
 def gathered(own: Tensor) -> Tensor:
-    """(B, D) of this process -> (B * processes, D) of the global batch; every process must call it with the same shape.
+    """(B, ...) of this process -> (B * processes, ...) of the global batch; every process must call it with the same
+    shape.
 
     When all processes compute the same loss of the result and DDP averages their gradients, that is the gradient which
     one process would have with the global batch.
     """
     several = processes.is_available() and processes.is_initialized() and processes.get_world_size() > 1
     return _Gather.apply(own.contiguous()) if several else own
+
+
+@BatchMethod.register("pkd", "Pearson correlation of the channels (PKD)", adapter=Projection)
+def pkd(student: Tensor, teacher: Tensor) -> Tensor:
+    """PKD (https://arxiv.org/abs/2207.02039): half the mean squared difference of maps (N, C, h, w) whose channels have
+    mean 0 and variance 1 over images and positions, which is 1 - Pearson's correlation, a mean over channels.
+
+    Neither magnitudes nor dominant channels count. With the statistics of each image alone it would be `dist` with
+    `inter: 0`.
+    """
+
+    def standardised(maps: Tensor) -> Tensor:
+        channels = maps.transpose(0, 1).flatten(1)
+        channels = channels - channels.mean(1, keepdim=True)
+        return channels / (channels.square().mean(1, keepdim=True) + 1e-12).sqrt()
+
+    return 0.5 * (standardised(student) - standardised(teacher.detach())).square().mean()
 
 
 @RelationMethod.register("pkt", "probabilistic transfer (PKT)")
