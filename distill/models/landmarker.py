@@ -65,6 +65,25 @@ class Landmarker(nn.Module):
             return torch.ones_like(points[..., 0])
         return self.codec.representable(points * self.size).float()
 
+    def check_cells(self) -> None:
+        """Raises UserError where a heatmap's cells would not lie over the features that they are made from. Models like that
+        can be read, for some exist; training one is refused."""
+        size, head = self.size, self.config.head
+        if head.kind != "heatmap":
+            return
+        finest = self.levels[self.head.pyramid.levels[0]]
+        for cell, what in (
+            (head.stride, "model.head.stride"),
+            (finest.stride, f"the stride of {self.config.backbone},"),
+        ):
+            # convolutions pad a last cell that is not whole, patches leave it out
+            if size % cell and (cell == head.stride or finest.side * cell < size):
+                low = size // cell * cell
+                raise UserError(
+                    f"model.input_size {size} is no multiple of {what} {cell}, so heatmaps would be out of scale with the "
+                    f"picture; expected for instance {low} or {low + cell}."
+                )
+
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that the backbone's authors exempt from weight decay, such as position embeddings."""
         exempt = {_flat(name) for name in _exempt_in_timm(self.config)}

@@ -166,6 +166,8 @@ def _build_model(config: Config, job: str, processes: Processes, resumed: Unfini
     model = skeleton(config.model, markup) if elsewhere else Landmarker(config.model, markup)
     if job == "student":
         check_budget(model)
+    if resumed is None:
+        model.check_cells()
     freeze(model, config.train.freeze)
     if not config.init or resumed:
         return model, ""

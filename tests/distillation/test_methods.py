@@ -242,6 +242,18 @@ def test_a_weight_means_the_same_whatever_the_scale_of_the_teachers_features(nam
     assert 1e-3 < values[0] < 30
 
 
+@pytest.mark.parametrize("loss", [feature.fitnet, feature.mgd, lambda s, t: feature.hcl([s], [t])])
+def test_nothing_is_learned_from_a_dead_map_of_the_teacher(loss):
+    student, teacher = draw(8, 4, 8, 8).requires_grad_(), 2 * draw(8, 4, 8, 8, seed=1)
+    teacher[3] = 0
+    others = [image for image in range(8) if image != 3]
+    value = loss(student, teacher)
+    value.backward()
+    torch.testing.assert_close(value, loss(student[others], teacher[others]) * 7 / 8)
+    assert student.grad[3].abs().sum() == 0 and (student.grad[others] != 0).any()
+    assert loss(student, torch.zeros_like(teacher)) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TAPPED)
 def test_compiled_whole_it_gives_the_same_value(name):

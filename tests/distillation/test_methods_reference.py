@@ -70,6 +70,19 @@ def test_dist_of_probabilities_is_theirs_of_logits():
     same(ours, reference, 1, 12, CHANNELS)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_dist_at_a_temperature_is_theirs_of_the_logits_at_all_positions(temperature):
+    whole = theirs.DISTLoss(*IO, beta=2.0, gamma=0.5, tau=temperature)
+
+    def reference(student, teacher):
+        """As the authors' code for segmentation: positions of all images stand where images stand in classification."""
+        rows = ({"m": {"output": x["m"]["output"].transpose(1, 3).reshape(-1, CHANNELS)}} for x in (student, teacher))
+        return whole(*rows)
+
+    ours = lambda s, t: feature.dist(s, t, inter=2.0, intra=0.5, temperature=temperature)  # noqa: E731
+    same(ours, reference, 1, COUNT, CHANNELS, SIDE, SIDE)
+
+
 def test_vid_is_theirs_for_maps_of_unit_power():
     variance = torch.rand(CHANNELS, generator=torch.Generator().manual_seed(2)) + 0.5
     loss = theirs.VIDLoss(PAIR)

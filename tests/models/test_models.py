@@ -157,6 +157,34 @@ def test_an_input_size_that_the_backbone_cannot_take():
     assert "model.input_size 50" in sentence(error) and "coat_tiny" in sentence(error)
 
 
+@pytest.mark.parametrize(
+    ("size", "head", "changes", "words"),
+    [
+        (100, {"stride": 8}, {}, ["model.input_size 100", "model.head.stride 8", "96 or 104"]),
+        (250, {"stride": 4}, {}, ["model.input_size 250", "248 or 252"]),
+        (
+            64,
+            {"stride": 8},
+            {"backbone": "vit_tiny_patch16_224", "backbone_args": {"patch_size": 14}},
+            ["14", "56 or 70"],
+        ),
+    ],
+    ids=["8 of 100", "4 of 250", "patches of 14"],
+)
+def test_a_heatmap_out_of_scale_with_its_features_is_read_but_not_trained(size, head, changes, words):
+    model = Landmarker(replace(model_config(size=size, **head), **changes))
+    with pytest.raises(UserError) as error:
+        model.check_cells()
+    assert all(word in sentence(error) for word in words)
+
+
+@pytest.mark.parametrize("size", [64, 72, 96, 112])
+def test_a_heatmap_in_scale_with_its_features_may_train(size):
+    build(size=size, stride=8).check_cells()
+    build("efficientvit_m1", size=size, stride=8).check_cells()  # whose finest features have stride 16
+    build(size=size, kind="regression").check_cells()
+
+
 def test_a_backbone_argument_that_it_does_not_know():
     with pytest.raises(UserError) as error:
         Landmarker(replace(model_config(), backbone_args={"nonsense": 1}))

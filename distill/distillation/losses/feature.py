@@ -64,8 +64,10 @@ def as_large(maps: Tensor, other: Tensor) -> Tensor:
 
 
 def _power(teacher: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B,): mean square of each image's map, never 0."""
-    return teacher.square().mean((1, 2, 3)).clamp_min(1e-8)
+    """(B, C, h, w) -> (B,): mean square of each image's map, to divide by; infinite where the map is dead, so that nothing
+    is learned from it."""
+    power = teacher.square().mean((1, 2, 3))
+    return torch.where(power > 1e-8, power, torch.inf)
 
 
 def pooled(maps: Tensor, cells: int) -> Tensor:
@@ -132,7 +134,12 @@ class Gaussian(NamedTuple):
 
 
 class VIDAdapter(nn.Module):
-    """The student's map -> a Gaussian over the teacher's: a mean by three 1x1 convolutions, a variance per channel ."""
+    """The student's map -> a Gaussian over the teacher's: a mean by three 1x1 convolutions with ReLU, a variance per channel.
+
+    It differs from the authors' code (in RepDistiller, distiller_zoo/VID.py): the convolutions have biases and are as wide as
+    the teacher's map; the variance, relative to the teacher's mean square here, is exp(a) + 1e-3 and begins at 1, where theirs
+    is softplus(a) + 1e-5 and begins at 5.
+    """
 
     def __init__(self, student: int, teacher: int):
         super().__init__()
@@ -245,14 +252,25 @@ def _uncorrelated(a: Tensor, b: Tensor, dim: int) -> Tensor:
 
 
 @FeatureMethod.register("dist", "relations by correlation (DIST)", adapter=Projection)
-def dist(student: Tensor, teacher: Tensor, inter: Weight = 1.0, intra: Weight = 1.0) -> Tensor:
+def dist(
+    student: Tensor, teacher: Tensor, inter: Weight = 1.0, intra: Weight = 1.0, temperature: Weight = 0.0
+) -> Tensor:
     """DIST (https://arxiv.org/abs/2205.10536): correlations instead of differences, so scale and offset are the
     student's own.
 
     Its paper correlates class probabilities: within an image over classes (inter-class) and, per class, over images
-    (intra-class). Here positions take the place of images and channels that of classes, without softmax or temperature:
-    `inter` weighs 1 - correlation over channels, mean over positions; `intra` 1 - correlation over positions, mean
-    over channels. inter + intra for maps that do not correlate. A map of one cell has no correlation over positions.
+    (intra-class). For maps, channels take the place of classes and positions that of images: `inter` weighs 1 -
+    correlation over channels, mean over positions; `intra` 1 - correlation over positions, mean over channels.
+    inter + intra for maps that do not correlate.
+
+    At temperature 0, the default, maps are compared as they are and `intra` within each image: features are no logits, a
+    softmax of them would be as sharp as their scale makes it, and what counts for landmarks is where in its image a channel
+    answers. A map of one cell then has no correlation over positions. Above 0 it is what the authors' code for segmentation
+    does with logits: softmax over channels of the maps / temperature first, `intra` over the positions of all images of the
+    batch (in this process) at once, and a factor temperature^2; the gradients of the two differ.
     """
     s, t = student.flatten(2), teacher.detach().flatten(2)
+    if temperature > 0:
+        s, t = (x.transpose(0, 1).flatten(1).div(temperature).softmax(0).unsqueeze(0) for x in (s, t))
+        inter, intra = temperature**2 * inter, temperature**2 * intra
     return inter * _uncorrelated(s, t, 1).mean() + intra * _uncorrelated(s, t, 2).mean()
