@@ -115,6 +115,17 @@ def test_a_peaked_map_is_confident_and_a_flat_one_is_not(head):
 
 
 @pytest.mark.parametrize("head", HEADS, ids=IDS)
+def test_probability_spread_over_the_picture_draws_soft_argmax_to_the_middle_and_not_dark(head):
+    grid = codec(head)
+    points = torch.tensor([[[200.0, 60.0], [30.0, 128.0]]])
+    target = grid.encode(points)
+    cells = target[0, 0].numel() if head.kind == "heatmap" else target.shape[-1]
+    found = grid.decode(logits_of(0.95 * target + 0.05 / cells)).points
+    expected = 0.05 * (SIZE / 2 - points) if head.decode == "softargmax" else torch.zeros_like(points)
+    torch.testing.assert_close(found - points, expected, atol=0.02, rtol=0.01)
+
+
+@pytest.mark.parametrize("head", HEADS, ids=IDS)
 def test_two_equal_peaks_are_less_confident_than_one(head):
     grid = codec(head)
     one, other = grid.encode(torch.tensor([[[80.0, 80.0]]])), grid.encode(torch.tensor([[[180.0, 180.0]]]))
