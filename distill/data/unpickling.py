@@ -3,31 +3,33 @@
 A pickle names the functions that rebuild its objects, and a hostile one names `os.system`. Here a name is looked up in
 a short table and nowhere else. Even numpy's own functions are replaced by stand-ins, because a forged dtype state would
 make the real ones read memory that is not theirs. Old (`numpy.core`) and new (`numpy._core`) module paths are both known.
+
+A pickle is also a program that can fill the memory: nine bytes with a large memo index take 4 GB. So the opcodes are
+looked through before anything is built (pickle_check.py), and what calls copy is counted while it is built.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pickle
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distill.data.pickle_check import Refused, check_opcodes
 from distill.errors import UserError
 
 # Byte order, kind (bool, int, unsigned, float), item size. Strings and structured types have no place in an annotation.
 _NUMBER_TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
-_STRUCT_CODES = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"} | {
-    "f2": "e", "f4": "f", "f8": "d"
-}  # fmt: skip
-
-
-class _Refused(Exception):
-    """Why this pickle is not read; becomes the end of a UserError's sentence."""
+_STRUCT_CODES = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
+_STRUCT_CODES |= {"f2": "e", "f4": "f", "f8": "d"}
+_LONGEST_EMPTY = 1_000_000  # sides of an array without numbers, which no data bounds
 
 
 class _Dtype:
@@ -44,7 +46,7 @@ class _Dtype:
         elif isinstance(text, str) and _NUMBER_TYPE.fullmatch(text):
             self._set(np.dtype(text))
         else:
-            raise _Refused(f"names the numpy type {text!r}; expected numbers")
+            raise Refused(f"names the numpy type {text!r}; expected numbers")
 
     def _set(self, real: np.dtype) -> None:
         self.real, self.unpack = real, None
@@ -55,7 +57,7 @@ class _Dtype:
     def __setstate__(self, state: Any) -> None:
         # (version, byte order, subtype, names, fields, item size, alignment, flags); only the byte order is believed.
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "=", "|"):
-            raise _Refused("holds a malformed numpy type")
+            raise Refused("holds a malformed numpy type")
         if self.real.kind != "O" and state[1] in "<>":
             self._set(self.real.newbyteorder(state[1]))
 
@@ -63,16 +65,19 @@ class _Dtype:
 class _Array(np.ndarray):
     """An ndarray whose pickled state is checked before numpy sees it."""
 
+    take: Callable[[int], None]  # counts the bytes that a state copies
+
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise _Refused("holds a malformed numpy array")
+            raise Refused("holds a malformed numpy array")
         _, shape, dtype, fortran, data = state
         real = _real(dtype)
         if real.kind == "O":
             if not isinstance(data, list) or len(data) != _count(shape):
-                raise _Refused("holds a numpy array whose shape does not fit its data")
+                raise Refused("holds a numpy array whose shape does not fit its data")
         else:
             data = _raw(data, _count(shape) * real.itemsize)
+        self.take(_count(shape) * real.itemsize)
         super().__setstate__((1, shape, real, bool(fortran), data))
 
 
@@ -88,7 +93,7 @@ class _Function:
         return self.call(*args)
 
     def __setstate__(self, state: Any) -> None:
-        raise _Refused("tries to alter a function")
+        raise Refused("tries to alter a function")
 
 
 class _Scalar(_Function):
@@ -105,19 +110,21 @@ class _Scalar(_Function):
         except (AttributeError, TypeError, struct.error):
             real = _real(dtype)
             if real.kind == "O":
-                raise _Refused("holds a numpy scalar of type object; expected numbers") from None
+                raise Refused("holds a numpy scalar of type object; expected numbers") from None
             return dtype.unpack(_raw(data, real.itemsize))[0]
 
 
 def _real(dtype: Any) -> np.dtype:
     if not isinstance(dtype, _Dtype):
-        raise _Refused("holds a numpy value without a numpy type")
+        raise Refused("holds a numpy value without a numpy type")
     return dtype.real
 
 
 def _count(shape: Any) -> int:
     if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(n) is int and n >= 0 for n in shape):
-        raise _Refused("holds a numpy array with a malformed shape")
+        raise Refused("holds a numpy array with a malformed shape")
+    if 0 in shape and max(shape) > _LONGEST_EMPTY:
+        raise Refused("holds a numpy array with a malformed shape")
     return math.prod(shape)
 
 
@@ -125,74 +132,87 @@ def _raw(data: Any, size: int) -> bytes:
     if isinstance(data, str):  # bytes pickled by Python 2
         data = data.encode("latin1")
     if not isinstance(data, bytes | bytearray) or len(data) != size:
-        raise _Refused("holds a numpy value whose bytes do not fit its type")
+        raise Refused("holds a numpy value whose bytes do not fit its type")
     return bytes(data)
 
 
-def _dtype(text: Any, align: Any = False, copy: Any = True) -> _Dtype:
-    return _Dtype(text)
+class _Rebuilt:
+    """The functions that a pickle may call, by their names in it; what they copy may not exceed `most` bytes together.
 
+    A pickle can hand one string or one array's bytes to thousands of calls, each of which copies it.
+    """
 
-def _reconstruct(subtype: Any, shape: Any, kind: Any) -> _Array:
-    if subtype is not _NDARRAY:
-        raise _Refused("rebuilds a numpy array of an unknown class")
-    return np.ndarray.__new__(_Array, (0,), np.int8)  # __setstate__ gives it shape, type and data
+    def __init__(self, most: int):
+        self.left = most
+        self.ndarray = _Function(self._never)  # a name to pass on, not to call
+        self.table: dict[tuple[str, str], _Function] = {
+            ("numpy", "ndarray"): self.ndarray,
+            ("numpy", "dtype"): _Function(lambda text, align=False, copy=True: _Dtype(text)),
+            ("_codecs", "encode"): _Function(self._encode),
+            ("__builtin__", "bytes"): _Function(self._bytes),
+        }
+        for core in ("numpy.core", "numpy._core"):
+            self.table[f"{core}.multiarray", "scalar"] = _Scalar()
+            self.table[f"{core}.multiarray", "_reconstruct"] = _Function(self._reconstruct)
+            self.table[f"{core}.numeric", "_frombuffer"] = _Function(self._frombuffer)
 
+    def take(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise Refused("copies its own data more often than an annotation does")
 
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
-    real = _real(dtype)
-    if real.kind == "O" or order not in ("C", "F") or axis_order is not None:
-        raise _Refused("holds a malformed numpy array")
-    return np.frombuffer(_raw(data, _count(shape) * real.itemsize), real).reshape(shape, order=order).view(_Array)
+    def _reconstruct(self, subtype: Any, shape: Any, kind: Any) -> _Array:
+        if subtype is not self.ndarray:
+            raise Refused("rebuilds a numpy array of an unknown class")
+        array = np.ndarray.__new__(_Array, (0,), np.int8)  # __setstate__ gives it shape, type and data
+        array.take = self.take
+        return array
 
+    def _frombuffer(self, data: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
+        """How protocol 5 spells an array; axis_order: how the axes of a transposed one lie in memory."""
+        real = _real(dtype)
+        axes = range(len(shape)) if isinstance(shape, tuple) else ()
+        if order == "K" and isinstance(axis_order, tuple) and sorted(axis_order) == list(axes):
+            order = "C"
+        elif order not in ("C", "F") or axis_order is not None:
+            raise Refused("holds a malformed numpy array")
+        if real.kind == "O":
+            raise Refused("holds a malformed numpy array")
+        size = _count(shape) * real.itemsize
+        self.take(size)
+        array = np.frombuffer(_raw(data, size), real).reshape(shape, order=order)
+        return array.transpose(axis_order) if axis_order is not None else array
 
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    # How protocols 0 to 2 spell a bytes object.
-    if not isinstance(text, str) or encoding != "latin1":
-        raise _Refused("calls _codecs.encode for something else than bytes")
-    return text.encode("latin1")
+    def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
+        """How protocols 0 to 2 spell a bytes object."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise Refused("calls _codecs.encode for something else than bytes")
+        self.take(len(text))
+        return text.encode("latin1")
 
+    def _bytes(self, *args: Any) -> bytes:
+        """How protocols 0 to 2 spell an empty bytes object."""
+        if args:
+            raise Refused("calls bytes with arguments")
+        return b""
 
-def _bytes(*args: Any) -> bytes:
-    # How protocols 0 to 2 spell an empty bytes object.
-    if args:
-        raise _Refused("calls bytes with arguments")
-    return b""
-
-
-def _never(*args: Any) -> Any:
-    raise _Refused("makes a numpy array without data")
-
-
-_NDARRAY = _Function(_never)  # a name to pass on, not to call
-
-_ALLOWED: dict[tuple[str, str], _Function] = {
-    ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _Function(_dtype),
-    ("_codecs", "encode"): _Function(_encode),
-    ("__builtin__", "bytes"): _Function(_bytes),
-    ("numpy.core.multiarray", "scalar"): _Scalar(),
-    ("numpy._core.multiarray", "scalar"): _Scalar(),
-    **{
-        (f"numpy.{core}.{module}", name): _Function(call)
-        for core in ("core", "_core")
-        for module, name, call in (
-            ("multiarray", "_reconstruct", _reconstruct),
-            ("numeric", "_frombuffer", _frombuffer),
-        )
-    },
-}
+    def _never(self, *args: Any) -> Any:
+        raise Refused("makes a numpy array without data")
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes):
+        super().__init__(io.BytesIO(data), encoding="latin1")
+        self._known = _Rebuilt(most=2 * len(data) + 1000).table
+
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ALLOWED[module, name]
+            return self._known[module, name]
         except KeyError:
-            raise _Refused(f"names '{module}.{name}', which an annotation has no use for; nothing was run") from None
+            raise Refused(f"names '{module}.{name}', which an annotation has no use for; nothing was run") from None
 
     def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("refers to an object outside the file")
+        raise Refused("refers to an object outside the file")
 
 
 def load(path: str | os.PathLike) -> Any:
@@ -200,16 +220,20 @@ def load(path: str | os.PathLike) -> Any:
 
     Numpy scalars come out as Python numbers of the same value.
 
-    Raises UserError, having run nothing, where the file names any other global (the sentence says which), cannot be
-    read, or is truncated.
+    Raises UserError, having run nothing, where the file names any other global (the sentence names it), would take
+    much more memory than its own size, cannot be read, or is truncated.
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
-            return _Unpickler(file, encoding="latin1").load()
+        if path.exists() and not path.is_file():
+            raise UserError(f"Annotation file '{path}' cannot be read: it is not a regular file.")
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"Annotation file '{path}' cannot be read: {error.strerror or error}.") from None
-    except _Refused as reason:
+    try:
+        check_opcodes(data)
+        return _Unpickler(data).load()
+    except Refused as reason:
         raise UserError(f"Annotation file '{path}' is refused: it {reason}.") from None
     except Exception as error:  # garbage makes the unpickler raise nearly anything
         raise UserError(f"Annotation file '{path}' is truncated or not a pickle ({type(error).__name__}).") from None

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import shutil
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -111,7 +112,8 @@ def test_a_global_is_refused_by_name_and_not_run(tmp_path, protocol):
         (b"cnumpy\ndtype\n(cnumpy\nndarray\ntR.", "numpy type"),
         (b"cnumpy\nndarray\n((I9\nI9\nttR.", "numpy array"),
         (b"cnumpy.core.multiarray\nscalar\n(Vf4\nVabcd\ntR.", "without a numpy type"),
-        (b"cnumpy\ndtype\n}Vcall\ncnumpy\ndtype\nsb.", "alter a function"),
+        (b"cnumpy\ndtype\n(Vcall\ntb.", "alter a function"),
+        (b"cnumpy\ndtype\n}Vcall\ncnumpy\ndtype\nsb.", "a dictionary or a set"),
         (b"c_codecs\nencode\n(Vx\nVrot13\ntR.", "_codecs.encode"),
     ],
 )
@@ -151,6 +153,58 @@ def test_truncated_and_garbage_files(tmp_path):
             _load(tmp_path, garbage)
     with pytest.raises(UserError, match="cannot be read"):
         unpickling.load(tmp_path / "absent.pkl")
+
+
+def _length(count: int, size: int = 4) -> bytes:
+    return count.to_bytes(size, "little")
+
+
+BOMBS = {
+    "memo index": (b"\x80\x04Nr" + _length(2**28) + b".", "the memo index 268,435,456"),
+    "written memo index": (b"Np268435456\n.", "the memo index"),
+    "lists": (b"]" * 4_000_000 + b".", "4,000,000 lists and tuples"),
+    "lists of marks": (b"(l" * 2_000_000 + b".", "2,000,000 lists and tuples"),
+    "nested tuples": (b"N" + b"\x85" * 4_000_000 + b".", "4,000,000 lists and tuples"),
+    "integer": (b"\x8b" + _length(100_000) + b"1" * 100_000 + b".", "an integer of 100000 bytes"),
+    "written integer": (b"I" + b"9" * 5000 + b"\n.", "a number of 5,000 characters"),
+    "length": (b"\x80\x05\x96" + _length(2**40, 8) + b".", "truncated"),
+    "frame": (b"\x80\x04\x95" + _length(2**60, 8) + b"N.", "truncated"),
+    "copies": (
+        b"X" + _length(9999) + b"a" * 9999 + b"q\x000c_codecs\nencode\nq\x01(" + b"h\x01h\x00\x85R" * 99 + b"t.",
+        "copies",
+    ),
+    "keys": (b"(I1\nI2\nd.", "a dictionary or a set"),
+    "endless empty array": (
+        pickle.dumps(np.zeros((5, 0), "f4")).replace(b"K\x05K\x00\x86", b"J\xff\xff\xff\x7fK\x00\x86"),
+        "shape",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_file_takes_little_memory(tmp_path, kind):
+    data, words = BOMBS[kind]
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=words):
+            _load(tmp_path, data)
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(data) + 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_transposed_array_of_protocol_5_is_read(tmp_path):
+    labels = np.arange(24, dtype=np.float64).reshape(2, 3, 4).transpose(1, 2, 0)
+    data = pickle.dumps(labels, protocol=5)
+    assert b"_frombuffer" in data
+    found = _load(tmp_path, data)
+    assert found.shape == (3, 4, 2) and np.array_equal(found, labels)
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    (tmp_path / "annot.pkl").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="not a regular file"):
+        unpickling.load(tmp_path / "annot.pkl")
 
 
 # ---------------------------------------------------------------------------------------------------- the challenge's layout
