@@ -331,7 +331,12 @@ class Run:
         if not force and time.monotonic() - self._last_probe < PROBE_SECONDS:
             return
         self._last_probe = time.monotonic()
-        folder = self._local and self._local.folder
+        if (
+            self._local is None
+        ):  # nothing could be kept, so nothing is sent: the next write shows whether the server takes it
+            self._away = False
+            return
+        folder = self._local.folder
         try:
             sent, floor = offline.copy_all(self._root, self.id, tracking_uri(self._tracking), held=folder)
         except ServerAway:

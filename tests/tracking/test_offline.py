@@ -250,10 +250,12 @@ def test_no_password_is_shown_or_stored(root, outage, caplog, capsys):
     assert upload(run.id, "--store", root, "--uri", t.tracking_uri(TrackingConfig(store=str(root)))) == 0
 
 
-def test_where_nothing_can_be_written_one_sentence_says_so(config, monkeypatch, caplog):
+@pytest.mark.parametrize("probe_seconds", [0.0, 60.0])
+def test_where_nothing_can_be_written_one_sentence_says_so(config, monkeypatch, caplog, probe_seconds):
     """As on a full disk: neither the store nor the local one takes anything; the job goes on."""
     import resource
 
+    monkeypatch.setattr(run_module, "PROBE_SECONDS", probe_seconds)
     with start(config) as run:
         run.log_metrics({"loss": 0.0}, 0)
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -264,6 +266,7 @@ def test_where_nothing_can_be_written_one_sentence_says_so(config, monkeypatch, 
                 run.set_tags({"a": step})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert "is back" not in caplog.text
         run.log_metrics({"loss": 4.0}, 4)
     assert len(caplog.messages) <= 4 and not any(record.exc_info for record in caplog.records), caplog.text
     assert "What this run logs is lost until one of them takes it again." in caplog.text
