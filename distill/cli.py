@@ -31,7 +31,7 @@ EXTRAS = {
 # what a disk, its rights or a name of the user's may bring about anywhere; other failures of files are ours
 DISK = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
-    errno.ENAMETOOLONG,
+    errno.ENAMETOOLONG, errno.EFBIG,
 )  # fmt: skip
 
 

@@ -79,18 +79,15 @@ class Objective(nn.Module):
     def forward(
         self, images: Tensor, landmarks: Tensor, progress: float, teacher_images: Tensor | None = None
     ) -> Losses:
-        """images (B, s, s, 3) uint8; landmarks (B, P, 2) in their pixels; progress: the share of training done, 0..1.
-
-        teacher_images: the same views at another size, for the teacher; without them it sees the student's, resampled.
-        """
+        """images (B, s, s, 3) uint8; landmarks (B, P, 2) in their pixels; progress: the share of training done,
+        0..1; teacher_images: the same views at the teacher's size, where it does not see the student's, resampled."""
         target = landmarks / images.shape[1]
         student_taps = self.distiller.student_taps if self.distiller else ()
         with recording(self.student, student_taps) as maps:
             prediction = self.student(to_input(images, self.student.size))
         student = Outputs(self.student, prediction, maps)
-        teacher = (
-            self.distiller.ask_teacher(images if teacher_images is None else teacher_images) if self.distiller else None
-        )
+        views = images if teacher_images is None else teacher_images
+        teacher = self.distiller.ask_teacher(views) if self.distiller else None
         # adapters are small and losses want the digits: float32 from here on
         with torch.autocast(images.device.type, enabled=False):
             terms, outside = self.supervision(self.student, prediction, target)

@@ -33,11 +33,22 @@ SNAPSHOTS = "snapshots"  # a folder there, and among the run's artifacts
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write, flush to disk, then put in place: a kill at any moment leaves the old file or the new one, whole."""
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        torch.save({"version": VERSION, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write, flush to disk, then put in place: a kill at any moment leaves the old file or the new one, whole.
+
+    Raises UserError where the disk is full or refuses.
+    """
+    try:
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            torch.save({"version": VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        reason = error if isinstance(error, OSError) else error.__context__  # torch hides what the file said
+        if not isinstance(reason, OSError):
+            raise
+        raise UserError(
+            f"Checkpoint '{path}' cannot be written: {reason.strerror}; the one before is unharmed."
+        ) from None
 
 
 def load(path: Path) -> dict[str, Any]:

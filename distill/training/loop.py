@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from distill.config import TrainConfig
 from distill.data.loading import Batch
-from distill.distillation.objective import Objective
+from distill.distillation.objective import Losses, Objective
 from distill.errors import UserError
 from distill.models.landmarker import Landmarker
 from distill.training.checkpoint import Interrupted, StopRequest
@@ -134,9 +134,9 @@ class Trainer:
             # several processes average their gradients once a step
             with nullcontext() if part == parts else self.processes.no_sync(self.module):
                 with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-                    total, raw, weights, outside = self.module(images, landmarks, self.fraction(), views)
-                (total / parts).backward()
-            for name, value in self._named(total, raw, weights, outside).items():
+                    losses: Losses = self.module(images, landmarks, self.fraction(), views)
+                (losses.total / parts).backward()
+            for name, value in self._named(losses).items():
                 values[name] = values.get(name, 0) + value / parts
         values |= clip_gradients(self.student, self.adapters, self.config.clip)
         self._check_finite(values)
@@ -152,16 +152,14 @@ class Trainer:
         placed = [None if f is None else f.to(self.device, non_blocking=True) for f in fields]
         return zip(*([None] * parts if f is None else f.chunk(parts) for f in placed), strict=True)
 
-    def _named(
-        self, total: Tensor, raw: dict[str, Tensor], weights: dict[str, float], outside: Tensor
-    ) -> dict[str, Tensor]:
+    def _named(self, losses: Losses) -> dict[str, Tensor]:
         """One pass's values, by the names under which they are logged."""
-        raw = {name: value.detach() for name, value in raw.items()}
-        values = {"train/loss": total.detach(), "train/points_outside": outside}
+        raw = {name: value.detach() for name, value in losses.raw.items()}
+        values = {"train/loss": losses.total.detach(), "train/points_outside": losses.outside}
         values |= {f"train/raw/{name}": value for name, value in raw.items()}
-        values |= {f"train/weighted/{name}": value * weights[name] for name, value in raw.items()}
+        values |= {f"train/weighted/{name}": value * losses.weights[name] for name, value in raw.items()}
         scales = self.objective.scales().items()
-        return values | {f"train/scale/{name}": torch.full_like(total, scale) for name, scale in scales}
+        return values | {f"train/scale/{name}": torch.full_like(values["train/loss"], scale) for name, scale in scales}
 
     def _check_finite(self, values: dict[str, Tensor]) -> None:
         """Raise Diverged where a value of this step is not finite; on a GPU, of the step before."""

@@ -23,7 +23,10 @@ def train_set(tiny_root):
 def _loader(landmark_set, workers=0, batch_size=5, images=None, rank=0, world=1):
     sampler = EpochSampler(len(landmark_set), batch_size, seed=3, rank=rank, world=world)
     return sampler, train_loader(
-        TrainDataset(landmark_set, Augmenter(AUGMENT, 32, 3), images), sampler, workers, pin=False
+        TrainDataset(landmark_set, Augmenter(AUGMENT, 32, 3), images, Augmenter(AUGMENT, 48, 3)),
+        sampler,
+        workers,
+        pin=False,
     )
 
 
@@ -38,9 +41,7 @@ def _epochs(landmark_set, workers, count=2):
 
 def _same(a: list[Batch], b: list[Batch]) -> bool:
     return len(a) == len(b) and all(
-        (x is None and y is None) or torch.equal(x, y)
-        for p, q in zip(a, b, strict=True)
-        for x, y in zip(p, q, strict=True)
+        torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
     )
 
 
@@ -97,7 +98,7 @@ def test_processes_share_the_batches_of_one(train_set):
     whole = list(_loader(train_set, batch_size=6)[1])
     parts = [list(_loader(train_set, batch_size=6, rank=rank, world=3)[1]) for rank in range(3)]
     for i, batch in enumerate(whole):
-        for field in [name for name in Batch._fields if getattr(batch, name) is not None]:
+        for field in Batch._fields:
             assert torch.equal(getattr(batch, field), torch.cat([getattr(part[i], field) for part in parts]))
 
 

@@ -6,6 +6,7 @@ loader worker. What is cut and resumed here loads with a worker, which must not 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import write_challenge
 from running import REPO, TERMS, same_weights
 
@@ -374,6 +376,26 @@ def test_a_run_killed_before_its_first_checkpoint_ends_as_killed_at_the_next_sta
         assert tracking.find_run(tiny.tracking, dead.id).status == "KILLED"
         assert tracking.find_run(tiny.tracking, alive.id).status == "RUNNING"
     alive.finish()
+
+
+@pytest.mark.parametrize("where", ["torch", "disk"])
+def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(tmp_path, monkeypatch, where):
+    """torch turns what the file raises into an error of its own."""
+    file = tmp_path / training.CHECKPOINT
+    checkpoint.save(file, {"epoch": 1})
+
+    def full(*_args):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            if where == "torch":
+                raise RuntimeError("[enforce fail at inline_container.cc:672]")  # noqa: B904
+            raise
+
+    monkeypatch.setattr(torch if where == "torch" else os, "save" if where == "torch" else "fsync", full)
+    with pytest.raises(UserError, match="checkpoint.pt' cannot be written: No space left on device"):
+        checkpoint.save(file, {"epoch": 2})
+    assert checkpoint.load(file)["epoch"] == 1 and list(tmp_path.iterdir()) == [file]
 
 
 def test_a_broken_checkpoint_is_one_sentence(tiny, tmp_path):
