@@ -177,7 +177,11 @@ def plot_curves(axes: Axes, curves: Mapping[str, Points], colours: Mapping[str, 
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(which="minor", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    epochs = {epoch for pairs in curves.values() for epoch, _ in pairs}
+    if len(epochs) == 1:
+        axes.set_xticks([*epochs])
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
 def _term(key: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib.util
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,8 @@ from distill.config import Config
 from distill.distillation import methods
 from distill.errors import UserError
 from distill.files import atomic, write_text
-from distill.report.compare import Cast, Model
-from distill.report.facts import Ablation, Findings
+from distill.report.compare import Cast
+from distill.report.facts import Ablation, Findings, Pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,10 +28,23 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 MAX_PAGES = 4
 WIDE, HALF, THIRD = 7.8, 3.8, 2.55  # inches: one, two and three charts beside each other; a page shows them at 0.9
-# What the PDF may leave out for want of room, the most important first; after them the further ablations.
-OPTIONAL = ("pictures", "pose", "points", "curves", "ablation-1", "cost", "heatmaps", "attention", "terms", "others")
+# What the PDF may leave out for want of room, the most important first, and after it further ablations: part -> what it is
+# called, and a figure of it, without which a report has no such part
+OPTIONAL = {
+    "pictures": ("images with predictions", "pictures"),
+    "pose": ("error by region and pose", "pose"),
+    "points": ("error of each landmark", "face-1"),
+    "curves": ("cumulative error and learning curves", "ced"),
+    "ablation-1": ("first ablation", "ablation-1"),
+    "cost": ("accuracy against cost", "cost"),
+    "heatmaps": ("heatmaps", "heatmaps"),
+    "attention": ("attention maps", "attention"),
+    "terms": ("loss terms", "terms"),
+    "others": ("other runs", ""),
+}
 SHORTEST = 0.3  # of a page: a last page with less on it is avoided by setting everything a little smaller
-SCALES = (1.0, 0.97, 0.94, 0.91, 0.88)
+SCALES = (0.97, 0.94, 0.91, 0.88)
+RASTER = ("pictures", "heatmaps", "attention")  # figures made of pixels
 # not hyper-parameters: names, places, and what does not change a result
 HOUSEKEEPING = (
     "name", "seed", "resume", "tracking.", "data.root", "data.cache", "data.workers", "train.threads", "train.device",
@@ -40,13 +54,6 @@ ENVIRONMENT = {
     "Python": "python", "torch": "torch", "timm": "timm", "mlflow": "mlflow", "albumentations": "albumentations",
     "numpy": "numpy", "processor": "cpu", "memory, GiB": "memory_gib", "graphics": "gpu", "system": "platform",
 }  # fmt: skip
-
-
-class Chart(NamedTuple):
-    title: str
-    picture: str  # markup: an <svg> whose colours are the page's, or an <img>
-    caption: str = ""
-    describes: str = ""  # for readers who cannot see it
 
 
 class Line(NamedTuple):
@@ -63,7 +70,7 @@ class Line(NamedTuple):
 class Pdf(NamedTuple):
     path: Path
     pages: int
-    left_out: tuple[str, ...]  # of OPTIONAL and the further ablations: what had no room
+    left_out: tuple[str, ...]  # what had no room
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,59 +99,47 @@ class Document:
 
         Raises UserError where even what must be in it takes more pages.
         """
-        try:
-            import plutoprint
-        except ImportError:
+        if importlib.util.find_spec("plutoprint") is None:
             return None
-        optional = [unit for unit in dict.fromkeys((*OPTIONAL, *self._ablations)) if unit in self.units]
         left_out: list[str] = []
-        book = self._book(left_out, SCALES[0])
-        for unit in reversed(optional):
+        book = self._book(left_out)
+        for part in reversed(self.parts):
             if book.get_page_count() <= MAX_PAGES:
                 break
-            left_out.insert(0, unit)
-            book = self._book(left_out, SCALES[0])
+            left_out.insert(0, part)
+            book = self._book(left_out)
         if book.get_page_count() > MAX_PAGES:
             raise UserError(
                 f"The PDF would have {book.get_page_count()} pages; expected at most {MAX_PAGES}. Report fewer runs."
             )
-        for unit in left_out[1:]:  # a smaller one may fit where a larger one did not
-            fewer = [other for other in left_out if other != unit]
-            again = self._book(fewer, SCALES[0])
+        for part in left_out[1:]:  # a smaller one may fit where a larger one did not
+            fewer = [other for other in left_out if other != part]
+            again = self._book(fewer)
             if again.get_page_count() <= MAX_PAGES:
                 left_out, book = fewer, again
         pages = book.get_page_count()
         if pages > 1 and _filled(book, pages - 1) < SHORTEST:
-            smaller = (self._book(left_out, scale) for scale in SCALES[1:])
+            smaller = (self._book(left_out, scale) for scale in SCALES)
             book = next((other for other in smaller if other.get_page_count() < pages), book)
-        for key, value in (
-            (plutoprint.PDF_METADATA_TITLE, self.title),
-            (plutoprint.PDF_METADATA_SUBJECT, self.headline),
-        ):
-            book.set_metadata(key, value)
         with atomic(path) as temporary:
             book.write_to_pdf(str(temporary))
-        return Pdf(path, book.get_page_count(), tuple(self.units[unit] for unit in left_out))
+        return Pdf(path, book.get_page_count(), tuple(self.parts[part] for part in left_out))
 
     # ------------------------------------------------------------------------------------------------ inside
 
     @cached_property
-    def charts(self) -> dict[str, Chart]:
-        return dict(_charts(self.findings, self.cast))
+    def figures(self) -> dict[str, str]:
+        """Markup by key: an <svg> whose colours are the page's, or an <img>."""
+        return {key: _markup(key, figure) for key, figure in _figures(self.findings, self.cast)}
 
     @cached_property
-    def units(self) -> dict[str, str]:
-        """What this report has of the parts that a PDF may leave out: name -> title."""
-        titles = {
-            "pictures": "images with predictions", "pose": "error by region and pose", "points": "error of each landmark",
-            "curves": "cumulative error and learning curves", "cost": "accuracy against cost", "heatmaps": "heatmaps",
-            "attention": "attention maps", "terms": "loss terms",
-        }  # fmt: skip
-        keys = {"points": "face-1", "curves": "ced", "terms": "terms"}
-        there = {unit: title for unit, title in titles.items() if keys.get(unit, unit) in self.charts}
-        if self.findings.others:
-            there["others"] = "other runs"
-        return there | {key: f"ablation '{ablation.title}'" for key, ablation in self._ablations.items()}
+    def parts(self) -> dict[str, str]:
+        """What this report has of the parts that a PDF may leave out, in that order: name -> title."""
+        there = {part: title for part, (title, key) in OPTIONAL.items() if not key or key in self.figures}
+        if not self.findings.others:
+            del there["others"]
+        titles = {key: f"ablation '{ablation.title}'" for key, ablation in self._ablations.items()}
+        return there | titles
 
     @property
     def _ablations(self) -> dict[str, Ablation]:
@@ -171,15 +166,15 @@ class Document:
         cast = self.cast
         return {
             "document": self, "findings": self.findings, "cast": cast, "main": cast.main.lead, "config": cast.main.lead.config,
-            "charts": {key: chart._replace(picture=Markup(chart.picture)) for key, chart in self.charts.items()},
-            "ablations": self._ablations, "paper": paper, "left_out": [self.units[unit] for unit in left_out],
-            "show": lambda unit: unit in self.units and unit not in left_out,
+            "figures": {key: Markup(figure) for key, figure in self.figures.items()},
+            "ablations": self._ablations, "paper": paper, "left_out": [self.parts[part] for part in left_out],
+            "show": lambda part: part in self.parts and part not in left_out,
             "css": Markup((HERE / "page.css").read_text(encoding="utf-8")), "scale": 1.0,
             "hyperparameters": _hyperparameters(cast), "data_sets": _data_sets(cast), "environment": _environment(cast),
             "failure": metrics.FAILURE, "interval": metrics.format_interval, "revision": _revision, "data_uri": data_uri,
         }  # fmt: skip
 
-    def _book(self, left_out: Collection[str], scale: float) -> Any:
+    def _book(self, left_out: Collection[str], scale: float = 1.0) -> Any:
         """The document laid out on pages."""
         import plutoprint
 
@@ -222,35 +217,49 @@ def _filled(book: Any, page: int) -> float:
 # ---------------------------------------------------------------------------------------------------- figures
 
 
-def _charts(findings: Findings, cast: Cast) -> Iterable[tuple[str, Chart]]:
+def _figures(findings: Findings, cast: Cast) -> Iterable[tuple[str, Figure]]:
     shown = [m for m in cast.shown if m.reports]
     if shown:
-        yield "ced", _svg("ced", "Cumulative error", figures.ced(
-            {m.label: m.pooled() for m in shown}, title="", size=(HALF, 2.5), summary=False,
-        ), _runs(shown), "Share of images at or below an error, by model.")  # fmt: skip
-        yield "pose", _svg("pose", "By region of the face, head yaw and head roll", figures.error_by_region_and_pose(
-            {m.label: m.reports for m in shown}, title="", size=(WIDE, 2.6),
-        ), f"NME in %, n images. {_runs(shown)}", "Bars of NME by region, yaw and roll.")  # fmt: skip
+        errors = {m.label: m.pooled() for m in shown}
+        yield "ced", figures.ced(errors, title="", size=(HALF, 2.5), summary=False)
+        reports = {m.label: m.reports for m in shown}
+        yield "pose", figures.error_by_region_and_pose(reports, title="", size=(WIDE, 2.6))
     courses = {m.label: m.lead.history["val/nme"] for m in cast.shown if m.lead.history.get("val/nme")}
     if courses:
-        yield "validation", _svg("validation", "Validation NME", figures.curves(
-            courses, "NME (%)", size=(HALF, 2.5), mark_lowest=True,
-        ), f"The dot is the epoch that is kept. {_runs([m for m in cast.shown if m.label in courses], lead=True)}",
-            "Validation NME by epoch.")  # fmt: skip
-    lead = cast.main.lead
-    terms = {
-        k.removeprefix("train/weighted/"): v for k, v in lead.history.items() if k.startswith("train/weighted/") and v
-    }
+        yield "validation", figures.curves(courses, "NME (%)", size=(HALF, 2.5), mark_lowest=True)
+    weighted = "train/weighted/"
+    terms = {k.removeprefix(weighted): v for k, v in cast.main.lead.history.items() if k.startswith(weighted) and v}
     if terms:
-        yield "terms", _svg("terms", f"Loss terms of the {cast.main.title}", figures.curves(
-            terms, "weighted loss", size=(HALF, 2.5),
-        ), f"Each term times its weight at that epoch. Run {lead.id[:8]}.", "Loss terms by epoch.")  # fmt: skip
+        yield "terms", figures.curves(terms, "weighted loss", size=(HALF, 2.5))
     yield from _by_point(cast)
-    yield from _cost(findings, cast)
+    top = 1.25 * max(m.nme for m in cast.models)
+    models = [(m.label, m.nme, m.lead.megabytes, findings.latency(m.lead)) for m in cast.models]
+    models += [
+        (r.name, r.nme, r.megabytes, findings.latency(r))
+        for r in findings.others
+        if r.validated_on == cast.main.lead.validated_on and r.nme <= top
+    ]
+    yield from _cost("cost", models)
     for key, ablation in numbered(findings.ablations, cast.main.ids).items():
-        yield from _ablation(findings, ablation, key)
+        effects = [
+            figures.Effect(row.name, e.mean, e.low, e.high, e.clear, e.differences)
+            for row in ablation.rows
+            if (e := row.effect)
+        ]
+        if effects:
+            yield key, figures.forest(effects, ablation.control, width=WIDE)
+        if ablation.by_cost:
+            rows = [(row.name, row.mean, row.megabytes, findings.latency(row)) for row in ablation.rows if row.nme]
+            yield from _cost(f"{key}-cost", rows)
     if findings.pictures:
-        yield from _pictures(findings, cast)
+        yield from _pictures(findings.pictures, cast)
+
+
+def _markup(key: str, figure: Figure) -> str:
+    if key not in RASTER:
+        return figures.to_svg(figure, key)
+    share = 100 * figure.get_size_inches()[0] / WIDE
+    return f'<img src="{data_uri(figures.to_jpeg(figure), "jpeg")}" alt="{key}" style="width: {share:.0f}%">'
 
 
 def numbered(ablations: Sequence[Ablation], shown: Collection[str]) -> dict[str, Ablation]:
@@ -263,7 +272,7 @@ def numbered(ablations: Sequence[Ablation], shown: Collection[str]) -> dict[str,
     return {f"ablation-{i}": ablation for i, ablation in enumerate(sorted(ablations, key=order), 1)}
 
 
-def _by_point(cast: Cast) -> Iterable[tuple[str, Chart]]:
+def _by_point(cast: Cast) -> Iterable[tuple[str, Figure]]:
     """Errors of the points on the mean face: control, student, and the difference."""
     markup = cast.main.lead.markup
     pair = [m for m in (cast.control, cast.student) if m and m.reports and m.lead.markup.fits(markup)]
@@ -271,118 +280,47 @@ def _by_point(cast: Cast) -> Iterable[tuple[str, Chart]]:
     if not pair:
         return
     values = [m.per_point() for m in pair]
-    drawn = {"title": "", "markup": markup, "layout": pair[0].reports[0].layout, "size": (THIRD, 2.5)}
+    drawn = {"title": "", "markup": markup, "layout": pair[0].reports[0].layout, "size": (THIRD, 2.7)}
     top = float(np.ceil(2 * np.max(values)) / 2)
-    for index, (model, found) in enumerate(zip(pair, values, strict=True), 1):
-        yield f"face-{index}", _svg(f"face-{index}", model.label.capitalize(), figures.error_by_point(found, top=top, **drawn),
-                                    _runs([model]), f"Error of each landmark, {model.label}.")  # fmt: skip
+    for index, found in enumerate(values, 1):
+        yield f"face-{index}", figures.error_by_point(found, top=top, **drawn)
     if len(pair) == 2:
         change = values[1] - values[0]
         reach = max(0.1, float(np.ceil(10 * np.abs(change).max()) / 10))
-        yield "face-3", _svg("face-3", f"{pair[1].label.capitalize()} minus {pair[0].label}", figures.error_by_point(
-            change, top=reach, signed=True, **drawn,
-        ), f"Green: smaller with a teacher ({int((change < 0).sum())} of {markup.count} points).",
-            "Difference of the error of each landmark.")  # fmt: skip
+        yield "face-3", figures.error_by_point(change, top=reach, signed=True, **drawn)
 
 
-def _cost(findings: Findings, cast: Cast) -> Iterable[tuple[str, Chart]]:
-    found = [(m.label, m.nme, m.lead) for m in cast.models]
-    top = 1.25 * max(m.nme for m in cast.models)
-    found += [
-        (r.name, r.nme, r) for r in findings.others if r.validated_on == cast.main.lead.validated_on and r.nme <= top
-    ]
-    candidates = [
-        figures.Candidate(label, nme, run.megabytes, ms)
-        for label, nme, run in found
-        if (ms := findings.latency(run)) and np.isfinite(run.megabytes)
-    ]
-    if len(candidates) > 1:
-        yield "cost", _svg("cost", "Accuracy against cost", figures.pareto(candidates, size=(WIDE, 2.6)),
-                           "The line joins the models that no other beats in both.", "Error against size and time.")  # fmt: skip
+def _cost(key: str, models: Iterable[tuple[str, float, float | None, float | None]]) -> Iterable[tuple[str, Figure]]:
+    """models: label, NME in percent, megabytes, milliseconds."""
+    known = [figures.Candidate(*model) for model in models if model[2] and model[3] and np.isfinite(model[2])]
+    if len(known) > 1:
+        yield key, figures.pareto(known, size=(WIDE, 2.6))
 
 
-def _ablation(findings: Findings, ablation: Ablation, key: str) -> Iterable[tuple[str, Chart]]:
-    effects = [
-        figures.Effect(row.name, e.mean, e.low, e.high, e.clear, e.differences)
-        for row in ablation.rows
-        if (e := row.effect)
-    ]
-    if effects:
-        yield key, _svg(key, f"Difference from '{ablation.control}'", figures.forest(
-            effects, ablation.control, width=WIDE,
-        ), "Mean and 95 % interval, dots: seeds; in colour where the difference is clear after Holm's correction.",
-            "; ".join(f"{e.label} {e.mean:+.3f}" for e in effects))  # fmt: skip
-    costly = [
-        figures.Candidate(row.name, row.mean, row.megabytes, ms)
-        for row in ablation.rows
-        if row.nme and row.megabytes and (ms := findings.latency(row))
-    ]
-    if ablation.by_cost and len(costly) > 1:
-        yield f"{key}-cost", _svg(f"{key}-cost", "Accuracy against cost", figures.pareto(costly, size=(WIDE, 2.8)),
-                                  "The line joins the variants that no other beats in both.")  # fmt: skip
-
-
-def _pictures(findings: Findings, cast: Cast) -> Iterable[tuple[str, Chart]]:
+def _pictures(found: Pictures, cast: Cast) -> Iterable[tuple[str, Figure]]:
     """A column an image, a row a model."""
-    found = findings.pictures
-    kind = (
-        "the validation set" if found.recorded else "a set named for this report, not the one that the tables are about"
-    )
-    where = f"From {found.set_name} ({kind}; {found.count} images, fingerprint {found.fingerprint})."
-    columns = [picture.rank for picture in found.shown]
     models = [m for m in cast.trio if all(m.lead.id in picture.looks for picture in found.shown)]
-    looks = {m.label: [picture.looks[m.lead.id] for picture in found.shown] for m in models}
-
-    def sheet(key: str, title: str, rows: dict[str, list[figures.Cell]], caption: str) -> tuple[str, Chart]:
-        drawn = figures.sheet(
-            list(rows.values()), row_labels=list(rows), column_labels=columns, width=WIDE, markup=found.markup
-        )
-        share = 100 * drawn.get_size_inches()[0] / WIDE
-        image = f'<img src="{data_uri(figures.to_jpeg(drawn), "jpeg")}" alt="{title}" style="width: {share:.0f}%">'
-        return key, Chart(title, image, f"{caption} {where} {_runs(models, lead=True)}")
-
-    rows = {
-        label: [
-            figures.Cell(picture.image, look.points, picture.truth, f"{look.nme:.2f} %")
-            for picture, look in zip(found.shown, own, strict=True)
-        ]
-        for label, own in looks.items()
-    }
-    yield sheet("pictures", "Best, median and worst images", rows,
-                f"Ranked by the error of the {cast.main.title}. Orange: prediction; green: label.")  # fmt: skip
-    heat = {
-        label: [
-            figures.Cell(figures.heat_over(picture.image, look.heat, look.extent))
-            for picture, look in zip(found.shown, own, strict=True)
-        ]
-        for label, own in looks.items()
-        if all(look.heat is not None for look in own)
-    }
-    if heat:
-        yield sheet("heatmaps", "Heatmaps", heat, "The largest probability over the landmarks at each place, each map the "
-                    "softmax of its logits; bright and small is certain, dim and wide is not.")  # fmt: skip
-    attention = {
-        f"{label} {tap}": [
-            figures.Cell(
-                figures.heat_over(picture.image, look.attention[place][1] - look.attention[place][1].min(), None, 0.75)
+    looks = {m.label: [(picture, picture.looks[m.lead.id]) for picture in found.shown] for m in models}
+    sheets: dict[str, dict[str, list[figures.Cell]]] = {key: {} for key in RASTER}
+    for label, own in looks.items():
+        sheets["pictures"][label] = [figures.Cell(p.image, k.points, p.truth, f"{k.nme:.2f} %") for p, k in own]
+        if all(look.heat is not None for _, look in own):
+            sheets["heatmaps"][label] = [figures.Cell(figures.heat_over(p.image, k.heat, k.extent)) for p, k in own]
+        for place, (tap, _) in enumerate(own[0][1].attention):
+            maps = [(p.image, k.attention[place][1]) for p, k in own]
+            sheets["attention"][f"{label} {tap}"] = [
+                figures.Cell(figures.heat_over(image, strength - strength.min(), None, 0.75))
+                for image, strength in maps
+            ]
+    for key, rows in sheets.items():
+        if rows:
+            columns = [picture.rank for picture in found.shown]
+            yield (
+                key,
+                figures.sheet(
+                    list(rows.values()), row_labels=list(rows), column_labels=columns, width=WIDE, markup=found.markup
+                ),
             )
-            for picture, look in zip(found.shown, own, strict=True)
-        ]
-        for label, own in looks.items()
-        for place, (tap, _) in enumerate(own[0].attention)
-    }
-    if attention:
-        yield sheet("attention", "Attention maps", attention,
-                    "Mean square over the channels of the features at each tap, scaled to its own peak.")  # fmt: skip
-
-
-def _svg(key: str, title: str, figure: Figure, caption: str, describes: str = "") -> Chart:
-    return Chart(title, figures.to_svg(figure, key), caption, describes)
-
-
-def _runs(models: Sequence[Model], lead: bool = False) -> str:
-    ids = [f"{m.label} {', '.join(run.id[:8] for run in ([m.lead] if lead else m.runs))}" for m in models]
-    return f"Runs: {'; '.join(ids)}."
 
 
 # ---------------------------------------------------------------------------------------------------- tables

@@ -19,6 +19,7 @@ from distill import tracking as track
 from distill.ablation.job import TABLE_FILE
 from distill.ablation.table import Row, Table
 from distill.config import Config, TrackingConfig
+from distill.data.annotations import read_labelled
 from distill.errors import UserError
 from distill.files import atomic
 from distill.report import document
@@ -87,7 +88,7 @@ def with_pictures(findings: Findings, tracking: TrackingConfig, data: Path | Non
             findings, runs=tuple(replace(run, report=seen.with_roll(run, labelled)) for run in findings.runs)
         )
     if data is not None:
-        labelled = seen.other_set(data, main)
+        labelled = read_labelled(data, main.config)
     pictures = None if labelled is None else seen.pictures(cast, tracking, labelled)
     if labelled is not None and pictures is None:
         reason = f"Run {main.id} has neither a model file nor predictions, so no images are shown."

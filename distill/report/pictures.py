@@ -12,7 +12,7 @@ import torch
 from distill import figures, headpose, metrics
 from distill import tracking as track
 from distill.config import DataConfig, TrackingConfig
-from distill.data.annotations import LandmarkSet, read_set, resolve
+from distill.data.annotations import LandmarkSet, read_labelled, resolve
 from distill.distillation import taps
 from distill.errors import UserError
 from distill.evaluate.job import predict_set
@@ -30,8 +30,7 @@ DEFAULT_TAP = "stride:16"
 def pictures(cast: Cast, tracking: TrackingConfig, labelled: LandmarkSet) -> Pictures | None:
     """Best, median and worst images of the main model, with what the leads of the trio see in them.
 
-    labelled: the runs' own validation set (`validation_set`), or another one (`other_set`), on all of which the models are
-    then run. None where the main model has neither predictions nor a model file.
+    labelled: the runs' own validation set (`validation_set`), or another one, on all of which the models are then run. None where the main model has neither predictions nor a model file.
     """
     main = cast.main.lead
     recorded = labelled.fingerprint == main.validated_on
@@ -65,11 +64,6 @@ def pictures(cast: Cast, tracking: TrackingConfig, labelled: LandmarkSet) -> Pic
     return Pictures(labelled.folder.name, labelled.fingerprint, len(labelled), recorded, tuple(shown), labelled.markup)
 
 
-def other_set(folder: Path, run: RunFacts) -> LandmarkSet:
-    """A labelled set, cropped as the run's own. Raises UserError where it cannot be read."""
-    return read_set(folder, **_reading(run))
-
-
 def validation_set(run: RunFacts, tracking: TrackingConfig) -> tuple[LandmarkSet | None, str]:
     """The set that the run was validated on, wherever this machine has it; else None and why."""
     recorded = [d for d in datasets(tracking, run.id) if d.context == "validation"]
@@ -83,7 +77,7 @@ def validation_set(run: RunFacts, tracking: TrackingConfig) -> tuple[LandmarkSet
         if not place.is_dir():
             continue
         try:
-            labelled = read_set(place, **_reading(run))
+            labelled = read_labelled(place, run.config)
         except UserError as error:
             other = str(error)
             continue
@@ -110,12 +104,6 @@ def with_roll(run: RunFacts, labelled: LandmarkSet) -> metrics.Report | None:
 
 
 # ---------------------------------------------------------------------------------------------------- inside
-
-
-def _reading(run: RunFacts) -> dict:
-    """How the run reads a labelled set: its points, and its crop of Microsoft's layout."""
-    data = run.config.data
-    return {"crop_scale": data.crop_scale, "crop_lift": data.crop_lift, "markup": run.markup}
 
 
 def _model(run: RunFacts, tracking: TrackingConfig) -> Landmarker | None:

@@ -38,7 +38,7 @@ def words(page: str) -> str:
 def in_words(*runs, **changes) -> tuple[document.Document, str]:
     """A document without figures, and its page."""
     report = made.document(*runs, **changes)
-    report.__dict__["charts"] = {}
+    report.__dict__["figures"] = {}
     return report, words(report.html())
 
 
@@ -70,7 +70,7 @@ def test_only_what_is_clear_stands_in_bold():
         made.document(*made.trio(1, 10.6)),
         made.document(ablations=(made.ablation(5),)),
     ):
-        found.__dict__["charts"] = {}
+        found.__dict__["figures"] = {}
         clear = [versus.result.clear for versus in found.cast.comparisons]
         clear += [found.cast.headline.result.clear]  # the student's own row
         clear += [row.effect.clear for ablation in found.findings.ablations for row in ablation.rows if row.effect]
@@ -227,7 +227,7 @@ def test_names_are_text_and_never_markup():
     name = "<script>alert('&')</script>"
     stranger = dataclasses.replace(made.run("distilled", 11.5, seed=4), name=name)
     report = made.document(made.run("control", 12.0), title=name, others=(stranger,))
-    report.__dict__["charts"] = {}
+    report.__dict__["figures"] = {}
     page = report.html()
     assert Reader(page).tags.count("script") == 1, "the page's own"
     assert page.count("&lt;script&gt;") >= 3
@@ -236,20 +236,15 @@ def test_names_are_text_and_never_markup():
 def test_without_images_the_logged_pictures_are_shown_with_the_reason():
     logged = {"overlays": b"\x89PNG picture", "worst": b"\x89PNG another"}
     report = made.document(made.run("control", 12.0, logged=logged), no_pictures="The set is on another machine.")
-    report.__dict__["charts"] = {}
+    report.__dict__["figures"] = {}
     assert "The set is on another machine." in report.html() and report.html().count("data:image/png") == 2
 
 
 def test_models_without_heatmaps_have_no_heatmap_section(page):
     assert 'id="heatmaps"' in page and 'id="attention"' in page
     runs = made.trio()[-1:]
-    keys = [
-        key
-        for key, _ in document._pictures(
-            made.findings(*runs, pictures=made.pictures(runs, heat=False)), made.document(*runs).cast
-        )
-    ]
-    assert keys == ["pictures", "attention"]
+    cast = made.document(*runs).cast
+    assert [key for key, _ in document._pictures(made.pictures(runs, heat=False), cast)] == ["pictures", "attention"]
 
 
 # ---------------------------------------------------------------------------------------------------- the PDF
@@ -294,7 +289,7 @@ def test_pages_are_printed_within_their_margins_and_the_last_is_not_almost_empty
 def test_what_has_no_room_in_four_pages_is_left_out_and_named(tmp_path):
     pytest.importorskip("plutoprint")
     report = made.document(ablations=tuple(made.ablation(17, f"Question {i}") for i in range(12)), pictures=None)
-    report.__dict__["charts"] = {}
+    report.__dict__["figures"] = {}
     written = report.write_pdf(tmp_path / "report.pdf")
     text = " ".join(page_texts(written.path))
     assert written.pages == 4 and written.left_out

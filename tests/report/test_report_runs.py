@@ -145,16 +145,6 @@ def test_another_set_is_predicted_and_named(tiny, runs):
     assert look.nme == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_set_in_microsofts_layout_is_cropped_as_the_run_crops(tiny, runs, monkeypatch):
-    run = job.of_runs([runs[1].id], tiny.tracking).runs[0]
-    data = dataclasses.replace(run.config.data, crop_scale=1.5, crop_lift=0.2)
-    run = dataclasses.replace(run, config=dataclasses.replace(run.config, data=data))
-    read = []
-    monkeypatch.setattr(pictures, "read_set", lambda folder, **how: read.append(how))
-    pictures.other_set(tiny.data, run)
-    assert (read[0]["crop_scale"], read[0]["crop_lift"]) == (1.5, 0.2)
-
-
 def test_stored_predictions_are_shown_even_where_the_model_file_is_gone(tiny, runs, monkeypatch):
     def gone(*_):
         raise UserError("deleted")
