@@ -21,7 +21,6 @@ from distill.ablation.table import Row, Table
 from distill.config import Config, TrackingConfig
 from distill.data.annotations import read_labelled
 from distill.errors import UserError
-from distill.files import atomic
 from distill.report import document
 from distill.report import pictures as seen
 from distill.report.compare import Cast, choose, models
@@ -55,9 +54,8 @@ def report(
     """Write `out`/report.html and `out`/report.pdf about the named runs, or the best of an experiment.
 
     data: another labelled set, whose images are shown in place of the validation set's. keep: log both files to the
-    student's run. Raises UserError where there is nothing to report, a run has not finished, or `out` cannot be written.
+    student's run. Raises UserError where there is nothing to report or a run has not finished.
     """
-    _check_writable(out)
     findings = of_experiment(experiment, tracking) if experiment else of_runs(refs, tracking)
     findings = with_pictures(findings, tracking, data)
     made = f"{datetime.datetime.now().astimezone():%d %B %Y, %H:%M}, distill {distill.__version__}"
@@ -187,17 +185,6 @@ def _with_teachers(runs: Sequence[RunFacts], tracking: TrackingConfig) -> list[R
                 if info.status == "FINISHED":
                     there[info.id] = _light(info, tracking)
     return list(there.values())
-
-
-def _check_writable(out: Path) -> None:
-    try:
-        with atomic(out / "report.html") as probe:
-            probe.touch()
-            raise InterruptedError  # leave no file
-    except InterruptedError:
-        return
-    except OSError as error:
-        raise UserError(f"--out '{out}' cannot be written: {error.strerror or error}.") from None
 
 
 def _place(tracking: TrackingConfig) -> str:

@@ -14,7 +14,6 @@ import pytest
 
 from distill import metrics, tracking
 from distill.ablation.table import Result, tabulate
-from distill.config import TrackingConfig
 from distill.errors import UserError
 from distill.report import __main__ as entry
 from distill.report import job, pictures
@@ -223,8 +222,8 @@ def test_runs_of_other_jobs_and_empty_experiments_are_refused(tiny):
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--out .* cannot be written"):
-        job.report(["no such run"], TrackingConfig(store=str(tmp_path / "store")), tmp_path / "file")
+    with pytest.raises(UserError, match="not a folder"):
+        entry.main(["no such run", "--store", str(tmp_path / "store"), "--out", str(tmp_path / "file")])
     assert not (tmp_path / "store").exists()
 
 
