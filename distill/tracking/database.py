@@ -27,6 +27,7 @@ log = logging.getLogger("distill.tracking")
 # parts of what SQLite, Alembic and MLflow say of a database that another open will not mend
 _HALF_MADE = ("already exists", "duplicate column", "no such table", "no such column")
 _DAMAGED = ("malformed", "not a database")
+_connected: set[Path] = set()  # database files that this process has opened
 _OTHER_VERSION = ("out-of-date database schema", "Can't locate revision")
 
 
@@ -55,9 +56,11 @@ def opened(file: Path, client: Callable[[str], MlflowClient]) -> MlflowClient:
     with FileLock(f"{file}.lock", timeout=120):
         if not file.exists() or not file.stat().st_size:
             _make(file)
-        with file.open("rb") as start:
-            if start.read(15) != b"SQLite format 3":
-                raise UserError(f"'{file}' is not an sqlite database; move it away to begin a new store.")
+        # Only before this process has a connection: closing a file of our own would release the locks of SQLite's
+        # (https://www.sqlite.org/howtocorrupt.html, 2.2), and another process would delete the log that they write to.
+        if file not in _connected:
+            _check_header(file)
+        _connected.add(file)
         try:
             return client(sqlite_uri(file))
         except Exception as error:  # sqlalchemy's, Alembic's or MLflow's
@@ -90,6 +93,12 @@ def _empty() -> bytes:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_registered_models(max_results=1)  # the registry checks and makes its tables on first use
         return base.serialize()
+
+
+def _check_header(file: Path) -> None:
+    with file.open("rb") as start:
+        if start.read(15) != b"SQLite format 3":
+            raise UserError(f"'{file}' is not an sqlite database; move it away to begin a new store.")
 
 
 def _refuse(file: Path, error: str) -> None:

@@ -151,7 +151,9 @@ def test_every_head_exports(tmp_path, kind, head):
 
 def graph_of(path: Path) -> SimpleNamespace:
     """What an exporter with a bug would give: the graph of another model."""
-    return SimpleNamespace(model=SimpleNamespace(metadata_props={}), save=lambda to, **_: shutil.copy(path, to))
+    return SimpleNamespace(
+        model=SimpleNamespace(graph=[], metadata_props={}), save=lambda to, **_: shutil.copy(path, to)
+    )
 
 
 def test_an_onnx_file_that_disagrees_is_refused_and_not_left_behind(given, exported, tmp_path, monkeypatch):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import sqlite3
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -90,6 +93,22 @@ def test_a_half_made_database_with_runs_is_left_alone(tmp_path):
         one_run(tmp_path / "mlruns")
 
 
+def test_a_second_client_of_a_store_releases_no_lock_of_the_first(tmp_path, monkeypatch):
+    """Another process would take the log of changes for nobody's and delete it: runs would vanish from one side."""
+    one_run(tmp_path)
+    place = TrackingConfig(store=str(tmp_path), experiment="one")
+    kept = client.connect(place)
+    monkeypatch.setattr(client, "_client", functools.cache(client._client.__wrapped__))
+    client.connect(place)
+    command = [
+        sys.executable,
+        "-c",
+        f"import sqlite3; sqlite3.connect({str(tmp_path / 'mlflow.db')!r}).execute('SELECT 1 FROM runs').fetchall()",
+    ]
+    subprocess.run(command, check=True)
+    assert (tmp_path / "mlflow.db-wal").exists() and len(kept.search_runs(["1"])) == 1
+
+
 def test_what_is_no_database_is_named(tmp_path):
     (tmp_path / "mlflow.db").write_text("no database at all")
     with pytest.raises(UserError, match="mlflow.db' is not an sqlite database"):
@@ -101,13 +120,12 @@ def test_what_is_no_database_is_named(tmp_path):
 def test_a_read_only_store_is_read_and_refuses_runs(tmp_path, monkeypatch):
     run = one_run(tmp_path)
     place = TrackingConfig(store=str(tmp_path), experiment="one")
-    client._client.cache_clear()
+    monkeypatch.setattr(client, "_client", functools.cache(client._client.__wrapped__))
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and real(path, mode))
     assert t.find_run(place, run.id).id == run.id and t.artifact_path(place, run.id, "x.txt").read_text() == "x"
     with pytest.raises(UserError, match="cannot be written to"):
         start(place)
-    client._client.cache_clear()
 
 
 def test_a_store_of_an_earlier_version_opens_is_read_and_goes_on(tmp_path):
