@@ -29,9 +29,10 @@ test-slow: .venv/ready
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 ui: .venv/ready
 	$(PY) -m distill.tracking ui --port $(PORT)
 
 clean:
-	rm -rf .venv outputs .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv outputs .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
