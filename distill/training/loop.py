@@ -337,6 +337,41 @@ def plain_errors() -> Iterator[None]:
         raise
 
 
+class ProgressBar:
+    """Epoch, share done, time left and the last val/nme, in the main process: of the batches, or of train.minutes."""
+
+    def __init__(self, trainer: Trainer, label: str):
+        self.trainer, self.label, self.minutes = trainer, label, trainer.config.minutes
+        self.bar = tqdm(
+            total=60 * self.minutes or trainer.steps,
+            initial=self._done(),
+            unit="batch",
+            disable=not trainer.processes.is_main,
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 20,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}" if self.minutes else None,
+        )
+
+    def _done(self) -> float:
+        return min(60 * self.minutes, self.trainer.elapsed) if self.minutes else self.trainer.progress.step
+
+    def start_epoch(self) -> None:
+        of = f" of {self.minutes:g} min" if self.minutes else f"/{self.trainer.config.epochs}"
+        self.bar.set_description_str(f"{self.label} epoch {self.trainer.progress.epoch + 1}{of}")
+
+    def advance(self) -> None:
+        self.bar.update(self._done() - self.bar.n)
+
+    def show(self, nme: float) -> None:
+        self.bar.set_postfix_str(f"{SELECT} {nme:.3f} best {self.trainer.progress.best:.3f}")
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+
 def fit(trainer: Trainer, loader: DataLoader, hooks: Hooks, save: Callable[[dict[str, Any]], None], label: str) -> None:
     """Train to the end, or until patience is over; `trainer.progress` tells what came of it.
 
@@ -344,15 +379,7 @@ def fit(trainer: Trainer, loader: DataLoader, hooks: Hooks, save: Callable[[dict
     bar. Raises Diverged when a loss is not finite, Interrupted (after saving) on Ctrl-C or SIGTERM, and what hooks raise.
     """
     main, progress = trainer.processes.is_main, trainer.progress
-    bar = tqdm(
-        total=None if trainer.config.minutes else trainer.steps,
-        initial=progress.step,
-        desc=label,
-        unit="batch",
-        disable=not main,
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 20,
-    )
+    bar = ProgressBar(trainer, label)
 
     def keep() -> None:
         state = trainer.state_dict()
@@ -361,13 +388,13 @@ def fit(trainer: Trainer, loader: DataLoader, hooks: Hooks, save: Callable[[dict
 
     with StopRequest() as request, bar:
         while not trainer.is_over():
-            bar.set_description(f"{label} {_position(trainer)}")
-            train_epoch(trainer, loader, request, keep, bar.update)
+            bar.start_epoch()
+            train_epoch(trainer, loader, request, keep, bar.advance)
             metrics = _mean_values(trainer, loader.batch_sampler.batch_size)
             number = progress.epoch + 1
             if number % trainer.config.val_every == 0 or trainer.is_last(number):
                 metrics |= _validate(trainer, hooks)
-                bar.set_postfix_str(f"{SELECT} {metrics[SELECT]:.3f} best {progress.best:.3f}")
+                bar.show(metrics[SELECT])
             progress.history.append({"epoch": float(number), **metrics})
             if main:
                 hooks.on_epoch(number, metrics)
@@ -397,16 +424,6 @@ def train_epoch(
         if every and time.monotonic() - saved_at > every:
             keep()
             saved_at = time.monotonic()
-
-
-def _position(trainer: Trainer) -> str:
-    """For people: 3/40, or epoch 3 at 4.2/10 min."""
-    number, minutes = trainer.progress.epoch + 1, trainer.config.minutes
-    return (
-        f"epoch {number} at {trainer.elapsed / 60:.1f}/{minutes:g} min"
-        if minutes
-        else f"{number}/{trainer.config.epochs}"
-    )
 
 
 def _leave_if_asked(trainer: Trainer, request: StopRequest) -> None:
