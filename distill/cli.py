@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # what to install for a package that is imported; the parts of pyproject.toml
 EXTRAS = {
-    "distill": ("numpy", "cv2", "onnxruntime", "yaml", "tqdm", "filelock", "pydantic"),
+    "distill": ("numpy", "cv2", "onnxruntime", "av", "yaml", "tqdm", "filelock", "pydantic"),
     "distill[train]": (
         "torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "onnxscript", "matplotlib",
         "jinja2", "plutoprint", "psutil", "packaging", "scipy",

@@ -79,12 +79,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     student, calm = load_student(args.model), smoothing.OneEuro()
-    with video.opened(args.film) as film, video.Writer(args.out, film.fps) as writer:
-        for frame in film.frames():
+    with video.opened(args.film) as film, video.writer(args.out) as write:
+        for frame in film.frames:
+            if isinstance(frame, video.Lost):
+                continue
             points = calm(student(frame.image).points, frame.seconds)
             height, width = frame.image.shape[:2]
             shown = cv2.resize(frame.image, (round(width * SIDE / height), SIDE), interpolation=cv2.INTER_AREA)
-            writer.write(np.concatenate([shown, draw(measure(points))], axis=1))
+            write(np.concatenate([shown, draw(measure(points))], axis=1), frame.seconds)
 
 
 if __name__ == "__main__":

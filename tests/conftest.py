@@ -86,5 +86,14 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared_inputs() -> Path:
+    """Damaged and odd inputs beside the repository; tests that need them skip where they are absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "inputs"
+    if not folder.is_dir():
+        pytest.skip("no shared/inputs beside the repository")
+    return folder
+
+
 from running import bare, tiny  # noqa: E402, F401
 from students import exported  # noqa: E402, F401

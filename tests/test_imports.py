@@ -33,6 +33,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "rich": ("search.live_table",),
     "onnxruntime": ("distill.export.job", "distill.predict.runtime"),
     "jinja2": ("distill.files", "distill.report"),
+    "av": ("distill.predict.video",),
     "plutoprint": ("distill.report.document",),
 }
 HEAVY = {*OWNERS, "torch", "torchvision", "cv2", "pandas"}

@@ -47,7 +47,6 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     from distill.predict import boxes
     from distill.predict.job import Options, check_sources, kind_of, list_pictures, predict_pictures
-    from distill.predict.video_job import predict_video
 
     out = cli.check_out(args.out)
     check_sources(args.sources)
@@ -70,6 +69,8 @@ def main(argv: list[str]) -> None:
     student = load_student(args.model, args.store)
     print(f"{student.label}: {student.markup.count} landmarks of {student.markup.name}")
     if moving:
+        from distill.predict.video_job import predict_video
+
         made = predict_video(student, args.sources[0], options)
         _print_video(made, args.smooth)
     else:

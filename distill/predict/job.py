@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import unicodedata
 from collections import Counter
@@ -16,13 +17,14 @@ from tqdm import tqdm
 
 from distill.errors import UserError
 from distill.files import write_text
-from distill.predict import drawing, output, pictures, smoothing, video
+from distill.predict import drawing, output, pictures, smoothing
 from distill.predict.boxes import Boxes
 from distill.predict.crops import BOX_SCALE, Box
 from distill.predict.output import Face
 from distill.predict.runtime import Student
 
 LEFT_OUT = "left_out.txt"
+_CAMERA = re.compile(r"camera(?::(\d{1,4}))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,18 @@ def kind_of(source: str) -> Literal["folder", "image", "video", "camera"]:
     if path.is_dir():
         return "folder"
     if not path.exists():
-        if video.camera_index(source) is not None:
+        if camera_index(source) is not None:
             return "camera"
         raise UserError(f"'{source}' is not a folder, a picture, a video, or camera:N; there is no such file.")
     if not path.is_file():
         raise UserError(f"'{source}' is not a regular file; expected a picture, a video or a folder.")
     return "image" if path.suffix.lower() in pictures.SUFFIXES else "video"
+
+
+def camera_index(source: str) -> int | None:
+    """N of `camera:N`, 0 of `camera`, None of anything else."""
+    found = _CAMERA.fullmatch(source)
+    return int(found[1] or 0) if found else None
 
 
 def check_sources(sources: Sequence[str]) -> None:
@@ -137,7 +145,7 @@ def predict_pictures(student: Student, files: dict[str, Path], options: Options)
         if found:
             write = output.pictures_csv if options.format == "csv" else output.pictures_json
             write(landmarks, found, options.boxes is not None)
-        _write_left_out(options.out, left_out)
+        write_left_out(options.out, left_out)
     if not found:
         name, reason = next(iter(left_out.items()))
         raise UserError(f"None of the {len(files)} pictures can be used, such as '{name}': {reason}")
@@ -164,7 +172,7 @@ def face_in(student: Student, image: np.ndarray, box: Box | None, box_scale: flo
     return Face(box, found, student.markup.names)
 
 
-def _write_left_out(out: Path, left_out: dict[str, str]) -> None:
+def write_left_out(out: Path, left_out: dict[str, str]) -> None:
     """A line each, or no file where there are none; that of an earlier call would mislead."""
     if left_out:
         write_text(out / LEFT_OUT, "".join(f"{name}\t{reason}\n" for name, reason in left_out.items()))

@@ -47,18 +47,20 @@ def pictures_csv(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) -
     return _table(path, ("image", "face"), rows)
 
 
-def video_json(path: Path, facts: Mapping[str, Any], seconds: Sequence[float], faces: Sequence[Face]) -> Path:
+def video_json(
+    path: Path, facts: Mapping[str, Any], frames: Sequence[int], seconds: Sequence[float], faces: Sequence[Face]
+) -> Path:
     """The facts of the video, and `frames`: a list of {frame, seconds, points, confidence}."""
-    frames = [
+    rows = [
         {"frame": index, "seconds": round(at, 4)} | face.to_dict()
-        for index, (at, face) in enumerate(zip(seconds, faces, strict=True))
+        for index, at, face in zip(frames, seconds, faces, strict=True)
     ]
-    return write_text(path, json.dumps(dict(facts) | {"frames": frames}, indent=1) + "\n")
+    return write_text(path, json.dumps(dict(facts) | {"frames": rows}, indent=1) + "\n")
 
 
-def video_csv(path: Path, seconds: Sequence[float], faces: Sequence[Face]) -> Path:
+def video_csv(path: Path, frames: Sequence[int], seconds: Sequence[float], faces: Sequence[Face]) -> Path:
     """A row a frame: frame, seconds, x1, y1, c1, x2, ...; by name where the points have one."""
-    rows = [(index, f"{at:.4f}", face) for index, (at, face) in enumerate(zip(seconds, faces, strict=True))]
+    rows = [(index, f"{at:.4f}", face) for index, at, face in zip(frames, seconds, faces, strict=True)]
     return _table(path, ("frame", "seconds"), rows)
 
 

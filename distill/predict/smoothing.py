@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,9 +76,26 @@ class Calm:
         )
 
 
-def compare(raw: np.ndarray, smooth: np.ndarray, size: float) -> Calm:
-    """Jitter of two (T, P, 2) tracks of one face over `size` pixels, and the lag of the second behind the first."""
-    return Calm(jitter(raw, size), jitter(smooth, size), lag(raw, smooth))
+def compare(raw: np.ndarray, smooth: np.ndarray, size: float, seconds: Sequence[float]) -> Calm:
+    """Jitter of two (T, P, 2) tracks of one face over `size` pixels, and the lag of the second behind the first.
+
+    seconds: (T,) rising times of the frames. The lag is measured on tracks at even times, a usual (median) step apart.
+    """
+    if len(seconds) > 1:
+        step = max(float(np.median(np.diff(seconds))), (seconds[-1] - seconds[0]) / (10 * len(seconds)))
+        even = np.arange(seconds[0], seconds[-1] + step / 2, step)
+        late = lag(at_times(raw, seconds, even), at_times(smooth, seconds, even))
+    else:
+        late = 0.0
+    return Calm(jitter(raw, size), jitter(smooth, size), late)
+
+
+def at_times(track: np.ndarray, seconds: Sequence[float], wanted: np.ndarray) -> np.ndarray:
+    """A (T, P, 2) track of the times (T,) at other times (U,), linear between frames: (U, P, 2) float64."""
+    right = np.clip(np.searchsorted(seconds, wanted), 1, len(track) - 1)
+    before, after = np.asarray(seconds)[right - 1], np.asarray(seconds)[right]
+    weight = np.clip((wanted - before) / (after - before), 0, 1)[:, None, None]
+    return (1 - weight) * track[right - 1] + weight * track[right]
 
 
 def jitter(track: np.ndarray, size: float) -> float:

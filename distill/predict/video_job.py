@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from distill.errors import UserError
 from distill.predict import drawing, output, smoothing, video
 from distill.predict.crops import Box
-from distill.predict.job import Options, Predicted, face_in
+from distill.predict.job import Options, Predicted, camera_index, face_in, write_left_out
 from distill.predict.output import Face
 from distill.predict.runtime import Landmarks, Student
 
@@ -23,44 +23,51 @@ def predict_video(student: Student, source: str, options: Options) -> Predicted:
     """Landmarks of each frame, smoothed if asked for, and the drawn video; jitter both ways is always measured.
 
     A box holds from its frame on, until the next; before the first one, and without boxes, the whole frame is the crop.
-    A camera is read until Ctrl-C, and then all is written as for a file. Raises UserError for a video that cannot be
-    decoded, boxes of no frame, or a drawing that would replace the video.
+    Frames that cannot be decoded or used are left out and named; the drawn video keeps the times of the rest. A camera is
+    read until Ctrl-C, and then all is written as for a file. Raises UserError for a video that cannot be opened or gives
+    no frame, boxes of no frame, or a drawing that would replace the video.
     """
     boxes = options.boxes.by_frame() if options.boxes else {}
     track = _Track()
     started = time.monotonic()
-    with video.opened(source) as film, contextlib.ExitStack() as closing:
+    camera = None if Path(source).exists() else camera_index(source)
+    with video.opened(source, camera) as film, contextlib.ExitStack() as closing:
         drawn = options.out / f"{film.name}_landmarks.mp4" if options.draw else None
         if drawn and drawn.resolve() == Path(source).resolve():
             raise UserError(f"'{drawn}' is the video itself; give another --out.")
-        writer = closing.enter_context(video.Writer(drawn, film.fps)) if drawn else None
+        write = closing.enter_context(video.writer(drawn)) if drawn else None
         frames = tqdm(
-            film.frames(), film.name, film.count or None, unit="frame", disable=None, dynamic_ncols=True, leave=False
+            film.frames, film.name, film.count or None, unit="frame", disable=None, dynamic_ncols=True, leave=False
         )
         with _until_stopped(film.live), contextlib.closing(frames):
-            _follow(student, frames, boxes, options, track, writer)
+            _follow(student, frames, boxes, options, track, write)
         if not track.faces:
-            raise UserError(f"'{source}' gave no frame that can be used.")
+            reason = next(iter(track.left_out.values()), "it holds no picture")
+            raise UserError(f"'{source}' gave no frame that can be used: {reason.rstrip('.')}.")
         if boxes and min(boxes) > track.frames[-1]:
             raise UserError(
-                f"Box file '{options.boxes.file}' begins at frame {min(boxes)}; the video has {track.frames[-1] + 1} frames."
+                f"Box file '{options.boxes.file}' begins at frame {min(boxes)}; the last frame is {track.frames[-1]}."
             )
-    measured = smoothing.compare(np.stack(track.raw), np.stack(track.smooth), float(np.sqrt(film.width * film.height)))
+    size = float(np.sqrt(track.width * track.height))
+    measured = smoothing.compare(np.stack(track.raw), np.stack(track.smooth), size, track.seconds)
+    fps = 1 / float(np.median(np.diff(track.seconds))) if len(track.seconds) > 1 else video.USUAL_FPS
     landmarks = options.out / f"landmarks.{options.format}"
     if options.format == "csv":
-        output.video_csv(landmarks, track.seconds, track.faces)
+        output.video_csv(landmarks, track.frames, track.seconds, track.faces)
     else:
         facts = {
             "source": Path(source).name,
             "landmarks": student.markup.name,
-            "fps": film.fps,
-            "width": film.width,
-            "height": film.height,
+            "fps": round(fps, 3),
+            "width": track.width,
+            "height": track.height,
             "smoothed": options.smooth,
             "jitter_percent": {"raw": measured.before, "smoothed": measured.after},
             "lag_frames": measured.lag_frames,
+            "left_out": len(track.left_out),
         }
-        output.video_json(landmarks, facts, track.seconds, track.faces)
+        output.video_json(landmarks, facts, track.frames, track.seconds, track.faces)
+    write_left_out(options.out, track.left_out)
     return Predicted(
         landmarks=landmarks,
         pictures=len(track.faces),
@@ -70,7 +77,7 @@ def predict_video(student: Student, source: str, options: Options) -> Predicted:
         drawn=drawn,
         left_out=track.left_out,
         calm=measured,
-        fps=film.fps,
+        fps=fps,
     )
 
 
@@ -78,6 +85,8 @@ def predict_video(student: Student, source: str, options: Options) -> Predicted:
 class _Track:
     """A face through a video."""
 
+    width: int = 0  # of the first frame, pixels
+    height: int = 0
     frames: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     raw: list[np.ndarray] = field(default_factory=list)
@@ -88,23 +97,28 @@ class _Track:
 
 def _follow(
     student: Student,
-    frames: Iterator[video.Frame],
+    frames: Iterable[video.Frame | video.Lost],
     boxes: dict[int, Box],
     options: Options,
     track: _Track,
-    writer: video.Writer | None,
+    write: Callable[[np.ndarray, float], None] | None,
 ) -> None:
     """Predict every frame into `track`, and draw it. A frame that cannot be used is left out, unless on_bad is "stop"."""
     calm, box = smoothing.OneEuro(), None
     for frame in frames:
         box = boxes.get(frame.index, box)
         try:
+            if isinstance(frame, video.Lost):
+                raise UserError(f"{frame.reason}.")
             found = face_in(student, frame.image, box, options.box_scale).found
         except UserError as error:
+            name = f"frame {frame.index} ({frame.seconds:.3f} s)"
             if options.on_bad == "stop":
-                raise UserError(f"Frame {frame.index}: {error}") from None
-            track.left_out[f"frame {frame.index}"] = str(error)
+                raise UserError(f"{name.capitalize()}: {error}") from None
+            track.left_out[name] = str(error)
             continue
+        if not track.faces:
+            track.height, track.width = frame.image.shape[:2]
         smooth = Landmarks(calm(found.points, frame.seconds), found.confidence)
         shown = smooth if options.smooth else found
         track.frames.append(frame.index)
@@ -112,8 +126,8 @@ def _follow(
         track.raw.append(found.points)
         track.smooth.append(smooth.points)
         track.faces.append(Face(box, shown, student.markup.names))
-        if writer:
-            writer.write(drawing.on_picture(frame.image, [shown], student.markup))
+        if write:
+            write(drawing.on_picture(frame.image, [shown], student.markup), frame.seconds)
 
 
 @contextlib.contextmanager

@@ -353,11 +353,11 @@ def test_the_report_is_about_98_points(whole, tmp_path):
 
 
 def write_video(path: Path) -> Path:
-    from distill.predict.video import Writer
+    from distill.predict.video import writer
 
-    with Writer(path, 10.0) as writer:
-        for _ in range(3):
-            writer.write(np.zeros((64, 64, 3), np.uint8))
+    with writer(path) as write:
+        for index in range(3):
+            write(np.zeros((64, 64, 3), np.uint8), index / 10)
     return path
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import draw_face
+from films import TIMES, damaged, uneven_film
 from running import REPO
 
 from distill import headpose
 from distill.errors import UserError
-from distill.predict import smoothing, video
+from distill.predict import job, smoothing, video
 
 # ---------------------------------------------------------------------------------------------------- smoothing
 
@@ -81,16 +83,20 @@ def test_lag_is_measured_in_frames(late):
 # ---------------------------------------------------------------------------------------------------- video
 
 
+def frames_of(path: Path) -> list[video.Frame | video.Lost]:
+    with video.opened(str(path)) as opened:
+        return list(opened.frames)
+
+
 @pytest.mark.parametrize("size", [(64, 48), (65, 47)])
 def test_frames_written_are_frames_read(tmp_path, size):
     path = tmp_path / "deep" / "a.mp4"
-    with video.Writer(path, 12.5) as writer:
-        for shade in range(0, 200, 20):
-            writer.write(np.full((size[1], size[0], 3), (shade, 30, 10), np.uint8))
+    with video.writer(path) as write:
+        for index, shade in enumerate(range(0, 200, 20)):
+            write(np.full((size[1], size[0], 3), (shade, 30, 10), np.uint8), index / 12.5)
         assert not path.exists(), "a video appears when it is whole"
-    with video.opened(str(path)) as opened:
-        assert (opened.width, opened.height, opened.fps, opened.count) == (64 + 2 * (size[0] > 64), 48, 12.5, 10)
-        frames = list(opened.frames())
+    frames = frames_of(path)
+    assert frames[0].image.shape == (48, 64 + 2 * (size[0] > 64), 3)
     assert [frame.index for frame in frames] == list(range(10)) and frames[5].seconds == pytest.approx(0.4)
     assert [frame.image[20, 20, 0] for frame in frames] == pytest.approx(list(range(0, 200, 20)), abs=12)
     assert frames[9].image[20, 20, 2] < 60, "red first"
@@ -98,23 +104,63 @@ def test_frames_written_are_frames_read(tmp_path, size):
 
 
 def test_a_video_that_fails_leaves_nothing_behind(tmp_path):
-    with pytest.raises(RuntimeError), video.Writer(tmp_path / "a.mp4", 25) as writer:
-        writer.write(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(RuntimeError), video.writer(tmp_path / "a.mp4") as write:
+        write(np.zeros((8, 8, 3), np.uint8), 0.0)
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_video_is_said_once(tmp_path, capfd):
+def test_each_frame_has_the_containers_own_time(tmp_path):
+    frames = frames_of(uneven_film(tmp_path / "film.mp4"))
+    assert [frame.seconds for frame in frames] == pytest.approx(TIMES, abs=1e-4)
+
+
+def test_frames_that_rest_on_a_lost_one_are_lost_too_and_all_others_are_what_was_filmed(tmp_path):
+    film = uneven_film(tmp_path / "film.mp4")
+    whole, found = frames_of(film), frames_of(damaged(film, tmp_path / "hole.mp4"))
+    assert [frame.index for frame in found] == list(range(len(TIMES)))
+    assert [frame.seconds for frame in found] == pytest.approx(TIMES, abs=1e-4)
+    kept = [frame for frame in found if isinstance(frame, video.Frame)]
+    assert len(TIMES) / 2 < len(kept) < len(TIMES) - 3 and kept[-1].index == len(TIMES) - 1
+    off = [float(np.abs(frame.image.astype(int) - whole[frame.index].image).mean()) for frame in kept]
+    assert sum(value > 1 for value in off) <= 1, "the frame in which the damage begins may be decoded in part"
+
+
+def test_a_film_that_is_cut_off_is_read_to_the_cut_and_what_is_missing_is_named(tmp_path, shared_inputs):
+    found = frames_of(shared_inputs / "videos" / "cut_fast.mp4")
+    assert [frame.index for frame in found if isinstance(frame, video.Frame)] == list(range(41))
+    assert [type(frame) for frame in found[41:]] == [video.Lost, video.Lost] and "4.000 s" in found[-1].reason
+
+
+@pytest.mark.parametrize(("name", "kept", "last"), [("hole_fast.mp4", 72, 3.96), ("hole_whole.mkv", 80, 3.96),
+                                                    ("vfr.mkv", 24, 3.133), ("dense.mkv", 100, 0.99)])  # fmt: skip
+def test_films_that_are_not_whole_or_even(shared_inputs, name, kept, last):
+    found = [frame for frame in frames_of(shared_inputs / "videos" / name) if isinstance(frame, video.Frame)]
+    assert len(found) == kept and found[-1].seconds == pytest.approx(last, abs=1e-3)
+
+
+def test_what_is_no_video_is_reported_once(tmp_path, capfd):
     (tmp_path / "text.mp4").write_text("no video")
-    for source, words in ((tmp_path / "text.mp4", "cannot be decoded"), (tmp_path / "absent.mp4", "does not exist"),
-                          ("camera:97", "Camera 97 cannot be opened")):  # fmt: skip
-        with pytest.raises(UserError, match=words), video.opened(str(source)):
+    for source, camera, named in (("text.mp4", None, "text.mp4"), ("absent.mp4", None, "absent.mp4"), ("", 97, "97")):
+        with pytest.raises(UserError) as error, video.opened(str(tmp_path / source), camera):
             pass
+        assert named in str(error.value)
     assert capfd.readouterr().err == ""
 
 
-def test_cameras_have_numbers():
-    assert [video.camera_index(s) for s in ("camera", "camera:2", "camera:", "camera.mp4")] == [0, 2, None, None]
+def test_lag_is_of_true_times():
+    """A point that moves evenly, seen at uneven times, 0.1 s late: one frame of the usual 0.1 s."""
+    seconds = np.cumsum(np.where(np.arange(60) % 10 == 9, 0.9, 0.1))
+    tracks = [np.sin(0.7 * (seconds - late))[:, None, None] * np.full((1, 68, 2), 50.0) for late in (0.0, 0.1)]
+    assert smoothing.compare(*tracks, 100, seconds).lag_frames == pytest.approx(1.0, abs=0.3)
+
+
+def test_cameras_have_numbers_and_an_existing_path_comes_first(tmp_path, monkeypatch):
+    assert [job.camera_index(s) for s in ("camera", "camera:2", "camera:", "camera.mp4")] == [0, 2, None, None]
+    monkeypatch.chdir(tmp_path)
+    assert job.kind_of("camera") == "camera"
+    (tmp_path / "camera").mkdir()
+    assert job.kind_of("camera") == "folder"
 
 
 def test_the_example_puppet_follows_a_face(tmp_path):

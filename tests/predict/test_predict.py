@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import draw_face
+from films import TIMES, damaged, uneven_film
 from running import REPO
 from test_imports import MODULES, imports
 
@@ -218,8 +219,9 @@ def test_a_video_becomes_landmarks_a_drawn_video_and_its_jitter(model, clip, tmp
     line = next(line for line in capsys.readouterr().out.splitlines() if "jitter" in line)
     assert all(f"{said['jitter_percent'][kind]:.3f} %" in line for kind in ("raw", "smoothed")) and "lag" in line
     with video.opened(str(tmp_path / "raw/clip_landmarks.mp4")) as opened:
-        assert (opened.width, opened.height, opened.fps) == (96, 64, 25)
-        assert len(list(opened.frames())) == FRAMES
+        drawn = list(opened.frames)
+    assert {frame.image.shape for frame in drawn} == {(64, 96, 3)}
+    assert [frame.seconds for frame in drawn] == pytest.approx(np.arange(FRAMES) / 25)
 
 
 def test_smooth_gives_out_the_smoothed_points(model, clip, tmp_path):
@@ -262,9 +264,26 @@ def test_a_camera_is_read_until_it_is_stopped_and_then_written(exported, clip, t
     monkeypatch.undo()
     assert made.pictures == 7 and made.drawn == tmp_path / "camera3_landmarks.mp4"
     with video.opened(str(made.drawn)) as opened:
-        assert len(list(opened.frames())) == 7
+        assert len(list(opened.frames)) == 7
     seconds = [frame["seconds"] for frame in json.loads((tmp_path / "landmarks.json").read_text())["frames"]]
     assert seconds == sorted(seconds)
+
+
+def test_a_film_with_holes_and_uneven_times_keeps_the_rest_and_its_times(model, tmp_path, capsys):
+    film = damaged(uneven_film(tmp_path / "film.mp4"), tmp_path / "hole.mp4")
+    (tmp_path / "boxes.csv").write_text("image,x,y,w,h\n39,4,4,50,50\n")
+    with pytest.raises(SystemExit) as ended:
+        run(model, film, "--smooth", "--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out")
+    assert ended.value.code == 1
+    said = json.loads((tmp_path / "out/landmarks.json").read_text())
+    lost = (tmp_path / "out/left_out.txt").read_text().splitlines()
+    assert len(lost) == said["left_out"] > 0 and len(said["frames"]) + len(lost) == len(TIMES)
+    assert lost[0].startswith("frame ") and f"{len(lost)} left out" in capsys.readouterr().err
+    indices = [frame["frame"] for frame in said["frames"]]
+    assert indices[0] == 0 and indices[-1] == 39 and said["frames"][-1]["box"] == [4, 4, 50, 50]
+    assert [frame["seconds"] for frame in said["frames"]] == pytest.approx(TIMES[indices], abs=1e-3)
+    with video.opened(str(tmp_path / "out/hole_landmarks.mp4")) as opened:
+        assert [frame.seconds for frame in opened.frames] == pytest.approx(TIMES[indices], abs=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------------- wrong calls
