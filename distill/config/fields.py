@@ -153,6 +153,8 @@ class TrainConfig:
     amp: Literal["auto", "off", "bf16"] = "auto"
     channels_last: bool = True
     compile: bool = False  # torch.compile: slower to start, faster per step; needs a C++ compiler
+    # false: a GPU takes its fastest kernels, and two runs of one seed differ in their last digits
+    deterministic: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 0  # CPU threads; 0: torch's choice
     checkpoint_seconds: Amount = 300.0  # also save inside an epoch, this often; 0: only at its end

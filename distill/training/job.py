@@ -137,7 +137,7 @@ class Training:
 
 def build(config: Config, job: str, processes: Processes) -> Training:
     """Everything that can be refused is refused here, by UserError: names first, then data, which takes longer to check."""
-    loop.seed_everything(config.seed)
+    loop.seed_everything(config.seed, config.train.deterministic)
     resumed = None
     if config.resume:
         path = processes.from_main(lambda: checkpoint.find_checkpoint(config))

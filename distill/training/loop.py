@@ -290,15 +290,15 @@ class Sums:
         return dict(zip(self._names, self._total.tolist(), strict=True))
 
 
-def seed_everything(seed: int) -> None:
-    """Deterministic initial weights, and deterministic kernels wherever there are any."""
+def seed_everything(seed: int, deterministic: bool = True) -> None:
+    """Deterministic initial weights and, unless they are not wanted, deterministic kernels wherever there are any."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = (
         False  # costs a tenth of a step, and finds only faulty kernels
     )
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def place(objective: Objective, config: TrainConfig, device: torch.device) -> None:

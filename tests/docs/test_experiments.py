@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from running import EXPERIMENTS, REPO
 
 from distill import config as configs
@@ -14,7 +15,7 @@ from distill.config import HeadConfig, ModelConfig
 
 FOLDER = REPO / "experiments"
 NAMES = [str(path.relative_to(FOLDER)) for path in EXPERIMENTS]
-LARGE = {"teacher.yaml"}  # 88 million parameters: some GB of memory, a minute
+LARGE = {"teacher.yaml", "gpu/teacher.yaml"}  # 88 and 31 million parameters: some GB of memory, a minute
 
 
 def shrunk(tiny, folder: Path, path: Path, *overrides: str) -> configs.Config:
@@ -65,6 +66,19 @@ def test_takes_its_steps(tiny, bare, monkeypatch, tmp_path, name):
     assert {f"train/raw/{term}" for term in config.distill.terms} <= run.metrics.keys()
     idle = [n for n, p in objectives[0].named_parameters() if p.requires_grad and p.grad is None]
     assert not idle  # nothing is carried that does not learn; several processes (DDP) refuse such
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builds_at_its_full_size(name):
+    """Model, cells and the student's taps; without memory, so that the largest are built as well."""
+    from distill.distillation.distiller import check_terms
+    from distill.models.landmarker import skeleton
+
+    config = configs.load(FOLDER / name)
+    with torch.device("meta"):
+        model = skeleton(config.model)
+    model.check_cells()
+    check_terms(config.distill.terms, model)
 
 
 @pytest.mark.parametrize(
