@@ -29,7 +29,7 @@ __all__ = ["__version__", "load_student"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load_student` on first use: doors answer --help at once, and a check of the version costs nothing (PEP 562)."""
+    """`load_student` on first use: --help and a check of the version stay quick (PEP 562)."""
     if name == "load_student":
         from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""Door: train the compact student, against a teacher or (the control) without one."""
+"""Command: train the compact student, against a teacher or (the control) without one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Door: train the large teacher."""
+"""Command: train the large teacher."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Optuna tunes a recipe against validation NME: a space in YAML, trials that call the command line's own training function.
 
-The doors are `python -m search.study` (run or join a study) and `python -m search.best` (its winner at full length).
+The commands are `python -m search.study` (run or join a study) and `python -m search.best` (its winner at full length).
 
     space.py        a search file, read and checked; what a point of the space is as a config
       parameters.py, tree.py, settings.py, changes.py    its parts: nodes, their reading, the small sections, dotted keys

@@ -46,6 +46,7 @@ def torchrun(*args: str, module: str = "distill.student") -> subprocess.Complete
     return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=500)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(tiny, bare):
     one = training.train_student(tiny.config(*ALONE))
     before = {run.id for run in tracking.list_runs(tiny.tracking)}

@@ -1,14 +1,14 @@
-"""The doors, as a person meets them: quick answers, one-line errors, and files whose numbers agree with each other."""
+"""The commands, as a person meets them: quick answers, one-line errors, and files whose numbers agree with each other."""
 
 from __future__ import annotations
 
 import errno
 import json
 import pickle
-import resource
 import subprocess
 import sys
 import zipfile
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,69 +26,81 @@ from distill.predict import __main__ as predict
 
 # ---------------------------------------------------------------------------------------------------- quick answers
 
-# runs a door as `python -m` does, and tells afterwards which heavy packages that took
-WATCH = """
-import runpy, sys
-sys.argv = sys.argv[1:]
-try:
-    runpy.run_module("distill." + sys.argv[0], run_name="__main__", alter_sys=True)
-finally:
-    print("loaded:", *sorted({"torch", "timm", "mlflow", "albumentations", "matplotlib", "numba"} & set(sys.modules)))
+# runs commands as `python -m` does, one after the other, and lists the heavy packages that are loaded after each
+RUNNER = """
+import contextlib, io, json, runpy, sys
+answers = []
+for name, *args in json.load(sys.stdin):
+    sys.argv = [name, *args]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            runpy.run_module("distill." + name, run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code or 0
+    heavy = {"torch", "timm", "mlflow", "albumentations", "matplotlib", "numba"} & set(sys.modules)
+    answers.append([code, out.getvalue(), err.getvalue(), sorted(heavy)])
+print(json.dumps(answers))
 """
-DOORS = ("teacher", "student", "evaluate", "export", "predict", "demo", "ablation", "average", "recipe", "synthesis")
+COMMANDS = ("teacher", "student", "evaluate", "export", "predict", "demo", "ablation", "average", "recipe", "synthesis")
 
 
-def answer(door: str, *args: str) -> subprocess.CompletedProcess:
-    """The door's answer, checked to have cost well below a second of work and no heavy import."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def answers(calls: list[tuple[str, ...]]) -> list[Answer]:
+    """What the commands print, in one process of their own; checked that none has imported anything heavy for it."""
     done = subprocess.run(
-        [sys.executable, "-c", WATCH, door, *args], cwd=REPO, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", RUNNER], cwd=REPO, input=json.dumps(calls), capture_output=True, text=True, timeout=120
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert done.stdout.splitlines()[-1] == "loaded:", f"{done.stdout[-500:]}\n{done.stderr}"
-    assert spent < 1.0
-    return done
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for call, (*_, heavy) in zip(calls, found, strict=True):
+        assert not heavy, f"{' '.join(call)} has imported {heavy}"
+    return [Answer(*parts) for *parts, _ in found]
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_help(door):
-    done = answer(door, "--help")
-    assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.startswith(f"usage: python -m distill.{door} ")
+WRONG_CALLS = [
+    ("student", ["train.lr=-1"], ["train.lr", "-1", "above 0"]),
+    ("student", ["train.epochs=many"], ["train.epochs", "many"]),
+    ("student", ["distill.terms.kl.wieght=2"], ["wieght"]),
+    ("student", ["--config", "absent.yaml"], ["absent.yaml", "cannot be read"]),
+    ("student", ["resume"], ["resume", "key=value"]),
+    ("teacher", ["data.train=aflw_val"], ["data.train", "aflw_val"]),
+    ("teacher", ["data.root=absent"], ["'absent' (from data.root)", "not a folder"]),
+    ("teacher", ["--frobnicate"], ["--frobnicate", "--help"]),
+    ("evaluate", [], ["MODEL", "--help"]),
+    ("evaluate", ["absent.safetensors"], ["absent.safetensors", "does not exist"]),
+    ("evaluate", ["bundled", "--data", "absent"], ["--data 'absent'"]),
+    ("evaluate", ["bundled", "--normalizer", "nose"], ["nose", "interocular"]),
+    ("export", ["bundled"], ["--out"]),
+    ("export", ["bundled", "--out", "x", "--images", "absent"], ["--images 'absent'"]),
+    ("predict", ["bundled", "absent"], ["absent", "not a folder"]),
+    ("demo", ["train.lr=-1"], ["train.lr"]),
+    ("average", [], ["RUN|FILE", "--help"]),
+    ("average", ["bundled", "--data", "absent"], ["--data 'absent'"]),
+    ("recipe", ["train.lr=1"], ["--config"]),
+    ("recipe", ["--config", "experiments/recipes/dwpose.yaml", "train.lr=-1"], ["stage 'distill'", "train.lr"]),
+    ("recipe", ["--config", "experiments/recipes/dwpose.yaml", "data.root=absent"], ["'absent' (from data.root)"]),
+]
 
 
-@pytest.mark.parametrize(
-    ("door", "args", "words"),
-    [
-        ("student", ["train.lr=-1"], ["train.lr", "-1", "above 0"]),
-        ("student", ["train.epochs=many"], ["train.epochs", "many"]),
-        ("student", ["distill.terms.kl.wieght=2"], ["wieght"]),
-        ("student", ["--config", "absent.yaml"], ["absent.yaml", "cannot be read"]),
-        ("student", ["resume"], ["resume", "key=value"]),
-        ("teacher", ["data.train=aflw_val"], ["data.train", "aflw_val"]),
-        ("teacher", ["data.root=absent"], ["'absent' (from data.root)", "not a folder"]),
-        ("teacher", ["--frobnicate"], ["--frobnicate", "--help"]),
-        ("evaluate", [], ["MODEL", "--help"]),
-        ("evaluate", ["absent.safetensors"], ["absent.safetensors", "does not exist"]),
-        ("evaluate", ["bundled", "--data", "absent"], ["--data 'absent'"]),
-        ("evaluate", ["bundled", "--normalizer", "nose"], ["nose", "interocular"]),
-        ("export", ["bundled"], ["--out"]),
-        ("export", ["bundled", "--out", "x", "--images", "absent"], ["--images 'absent'"]),
-        ("predict", ["bundled", "absent"], ["absent", "not a folder"]),
-        ("demo", ["train.lr=-1"], ["train.lr"]),
-        ("average", [], ["RUN|FILE", "--help"]),
-        ("average", ["bundled", "--data", "absent"], ["--data 'absent'"]),
-        ("recipe", ["train.lr=1"], ["--config"]),
-        ("recipe", ["--config", "experiments/recipes/dwpose.yaml", "train.lr=-1"], ["stage 'distill'", "train.lr"]),
-        ("recipe", ["--config", "experiments/recipes/dwpose.yaml", "data.root=absent"], ["'absent' (from data.root)"]),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
-def test_a_wrong_call_is_one_line(door, args, words):
-    done = answer(door, *args)
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 2 and line.startswith("error: ") and all(word in line for word in words), line
+def test_help_and_wrong_calls_are_answered_before_anything_heavy_is_imported(tmp_path):
+    helps, wrong = [(name, "--help") for name in COMMANDS], [(name, *args) for name, args, _ in WRONG_CALLS]
+    printed = [("student", "--print-config", "train.epochs=3", "seed=7")]
+    found = answers([*helps, *wrong, *printed])
+    for name, answer in zip(COMMANDS, found, strict=False):
+        assert answer.code == 0 and answer.err == ""
+        assert answer.out.startswith(f"usage: python -m distill.{name} ")
+    for (name, args, words), answer in zip(WRONG_CALLS, found[len(helps) :], strict=False):
+        (line,) = answer.err.splitlines()
+        assert answer.code == 2 and line.startswith("error: "), (name, args, line)
+        assert all(word in line for word in words), (name, args, line)
+    (tmp_path / "printed.yaml").write_text(found[-1].out)
+    assert load(tmp_path / "printed.yaml") == load(REPO / "experiments/distill.yaml", ["train.epochs=3", "seed=7"])
 
 
 def test_overrides_stand_anywhere_among_the_options_and_nothing_else_is_taken_for_one():
@@ -103,24 +115,17 @@ def test_overrides_stand_anywhere_among_the_options_and_nothing_else_is_taken_fo
             parser.parse_args(wrong)
 
 
-def test_print_config_is_the_config(tmp_path):
-    done = answer("student", "--print-config", "train.epochs=3", "seed=7")
-    text = done.stdout.rpartition("loaded:")[0]
-    (tmp_path / "printed.yaml").write_text(text)
-    assert load(tmp_path / "printed.yaml") == load(REPO / "experiments/distill.yaml", ["train.epochs=3", "seed=7"])
-
-
-def failure(monkeypatch, capsys, door, *args: str) -> str:
-    """The one line that a door says, in this process."""
-    monkeypatch.setattr(sys, "argv", [door.__name__, *args])
+def failure(monkeypatch, capsys, command, *args: str) -> str:
+    """The one line of error that a command prints, run in this process."""
+    monkeypatch.setattr(sys, "argv", [command.__name__, *args])
     with pytest.raises(SystemExit) as stopped:
-        cli.run(door.main)
+        cli.run(command.main)
     (line,) = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2
     return line
 
 
-def test_a_place_that_cannot_be_written_to_is_told_before_any_work(monkeypatch, capsys, tmp_path):
+def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(monkeypatch, capsys, tmp_path):
     file = tmp_path / "file"
     file.write_text("no folder")
     said = failure(monkeypatch, capsys, evaluate, "absent.safetensors", "--out", str(file / "deeper"))
@@ -133,7 +138,7 @@ def test_a_place_that_cannot_be_written_to_is_told_before_any_work(monkeypatch, 
     assert not any(shut.iterdir()) and cli.check_out(tmp_path / "new") == tmp_path / "new"
 
 
-def test_what_the_disk_refuses_is_one_line_and_what_we_forgot_is_not(monkeypatch, capsys, tmp_path):
+def test_an_error_of_the_disk_is_one_line_and_a_bug_is_a_traceback(monkeypatch, capsys, tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x"))
     monkeypatch.setattr(export, "main", lambda argv: (_ for _ in ()).throw(full))
     assert f"'{tmp_path / 'x'}' cannot be read or written: No space left" in failure(monkeypatch, capsys, export)
@@ -142,10 +147,10 @@ def test_what_the_disk_refuses_is_one_line_and_what_we_forgot_is_not(monkeypatch
         cli.run(export.main)
 
 
-@pytest.mark.parametrize("door", [student, demo])
-def test_away_from_a_clone_the_experiment_files_are_asked_for(monkeypatch, capsys, tmp_path, door):
+@pytest.mark.parametrize("command", [student, demo])
+def test_away_from_a_clone_the_missing_experiment_file_is_named(monkeypatch, capsys, tmp_path, command):
     monkeypatch.chdir(tmp_path)
-    said = failure(monkeypatch, capsys, door)
+    said = failure(monkeypatch, capsys, command)
     assert "There is no 'experiments/" in said and "clone" in said
 
 
@@ -222,7 +227,7 @@ def test_evaluate_agrees_with_predictions_measured_by_hand(tiny, labels, tmp_pat
     assert {"ced", "worst", "overlays"} <= {path.stem for path in (tmp_path / "image" / "pictures").glob("*.png")}
 
 
-def test_flip_is_the_average_with_the_mirror_image_and_is_said(tiny, labels, tmp_path, capsys):
+def test_flip_is_the_average_with_the_mirror_image_and_is_reported(tiny, labels, tmp_path, capsys):
     val, store = tiny.data / "synthetics_val", ("--store", str(tiny.store))
     mirrored = tmp_path / "mirrored"
     mirrored.mkdir()
