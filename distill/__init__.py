@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distill.predict.load import load_student
 
-# Libraries that report their use to their makers, or look for updates, do so only where the user asks for it; the switches are
-# read when the libraries are imported. (onnxruntime: `disable_telemetry_events()` does not stop it, seen with 1.32.)
+# Libraries that report their use to their makers, or look for updates, do so only where the user asks for it; the
+# switches are read when the libraries are imported. (onnxruntime: `disable_telemetry_events()` does not stop it, seen
+# with 1.32.)
 for _switch in (
     "DO_NOT_TRACK",
     "HF_HUB_DISABLE_TELEMETRY",

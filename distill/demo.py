@@ -17,11 +17,12 @@ MODELS = {"teacher": "teacher", "control": "student", "distilled": "distill"}  #
 
 
 def main(argv: list[str]) -> None:
+    """The whole story on the bundled sample: teacher, control, distilled student, evaluation, export."""
     parser = cli.Parser(
         prog="python -m distill.demo",
-        description="Train a small teacher, a control and a distilled student on the bundled sample; evaluate and export. "
-        "A few minutes on two CPU cores. It shows how the parts fit, not what they can reach. "
-        "Interrupted, the same command continues.",
+        description="Train a small teacher, a control and a distilled student on the bundled sample; evaluate and "
+        "export. A few minutes on two CPU cores. It shows how the parts fit, not what they can reach. Interrupted, the "
+        "same command continues.",
     )
     parser.add_argument("--out", metavar="DIR", default="outputs/demo", help="default: %(default)s")
     parser.add_argument(

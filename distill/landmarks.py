@@ -1,4 +1,5 @@
-"""Landmark sets as data: how many points, which mirror each other, regions, drawing order. From YAML; 68 points by default.
+"""Landmark sets as data: how many points, which mirror each other, regions, drawing order. From YAML; 68 points by
+default.
 
 Coordinates everywhere in this package are continuous pixels: (0, 0) is the outer corner of the top-left pixel, pixel
 centres lie at .5, x grows right and y grows down. So resizing an image is a plain multiplication of its landmarks and
@@ -91,8 +92,8 @@ def shipped() -> tuple[str, ...]:
 def find(text: str, beside: Path | None = None) -> Markup:
     """A set by a shipped name, a YAML file's path, or the text that `Markup.reference` gives.
 
-    A relative path is looked for in the current folder, then in `beside`. Raises UserError, one sentence, where there is
-    no such set, and for any mistake in its description.
+    A relative path is looked for in the current folder, then in `beside`. Raises UserError, one sentence, where there
+    is no such set, and for any mistake in its description.
     """
     if text == IBUG68.name:
         return IBUG68
@@ -155,8 +156,15 @@ class _Reader:
             _NAME.fullmatch(name) is not None, f"'name' is {name!r}; expected a word of letters, digits, _ . and -"
         )
         return Markup(
-            name, self.count, self.regions(), self.outlines(), self.flip_pairs(), self.names(), self.corners(), self.as_68()
-        )  # fmt: skip
+            name=name,
+            count=self.count,
+            regions=self.regions(),
+            outlines=self.outlines(),
+            flip_pairs=self.flip_pairs(),
+            names=self.names(),
+            outer_eye_corners=self.corners(),
+            as_68=self.as_68(),
+        )
 
     def names(self) -> tuple[str, ...]:
         given = self.values.get("names") or []
@@ -286,19 +294,29 @@ IBUG68 = from_dict(
         "points": 68,
         "regions": {"jaw": "0-16", "brows": "17-26", "nose": "27-35", "eyes": "36-47", "mouth": "48-67"},
         "outlines": [
-            "0-16", "17-21", "22-26", "27-30", "31-35",
-            {"closed": "36-41"}, {"closed": "42-47"}, {"closed": "48-59"}, {"closed": "60-67"},
+            "0-16",
+            "17-21",
+            "22-26",
+            "27-30",
+            "31-35",
+            {"closed": "36-41"},
+            {"closed": "42-47"},
+            {"closed": "48-59"},
+            {"closed": "60-67"},
         ],
         "flip_pairs": [
             ["0-7", "16-9"],  # jaw
             ["17-21", "26-22"],  # brows
             ["31-32", "35-34"],  # nostrils
-            ["36-39", "45-42"], ["40-41", "47-46"],  # eyes
-            ["48-50", "54-52"], ["55-56", "59-58"],  # outer lip
-            ["60-61", "64-63"], [65, 67],  # inner lip
+            ["36-39", "45-42"],
+            ["40-41", "47-46"],  # eyes
+            ["48-50", "54-52"],
+            ["55-56", "59-58"],  # outer lip
+            ["60-61", "64-63"],
+            [65, 67],  # inner lip
         ],
         "outer_eye_corners": [36, 45],
         "as_68": [["0-67", "0-67"]],
     },
     "ibug68",
-)  # fmt: skip
+)

@@ -18,12 +18,15 @@ from distill.models.landmarker import Landmarker
 
 @dataclass(frozen=True)
 class Cost:
+    """What a model costs to keep and to run."""
+
     parameters: int
     file_bytes: int  # of the float32 safetensors file
     mmacs: float  # million multiply-accumulates for one image at the model's input size
     latency_ms: float  # for one image, one CPU thread, eager float32: the lowest median of several rounds
 
     def to_dict(self) -> dict[str, float]:
+        """By field name, for a report."""
         return asdict(self)
 
 

@@ -1,4 +1,5 @@
-"""Sections of YAML files as pydantic models: ranges stand at the field, unknown keys are refused, errors are one sentence.
+"""Sections of YAML files as pydantic models: ranges stand at the field, unknown keys are refused, errors are one
+sentence.
 
 class Pruner(Section):
     kind: Literal["hyperband", "median"] = "hyperband"
@@ -80,8 +81,8 @@ def validated(model: type[S], values: Any, source: object, prefix: str = "") -> 
 def user_error_from(error: ValidationError, source: object, prefix: str = "") -> UserError:
     """The first fault that pydantic found, as the sentence `SOURCE: 'dotted.key' is VALUE; expected WHAT.`
 
-    source: the file, or what else the values came from; prefix: the key of the model itself. Parts of a place that are in
-    square brackets are not shown: pydantic's "[key]", and the tags of a union if they are written so.
+    source: the file, or what else the values came from; prefix: the key of the model itself. Parts of a place that
+    are in square brackets are not shown: pydantic's "[key]", and the tags of a union if they are written so.
     """
     fault = error.errors(include_url=False)[0]
     kind, found, context = fault["type"], fault["input"], fault.get("ctx", {})

@@ -12,6 +12,7 @@ SUMMARY = (
 
 
 def main(argv: list[str]) -> None:
+    """Train a student from the command line."""
     cli.train("student", DEFAULT, SUMMARY, argv)
 
 

@@ -9,6 +9,7 @@ SUMMARY = "Train a teacher on labelled faces and keep it in MLflow."
 
 
 def main(argv: list[str]) -> None:
+    """Train a teacher from the command line."""
     cli.train("teacher", DEFAULT, SUMMARY, argv)
 
 

@@ -13,6 +13,7 @@ LAST = 999_999  # index: names have six digits
 
 
 def main(argv: list[str]) -> None:
+    """Render faces with landmarks into a folder in the challenge's layout."""
     args = _parser().parse_args(argv)
     if not SIZES[0] <= args.size <= SIZES[1] or args.size % 4:
         raise UserError(f"--size is {args.size}; expected a multiple of 4 from {SIZES[0]} to {SIZES[1]}.")

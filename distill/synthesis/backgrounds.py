@@ -112,9 +112,9 @@ def _clutter(rng: np.random.Generator, n: int, base: np.ndarray) -> np.ndarray:
             (x, y), r = rng.uniform(0.1, 1, 2) * n, rng.uniform(20, 60) * px
             skin = SKIN[rng.integers(len(SKIN))] * rng.uniform(0.3, 1)
             body, hair, face = (2.3, 1.9, 1.4, colour(rng)), (-0.25, 0.95, 1.2, skin * 0.1), (0, 0.75, 1, skin)
-            for lower, rx, ry, own in (body, hair, face):
+            for lower, rx, ry, tint in (body, hair, face):
                 centre, axes = (int(x), int(y + lower * r)), (int(rx * r), int(ry * r))
-                cv2.ellipse(image, centre, axes, 0, 0, 360, tuple(map(float, own)), -1)
+                cv2.ellipse(image, centre, axes, 0, 0, 360, tuple(map(float, tint)), -1)
     return image
 
 

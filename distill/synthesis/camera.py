@@ -38,10 +38,10 @@ def occlude(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) 
     else:
         axes = (max(1, int(w / 2)), max(1, int(h / 2)))
         cv2.ellipse(layer, (int(x), int(y)), axes, angle, 0, 360, 1.0, -1, cv2.LINE_AA)
-    layer = cv2.GaussianBlur(layer, (0, 0), max(0.4, px * (rng.uniform(1, 8) if large else 0.8)))[..., None]
+    blurred = cv2.GaussianBlur(layer, (0, 0), max(0.4, px * (rng.uniform(1, 8) if large else 0.8)))[..., None]
     own = SKIN[rng.integers(len(SKIN))] * rng.uniform(0.4, 1) if rng.random() < 0.3 else colour(rng)
     texture = (1 + 0.2 * cloud(rng, n, 0.8, 1.8)[..., None]) * own.astype(F4)
-    image += (texture - image) * layer
+    image += (texture - image) * blurred
 
 
 def develop(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -61,7 +61,7 @@ def develop(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) 
     if rng.random() < 0.4:
         quality = int(rng.integers(35, 85))
         jpeg = cv2.imencode(".jpg", cv2.cvtColor(out, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        out = cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        return cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     return out
 
 

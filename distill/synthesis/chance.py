@@ -36,12 +36,22 @@ def colour(rng: np.random.Generator, saturation: float = 1.0) -> np.ndarray:
     """Linear RGB of cloth or a thing: mostly muted, hues as frequent as in photographs. (3,) float64"""
     hue = pick(rng, [(5, 50), (50, 150), (190, 245), (0, 360)], [0.42, 0.14, 0.24, 0.20])
     s, v = rng.random() ** 1.7 * 0.8 * saturation, rng.uniform(0.05, 1.0)
-    rgb = cv2.cvtColor(np.float32([[[rng.uniform(*hue), s, v]]]), cv2.COLOR_HSV2RGB)[0, 0]
+    rgb = cv2.cvtColor(np.array([[[rng.uniform(*hue), s, v]]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
     return linear(rgb * 255)
 
 
 SKIN = linear(
-    [(250, 222, 205), (245, 208, 184), (238, 192, 162), (228, 176, 142), (210, 155, 118),
-     (186, 131, 95), (152, 102, 72), (118, 76, 53), (84, 54, 39), (62, 41, 32)]
-)  # fmt: skip
+    [
+        (250, 222, 205),
+        (245, 208, 184),
+        (238, 192, 162),
+        (228, 176, 142),
+        (210, 155, 118),
+        (186, 131, 95),
+        (152, 102, 72),
+        (118, 76, 53),
+        (84, 54, 39),
+        (62, 41, 32),
+    ]
+)
 """(10, 3) linear skin tones, from light to dark."""

@@ -15,10 +15,18 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 F4 = np.float32
 
 _CLASSES = {
-    "face": col.C_SKIN, "head_neck": col.C_SKIN, "mouth_socket": col.C_MOUTH, "gums_tongue": col.C_GUMS,
-    "teeth": col.C_TEETH, "eye_socket_l": col.C_SOCKET, "eye_socket_r": col.C_SOCKET, "sclera_l": col.C_SCLERA,
-    "sclera_r": col.C_SCLERA, "lashes_l": col.C_LASH, "lashes_r": col.C_LASH,
-}  # fmt: skip
+    "face": col.C_SKIN,
+    "head_neck": col.C_SKIN,
+    "mouth_socket": col.C_MOUTH,
+    "gums_tongue": col.C_GUMS,
+    "teeth": col.C_TEETH,
+    "eye_socket_l": col.C_SOCKET,
+    "eye_socket_r": col.C_SOCKET,
+    "sclera_l": col.C_SCLERA,
+    "sclera_r": col.C_SCLERA,
+    "lashes_l": col.C_LASH,
+    "lashes_r": col.C_LASH,
+}
 _MATERIALS = np.array(
     [col.M_SKIN, col.M_PLAIN, col.M_PLAIN, col.M_PLAIN, col.M_PLAIN, col.M_EYE, col.M_PLAIN], np.int8
 )  # of each class
@@ -54,6 +62,7 @@ class FaceModel:
 
 
 def load(path: Path = ASSETS / "ict_facekit.npz") -> FaceModel:
+    """The head of ICT-FaceKit as the renderer needs it, from the arrays in the package (centimetres, y up)."""
     with np.load(path) as kit:
         arrays = {key: kit[key] for key in kit.files}
     vertices = arrays["neutral"].astype(F4)
@@ -67,7 +76,8 @@ def load(path: Path = ASSETS / "ict_facekit.npz") -> FaceModel:
         np.ascontiguousarray(triangles[triangle_class == col.C_SKIN]),
     )
     a, b, c = vertices[skin].transpose(1, 0, 2)
-    eyes = tuple(np.where(arrays["vertex_part"] == parts.index(f"sclera_{side}"))[0] for side in "lr")
+    left, right = (np.where(arrays["vertex_part"] == parts.index(f"sclera_{side}"))[0] for side in "lr")
+    eyes = (left, right)
     regions, brow = masks.paint(vertices, arrays["landmark68"].astype(int), is_skin)
     regions[:, col.K_AO] = _ambient(vertices, opaque)
     modes, scale = _modes(arrays["identity"].astype(F4), arrays["expression"].astype(F4), brow)
@@ -147,7 +157,7 @@ def _fields(vertices: np.ndarray, is_skin: np.ndarray) -> np.ndarray:
             p = (vertices / cell * 1.0 + rng.rand(3) * side).astype(np.float64)
             whole = np.floor(p).astype(int)
             t = p - whole
-            value = 0
+            value = np.zeros(len(p))
             for corner in range(8):  # trilinear
                 offset = np.array([corner & 1, corner >> 1 & 1, corner >> 2])
                 weight = np.prod(np.where(offset, t, 1 - t), 1)

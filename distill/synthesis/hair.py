@@ -25,6 +25,8 @@ _MALE = {"short": 0.40, "buzz": 0.14, "bald": 0.10, "bob": 0.08, "curly": 0.08, 
 
 @dataclass
 class HairStyle:
+    """How a head of hair is grown; `sample_style` draws one."""
+
     name: str
     points: int = 13  # of a strand
     count: float = 1.0  # of strands, times STRANDS
@@ -33,6 +35,7 @@ class HairStyle:
 
 
 def sample_style(rng: np.random.Generator, female: bool) -> HairStyle:
+    """A style by the frequencies above, with its parameters drawn."""
     kinds = _FEMALE if female else _MALE
     name = pick(rng, list(kinds), list(kinds.values()))
     u = rng.uniform
@@ -187,6 +190,7 @@ class Barber:
         return colour
 
     def bun(self, style: HairStyle) -> Strands:
+        """The strands of a bun at the back of the head, around the point that the style gives."""
         rng, n = self.rng, 300
         d = unit(rng.standard_normal((n, 3)))
         tangent = unit(np.cross(d, rng.standard_normal((n, 3))))

@@ -46,6 +46,8 @@ RECORD = np.dtype([("index", "<i8"), ("bytes", "<i8"), ("landmarks", "<f4", (68,
 
 @dataclass(frozen=True)
 class Request:
+    """Which images of which seed are to lie in which folder."""
+
     folder: Path
     seed: int
     size: int  # side in px
@@ -56,6 +58,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Result:
+    """What `render` leaves: the labelled set and how long it took."""
+
     faces: LandmarkSet  # the whole set, whatever of it is new
     rendered: int  # images, now
     seconds: float
@@ -150,6 +154,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def image_name(index: int) -> str:
+    """000042.jpg"""
     return f"{index:06d}.jpg"
 
 

@@ -14,6 +14,8 @@ F4 = np.float32
 
 
 class Shape(NamedTuple):
+    """A triangle mesh."""
+
     vertices: np.ndarray  # (n, 3)
     triangles: np.ndarray  # (t, 3) int32
 
@@ -56,6 +58,7 @@ def tube(path, radius, sides: int = 8, flat: float = 1.0) -> Shape:
 
 
 def sphere(centre: np.ndarray, radius: float, rings: int = 10) -> Shape:
+    """centre (3,) and radius in cm; twice as many columns as rings."""
     theta, phi = np.linspace(0, np.pi, rings)[:, None], np.linspace(0, 2 * np.pi, 2 * rings)[None]
     points = np.stack([np.sin(theta) * np.cos(phi), np.cos(theta) + 0 * phi, np.sin(theta) * np.sin(phi)], -1)
     return sheet(points * radius + centre)

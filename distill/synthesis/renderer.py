@@ -212,7 +212,7 @@ class Renderer:
         if not glasses.lenses:
             return
         dark = glasses.kind == "sun"
-        alpha = rng.uniform(0.75, 0.99) if dark else rng.uniform(0.0, 0.15)
+        opacity = F4(rng.uniform(0.75, 0.99) if dark else rng.uniform(0.0, 0.15))
         own = colour(rng) * 0.05 if dark else 0.5 * light.sky
         reflection = rng.uniform(0, 0.35)
         for lens in glasses.lenses:
@@ -223,7 +223,7 @@ class Renderer:
             sky = np.clip(0.5 + 0.5 * normals[:, 1] + height, 0, 1)
             tint = (own + reflection * light.sky * sky[:, None] ** 3).astype(F4)
             screen = view.project(world, frame.owner.shape[0])
-            raster.blend_layer(screen, lens.triangles, tint, F4(alpha), frame.inverse_depth, frame.image)
+            raster.blend_layer(screen, lens.triangles, tint, opacity, frame.inverse_depth, frame.image)
 
     def _expose(
         self, look: Look, landmarks: np.ndarray, frame: Frame, out: np.ndarray, rng: np.random.Generator

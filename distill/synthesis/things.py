@@ -54,9 +54,9 @@ def _collar(scene: Scene, rng: np.random.Generator, look: Look, k: float, inner:
         points = np.stack([r * gap * np.cos(_ROUND), y, (r - 0.6) * gap * np.sin(_ROUND) - 1.6], -1)
         scene.add(sheet(points), Stuff(col.M_CLOTH, own, surface(0.03, 10, 0.8)))
     elif k < 0.25:  # scarf, now and then up to the mouth
-        y = rng.uniform(-13.5, -11.0) if rng.random() < 0.75 else rng.uniform(-9.0, -5.5)
+        top = rng.uniform(-13.5, -11.0) if rng.random() < 0.75 else rng.uniform(-9.0, -5.5)
         for i in range(2):
-            path = loop(y - 1.8 * i, -0.6, 7.0 + i, 7.2 + i + max(0, y + 11) * 0.6, 1.2, 36)
+            path = loop(top - 1.8 * i, -0.6, 7.0 + i, 7.2 + i + max(0, top + 11) * 0.6, 1.2, 36)
             path = path + 0.35 * rng.standard_normal((36, 3))
             path[-1] = path[0]
             shape = tube(path, rng.uniform(1.6, 2.3), 12)
@@ -71,6 +71,8 @@ def _collar(scene: Scene, rng: np.random.Generator, look: Look, k: float, inner:
 
 
 class Hat(NamedTuple):
+    """What is worn on the head, and the hair that it leaves no room for."""
+
     kind: str  # none, beanie, brim, cap, band, scarf, hood
     bald: np.ndarray | None  # (V,) bool, where no hair grows
 
@@ -128,6 +130,8 @@ def _brim(scene: Scene, rng: np.random.Generator, kind: str, level: float, own: 
 
 
 class Glasses(NamedTuple):
+    """Frame and lenses; the lenses are blended over the finished face."""
+
     kind: str  # none, clear, sun
     lenses: list[Shape]
 
@@ -173,6 +177,7 @@ def glasses(scene: Scene, landmarks: np.ndarray, rng: np.random.Generator) -> Gl
 
 
 def earrings(scene: Scene, rng: np.random.Generator) -> None:
+    """Add one pair, studs or drops, to the scene."""
     own = linear([200, 180, 120]) if rng.random() < 0.5 else colour(rng)
     drop, r = rng.uniform(0.2, 1.5), rng.uniform(0.2, 0.55)
     for side in (-1, 1):

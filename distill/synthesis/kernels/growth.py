@@ -48,6 +48,7 @@ def _normal(state):
 
 @part
 def smoothstep(a, b, x):
+    """0 below a, 1 above b, a cubic between."""
     t = min(1.0, max(0.0, (x - a) / (b - a)))
     return t * t * (3 - 2 * t)
 
