@@ -15,9 +15,9 @@
         method: greedy                     # or uniform
       - {name: small, base: ../cpu/small.yaml, teacher: distill, set: {...}}       # a stage with a base of its own
 
-A stage of the job `teacher` that has distillation terms is an assistant (https://arxiv.org/abs/1902.03393): a model above the
-student's byte budget, distilled from the teacher, that is a teacher in turn. Everything is refused here, by file, stage and key,
-before torch or MLflow is imported.
+A stage of the job `teacher` that has distillation terms is an assistant (https://arxiv.org/abs/1902.03393): a model
+above the student's byte budget, distilled from the teacher, that is a teacher in turn. Everything is refused here, by
+file, stage and key, before torch or MLflow is imported.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Stage:
 
     @property
     def needs(self) -> tuple[str, ...]:
+        """Names of the earlier stages that this one goes on from."""
         return tuple(name for name in (self.init, self.teacher, *self.of) if name)
 
 
@@ -82,7 +83,8 @@ class Recipe:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe file.
 
-    `key=value` overrides hold for all its stages, after their own `set`; `stages.NAME.key=value` for one of them. Raises UserError naming file, stage and key.
+    `key=value` overrides hold for all its stages, after their own `set`; `stages.NAME.key=value` for one of them.
+    Raises UserError naming file, stage and key.
     """
     path = Path(path)
     raw, base_file = opened(path, FILE_KEYS, "that all stages share")
@@ -236,8 +238,8 @@ def _same_architecture(source: Stage, config: Config, where: str, part: str = "a
             continue
         if was[key] != now[key]:
             raise UserError(
-                f"{where}{key} is {now[key]!r}, but stage '{source.name}' has {was[key]!r}; expected the same architecture, "
-                f"for weights to go from one to the other."
+                f"{where}{key} is {now[key]!r}, but stage '{source.name}' has {was[key]!r}; expected the "
+                f"same architecture, for weights to go from one to the other."
             )
 
 

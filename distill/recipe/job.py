@@ -38,8 +38,9 @@ class Finished:
 
 
 def run(recipe: Recipe, on_stage: Callable[[Stage], None] = lambda _: None) -> Finished:
-    """Have every stage done, in order. The same call after a cut, however it was cut, finds the stages that are finished and
-    continues the one that was under way, in the same parent run. on_stage is called with each stage before it begins.
+    """Have every stage done, in order. The same call after a cut, however it was cut, finds the stages that are
+    finished and continues the one that was under way, in the same parent run. on_stage is called with each stage before
+    it begins.
 
     Raises UserError for what can be known to be wrong before the first stage trains, and as training does.
     """
@@ -61,8 +62,9 @@ def run(recipe: Recipe, on_stage: Callable[[Stage], None] = lambda _: None) -> F
 
 
 def check_models(recipe: Recipe) -> None:
-    """Build every stage's model once. Raises UserError where one cannot be, breaks the budget, freezes what it has not, or is
-    to go on from weights of another architecture."""
+    """Build every stage's model once. Raises UserError where one cannot be, breaks the budget, freezes what it has not,
+    or is to go on from weights of another architecture.
+    """
     models: dict[str, Landmarker] = {}
     for stage in recipe.stages:
         where = f"{recipe.path}, stage '{stage.name}': "
@@ -82,8 +84,8 @@ def check_models(recipe: Recipe) -> None:
             if different := difference(models[source], models[stage.name], part):
                 key, was, now = different
                 raise UserError(
-                    f"{where}{key} is {now}, but stage '{source}' has {was}; expected the same architecture, for weights to "
-                    f"go from one to the other."
+                    f"{where}{key} is {now}, but stage '{source}' has {was}; expected the same "
+                    f"architecture, for weights to go from one to the other."
                 )
 
 

@@ -69,6 +69,8 @@ class Run:
     it; both names find it then); `work`, the local folder of its checkpoints.
     """
 
+    work: Path
+
     def __init__(self, tracking: TrackingConfig):
         self._tracking = tracking
         self._root = make_store(tracking)

@@ -77,6 +77,7 @@ class Unfinished:
 
     @property
     def run_id(self) -> str:
+        """Its id in the store, or `offline-...`."""
         return self.work.name
 
 
@@ -114,8 +115,8 @@ def unfinished(config: Config, job: str, path: Path) -> Unfinished:
     if configs.digest(stored) != configs.digest(config):
         key, was, now = configs.first_difference(stored, config)
         raise UserError(
-            f"resume: the run was started with {key}={was!r}, this call says {now!r}; expected the same config (give resume= "
-            "alone to use the run's own)."
+            f"resume: the run was started with {key}={was!r}, this call says {now!r}; expected the same config "
+            "(give resume= alone to use the run's own)."
         )
     return found
 
@@ -131,14 +132,20 @@ def check_data(found: Unfinished, fingerprints: dict[str, str]) -> None:
 
 def resume_command(config: Config, job: str, run_id: str, root: Path | None) -> str:
     """What a person types to continue this run, from any folder. root: of the data; None: the bundled sample."""
-    places = {"tracking.store": config.tracking.store, "data.root": root, "data.cache": config.data.cache}
+    tracking, data = config.tracking, config.data
+    places: dict[str, str | Path | None] = {
+        "tracking.store": tracking.store,
+        "data.root": root,
+        "data.cache": data.cache,
+    }
     found = [shlex.quote(f"{key}={Path(place).absolute()}") for key, place in places.items() if place]
     return " ".join([f"python -m distill.{job} resume={run_id}", *found])
 
 
 def tidy(config: TrackingConfig) -> None:
-    """Clear up after processes of this store that were killed: half-written checkpoints; and runs without a checkpoint, which
-    nobody can continue, end as KILLED."""
+    """Clear up after processes of this store that were killed: half-written checkpoints; and runs without a checkpoint,
+    which nobody can continue, end as KILLED.
+    """
     for work in (store_root(config) / "work").glob("*/"):
         # whoever trains holds the lock, which outlives a kill as a file
         if not (work / "lock").exists() or is_held(work):
@@ -156,7 +163,7 @@ def tidy(config: TrackingConfig) -> None:
 
 
 class Snapshots:
-    """`epoch_NNN.safetensors` in a folder, one for each validated epoch among the last `train.snapshots`: for averaging.
+    """`epoch_NNN.safetensors` in a folder, one for each validated epoch among the last `train.snapshots`.
 
     Written as the epoch ends, whole or not at all, so that a killed run that continues leaves the same files.
     """
@@ -200,7 +207,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):

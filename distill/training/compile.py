@@ -1,9 +1,10 @@
 """torch.compile for the parts of the objective that carry its cost: `train.compile`.
 
-What is compiled is the forward of backbone and head, of the student and of its teacher; losses and adapters, which are small and
-full of names, stay eager. Feature taps are hooks that are put on anew in every pass, and dynamo does not look whether hooks
-changed since it compiled: a hook inside a compiled region would go on writing to the first pass's dictionary. So a module with
-a tap inside is not compiled as a whole; its children are, each by its own forward, on which a hook stays outside.
+What is compiled is the forward of backbone and head, of the student and of its teacher; losses and adapters, which are
+small and full of names, stay eager. Feature taps are hooks that are put on anew in every pass, and dynamo does not look
+whether hooks changed since it compiled: a hook inside a compiled region would go on writing to the first pass's
+dictionary. So a module with a tap inside is not compiled as a whole; its children are, each by its own forward, on
+which a hook stays outside.
 """
 
 from __future__ import annotations
@@ -29,26 +30,28 @@ def check_compiler(device: torch.device) -> None:
         reason = (str(cause).strip().splitlines() or [""])[0].rstrip(".")[:200]
         needed = "a C++ compiler (g++ or clang++, or $CXX) and Python's headers" if device.type == "cpu" else "triton"
         raise UserError(
-            f"train.compile: torch cannot compile on this machine ({reason or type(cause).__name__}); expected {needed}, or "
-            f"train.compile=false."
+            f"train.compile: torch cannot compile on this machine ({reason or type(cause).__name__}); expected "
+            f"{needed}, or train.compile=false."
         ) from None
 
 
 def compile_objective(objective: Objective) -> None:
-    """Replace the forward of the networks in `objective` by compiled ones, in place: names and weights stay as they are."""
+    """Compile the forward of the networks in `objective`, in place: names and weights stay as they are."""
     distiller = objective.distiller
     parts = _parts(objective.student, distiller.student_taps if distiller else ())
     if distiller:
         parts += _parts(distiller.teacher.model, distiller.teacher_taps)
-    # dynamo counts the graphs of all of them together, in training and evaluation, for few shapes each, and would give up at 8
+    # dynamo counts the graphs of all of them together, in training and evaluation, for few shapes each, and would give
+    # up at 8
     dynamo.recompile_limit = max(dynamo.recompile_limit, 4 * len(parts))
     for module in parts:
         # not module.compile(): that would take the module's own hooks inside
         module.forward = torch.compile(module.forward)
     torch.compiler.reset()  # graphs of an earlier training in this process, under its settings
     if objective.balance is not None:
-        # It asks for gradients of single terms first, and a compiled backward may use up what the whole one needs then. The
-        # cache on disk does not tell graphs that do so from those that do not: without a tag the gradients would be wrong.
+        # It asks for gradients of single terms first, and a compiled backward may use up what the whole one needs then.
+        # The cache on disk does not tell graphs that do so from those that do not: without a tag the gradients would be
+        # wrong.
         functorch.donated_buffer = False
         torch.compiler.config.cache_key_tag = "distill: one graph, several backwards"
 

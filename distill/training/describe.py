@@ -66,7 +66,8 @@ def note(model: TrainedModel, report: metric.Report, val: str, found: Sequence[C
     low, high = interval(report.per_image)
     chosen = f", epoch {model.step} of {len(model.history)}" if model.step else ""
     result = (
-        f"val/nme {report.nme:.3f} % [{low:.3f}, {high:.3f}] on {report.count} images of {val}, median {report.median:.3f}, "
+        f"val/nme {report.nme:.3f} % [{low:.3f}, {high:.3f}] on {report.count} images of {val}, "
+        f"median {report.median:.3f}, "
         f"above 8 %: {100 * report.failure_rate:.1f} %{chosen}; {model.cost.file_bytes / 1e6:.2f} MB, "
         f"{model.cost.latency_ms:.1f} ms on one CPU thread."
     )

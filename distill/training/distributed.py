@@ -25,6 +25,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
+        """Whether this process prints, logs and saves."""
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -60,7 +61,7 @@ class Processes:
         return bool(self.max(flag))
 
     def from_main(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns (picklable) in the main process, in every process; its exceptions are raised in every one."""
+        """What `make` returns (picklable) in the main process, for all; its exceptions are raised in all."""
         if self.world == 1:
             return make()
         box: list[Any] = [None, None]
@@ -91,5 +92,6 @@ def start(device: str) -> Processes:
 
 
 def stop() -> None:
+    """Leave the group, where there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -35,6 +35,8 @@ from distill.training.checkpoint import SNAPSHOTS
 
 @dataclass(frozen=True)
 class TrainResult:
+    """What a finished training or averaging gives to its caller."""
+
     run_id: str
     run_name: str
     model_file: Path  # the best weights by val/nme, as exported
@@ -81,6 +83,7 @@ class Measured:
 
     @property
     def report(self) -> metric.Report:
+        """The model's own."""
         return self.reports[self.label]
 
 
@@ -91,7 +94,9 @@ def finalize(
     test: Path | None,
     teacher: TeacherPredictions | None,
 ) -> TrainResult:
-    """Measure `model` on the validation set and keep all of it in `run`. test: folder of unlabelled images, for students.
+    """Measure `model` on the validation set and keep all of it in `run`.
+
+    test: folder of unlabelled images, for students.
 
     With tracking.outputs light: metrics, report, predictions and the model file, and nothing that takes long.
     """

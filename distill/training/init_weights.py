@@ -11,14 +11,24 @@ from distill.models.files import load_model, weights
 from distill.models.landmarker import Landmarker
 from distill.models.references import ModelReference
 
-# What may change the shapes of a model's weights, the likeliest first. Where no shape differs these may: a convolutional
-# model takes weights that were trained at another input size.
-SHAPING = ("backbone", "head.kind", "head.width", "backbone_args", "head.stride", "head.upsample", "head.norm", "head.bins",
-           "head.margin", "input_size")  # fmt: skip
+# What may change the shapes of a model's weights, the likeliest first. Where no shape differs these may: a
+# convolutional model takes weights that were trained at another input size.
+SHAPING = (
+    "backbone",
+    "head.kind",
+    "head.width",
+    "backbone_args",
+    "head.stride",
+    "head.upsample",
+    "head.norm",
+    "head.bins",
+    "head.margin",
+    "input_size",
+)
 
 
 def start_from(model: Landmarker, reference: ModelReference, part: str = "all") -> str:
-    """Fill `model`, or its `backbone` alone, with the weights of a file; the id of the run that made them ("": unknown).
+    """Fill `model`, or its `backbone` alone, with the weights of a file; returns the run that made them ("": unknown).
 
     part: all or backbone. Raises UserError where the file's architecture (of that part) is another one.
     """
@@ -35,8 +45,9 @@ def start_from(model: Landmarker, reference: ModelReference, part: str = "all") 
 
 
 def difference(a: Landmarker, b: Landmarker, part: str = "all") -> tuple[str, str, str] | None:
-    """The first thing in which two architectures (or their backbones) differ, and what it is in each; None: weights of one
-    fit the other."""
+    """The first thing in which two architectures (or their backbones) differ, and what it is in each; None: weights of
+    one fit the other.
+    """
     if part == "all" and not a.markup.fits(b.markup):
         return "data.landmarks", str(a.markup), str(b.markup)
     was, now = _shaping(a.config), _shaping(b.config)

@@ -1,4 +1,4 @@
-"""Train a teacher or a student: `build` everything and check it, `fit`, `finalize`; all of it kept in one MLflow run."""
+"""Train a teacher or a student in one MLflow run: `build` everything and check it, `fit`, `finalize`."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Callbacks:
 
 
 def train_teacher(config: Config, callbacks: Callbacks = Callbacks()) -> TrainResult:
-    """Train a teacher; where the config has distillation terms, an assistant: a teacher that has one itself, of whatever size
-    (https://arxiv.org/abs/1902.03393).
+    """Train a teacher; where the config has distillation terms, an assistant: a teacher that has one itself, of
+    whatever size (https://arxiv.org/abs/1902.03393).
 
     Raises UserError for anything the user can mend, before training starts where that is possible; Interrupted, after
     saving, on Ctrl-C or SIGTERM; and what the callbacks raise.
@@ -89,12 +89,15 @@ def _train(config: Config, job: str, callbacks: Callbacks) -> TrainResult:
 
 @dataclass(frozen=True)
 class Data:
+    """The sets of a training, read and checked."""
+
     paths: SetPaths
     train: LandmarkSet
     val: LandmarkSet
 
     @property
     def fingerprints(self) -> dict[str, str]:
+        """Of `train` and `val`: 16 hex digits each."""
         return {"train": self.train.fingerprint, "val": self.val.fingerprint}
 
 
@@ -115,10 +118,12 @@ class Training:
 
     @property
     def role(self) -> str:
+        """See `role_of`."""
         return role_of(self.config, self.job)
 
     @property
     def run_name(self) -> str:
+        """tracking.run_name, or a name of recipe, backbone and seed."""
         config = self.config
         return config.tracking.run_name or f"{config.name}-{config.model.backbone}-s{config.seed}"
 
@@ -129,14 +134,15 @@ class Training:
         origin = f", distilled from run {self.teacher_run or config.teacher}" if config.distill.terms else ""
         origin += f", from the weights of {config.init}" if config.init else ""
         return (
-            f"{self.role.capitalize()} `{config.name}`: {config.model.backbone} with a {config.model.head.kind} head{origin}. "
+            f"{self.role.capitalize()} `{config.name}`: {config.model.backbone} with a "
+            f"{config.model.head.kind} head{origin}. "
             f"Trained on {len(data.train)} images of {data.paths.train.name}, selected on {len(data.val)} of "
             f"{data.paths.val.name}."
         )
 
 
 def build(config: Config, job: str, processes: Processes) -> Training:
-    """Everything that can be refused is refused here, by UserError: names first, then data, which takes longer to check."""
+    """Everything that can be refused is refused here, by UserError: names first, then data, which takes longer."""
     loop.seed_everything(config.seed, config.train.deterministic)
     resumed = None
     if config.resume:
@@ -176,7 +182,7 @@ def _build_model(config: Config, job: str, processes: Processes, resumed: Unfini
 
 
 def _augmenter(config: Config, size: int) -> Augmenter:
-    """Of the views for a model of this input size; data.size overrules it. Two augmenters of a run draw the same views."""
+    """Of the views for a model of this input size; data.size overrules it. All of a run draw the same views."""
     return Augmenter(config.augment, config.data.size or size, config.seed, configs.markup_of(config))
 
 
@@ -194,7 +200,7 @@ def _read_data(config: Config, processes: Processes, resumed: Unfinished | None)
 
 
 def read_sets(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet]:
-    """Training and validation set, checked. Raises UserError where they are broken, share anything, or may not be used."""
+    """Training and validation set. Raises UserError where they are broken, share anything, or may not be used."""
     data = config.data
     real = paths.train.resolve().name
     if real.lower().startswith("aflw"):  # under whatever name or link the config reaches it
@@ -235,7 +241,7 @@ def _build_loader(
 
 
 def role_of(config: Config, job: str) -> str:
-    """A training's role among others: teacher, assistant, control, distilled, or tuned (from weights, without a teacher)."""
+    """teacher, assistant, control, distilled, or tuned (from weights, without a teacher)."""
     if job == "teacher":
         return "assistant" if config.distill.terms else "teacher"
     if config.distill.terms:
@@ -248,7 +254,7 @@ def role_of(config: Config, job: str) -> str:
 
 @contextmanager
 def open_run(training: Training) -> Iterator[tracking.Run | tracking.NullRun]:
-    """The training's MLflow run, new or reopened, while no other process may continue it; a NullRun beside the main process."""
+    """The training's MLflow run, new or reopened, held against other processes; a NullRun beside the main process."""
     config, processes, resumed = training.config, training.processes, training.resumed
     with ExitStack() as stack:
         if processes.is_main:
@@ -355,6 +361,7 @@ class Recorder:
         }
 
     def validate(self, model: Landmarker) -> dict[str, float]:
+        """Errors on the validation set, `val/...`, and how near they are to the teacher's, where there is one."""
         val_set = self.training.data.val
         predictions = predict_set(model, val_set)
         values = as_metrics(measure(predictions, val_set), "val")
@@ -363,16 +370,19 @@ class Recorder:
         return values
 
     def on_validated(self, model: Landmarker, epoch: int, value: float, best: bool) -> None:
+        """Keep the weights: as a snapshot where train.snapshots wants it, and where they are the best so far."""
         about = self.about | {"epoch": epoch, "val/nme": round(value, 4)}
         self.snapshots.keep(model, epoch, about)
         if best:
             save_model(model, self.best_file, about)
 
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Log an epoch, then call back."""
         self.run.log_metrics(metrics, step=epoch)
         self.callbacks.on_epoch(epoch, metrics)
 
     def finalize(self, progress: Progress) -> TrainResult:
+        """Measure the best weights and complete the run."""
         training = self.training
         model = TrainedModel(
             training.config,

@@ -1,8 +1,10 @@
-"""The training loop: `Trainer.train_step` is one optimiser step, `fit` the epochs of it. It knows neither MLflow nor Optuna.
+"""The training loop: `Trainer.train_step` is one optimiser step, `fit` the epochs of it.
 
-Exactness: a sample depends on (seed, epoch, index), the order on (seed, epoch), the randomness inside a step on (seed, step,
-rank), learning rate and term weights on the step. So position, weights, averages and optimiser state are all there is to
-save, and a resumed run computes the very same weights.
+It knows neither MLflow nor Optuna.
+
+Exactness: a sample depends on (seed, epoch, index), the order on (seed, epoch), the randomness inside a step on (seed,
+step, rank), learning rate and term weights on the step. So position, weights, averages and optimiser state are all
+there is to save, and a resumed run computes the very same weights.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ class Progress:
     lr: float = 0.0  # of the last step
     seconds: float = 0.0  # spent training, over all sessions
     epoch_seconds: float = 0.0  # of them in the steps of this epoch
+    loader_seconds: float = 0.0  # of these, waiting for the next batch
     validation_seconds: float = 0.0  # of them in the last validation
     history: list[dict[str, float]] = field(default_factory=list)  # one dict an epoch
 
@@ -86,8 +89,8 @@ class Hooks(Protocol):
 class Trainer:
     """What a training consists of: objective, optimiser, weight average, and how far it has come.
 
-    The objective is moved to the device, and compiled or wrapped for several processes where that is asked for. precision:
-    float32 or bfloat16, of the networks' passes; weights, losses and adapters are in float32 always.
+    The objective is moved to the device, and compiled or wrapped for several processes where that is asked for.
+    precision: float32 or bfloat16, of the networks' passes; weights, losses and adapters are in float32 always.
     """
 
     def __init__(
@@ -119,9 +122,9 @@ class Trainer:
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step on this process's share of a batch.
 
-        Returns what is logged of it, as 0-d tensors on the device: the loss, each term raw and weighted, the length of the
-        gradient. Raises Diverged where loss or gradient are not finite: on a CPU before anything is changed, on a GPU one step
-        later, since reading a value would keep the GPU waiting.
+        Returns what is logged of it, as 0-d tensors on the device: the loss, each term raw and weighted, the length of
+        the gradient. Raises Diverged where loss or gradient are not finite: on a CPU before anything is changed, on a
+        GPU one step later, since reading a value would keep the GPU waiting.
         """
         self.progress.lr = lr = self.lr()
         for group in self.optimizer.param_groups:
@@ -195,6 +198,7 @@ class Trainer:
         return max(1e-9, 60 * self.config.minutes - self.progress.validation_seconds)
 
     def is_out_of_time(self) -> bool:
+        """Whether train.minutes are over, but for the last validation."""
         return bool(self.config.minutes) and self.elapsed >= self.budget()
 
     def is_last(self, epoch: int) -> bool:
@@ -202,16 +206,19 @@ class Trainer:
         return self.is_out_of_time() if self.config.minutes else epoch >= self.config.epochs
 
     def is_over(self) -> bool:
+        """Whether all is trained and validated."""
         progress, patience = self.progress, self.config.patience
         if progress.batch or not (progress.history and SELECT in progress.history[-1]):  # the end is validated, always
             return False
         return self.is_last(progress.epoch) or bool(patience and progress.epoch - progress.best_epoch > patience)
 
     def start_clock(self) -> None:
+        """Count from now on, after what earlier sessions took."""
         self._started = time.monotonic() - self.progress.seconds
         self.elapsed = self.progress.seconds  # of the training in all its sessions, the same in all processes
 
     def tick(self) -> None:
+        """Note the time that has passed."""
         self.progress.seconds = time.monotonic() - self._started
         self.elapsed = self.progress.seconds
         if self.config.minutes:
@@ -232,6 +239,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`, on this device, under this config."""
         self.objective.load_state_dict(state["objective"])
         self.average.model.load_state_dict(state["average"])
         load_optimizer(self.optimizer, state["optimizer"], self.objective)
@@ -264,8 +272,8 @@ class Unread:
         what = "loss" if names[0] == "train/loss" else "gradient norm"
         each = ", ".join(f"{name.removeprefix('train/raw/')}={term:.6g}" for name, term in terms.items())
         raise Diverged(
-            f"The {what} is {found[names[0]]} at {self.position}. Terms: {each}. The last checkpoint is unharmed; a lower "
-            f"train.lr or train.clip may help."
+            f"The {what} is {found[names[0]]} at {self.position}. Terms: {each}. The last checkpoint is "
+            f"unharmed; a lower train.lr or train.clip may help."
         )
 
 
@@ -273,7 +281,9 @@ class Sums:
     """Running sums of named 0-d tensors, kept on their device in float64."""
 
     def __init__(self, start: dict[str, float] | None = None):
-        self._start, self._names, self._total = dict(start or {}), (), None
+        self._start = dict(start or {})
+        self._names: tuple[str, ...] = ()
+        self._total: Tensor | None = None
 
     def add(self, values: dict[str, Tensor]) -> None:
         """values: the same names at every call."""
@@ -285,6 +295,7 @@ class Sums:
         self._total += stacked
 
     def to_dict(self) -> dict[str, float]:
+        """The sums on the host; waits for the device."""
         if self._total is None:
             return dict(self._start)
         return dict(zip(self._names, self._total.tolist(), strict=True))
@@ -331,8 +342,8 @@ def plain_errors() -> Iterator[None]:
             r"DataLoader worker \(pid\(?s?\)? .*?\) (?:is killed by signal: \w+|exited unexpectedly)", text
         ):
             raise UserError(
-                f"A process that loads images has ended ({killed[0]}), mostly for want of memory; data.workers=0 loads in the "
-                f"main process. The last checkpoint is unharmed."
+                f"A process that loads images has ended ({killed[0]}), mostly for want of memory; data.workers=0 "
+                f"loads in the main process. The last checkpoint is unharmed."
             ) from None
         raise
 
@@ -356,13 +367,16 @@ class ProgressBar:
         return min(60 * self.minutes, self.trainer.elapsed) if self.minutes else self.trainer.progress.step
 
     def start_epoch(self) -> None:
+        """Name the epoch that begins."""
         of = f" of {self.minutes:g} min" if self.minutes else f"/{self.trainer.config.epochs}"
         self.bar.set_description_str(f"{self.label} epoch {self.trainer.progress.epoch + 1}{of}")
 
     def advance(self) -> None:
+        """After each step."""
         self.bar.update(self._done() - self.bar.n)
 
     def show(self, nme: float) -> None:
+        """After each validation. nme: percent of the side."""
         self.bar.set_postfix_str(f"{SELECT} {nme:.3f} best {self.trainer.progress.best:.3f}")
 
     def __enter__(self) -> ProgressBar:
@@ -375,8 +389,9 @@ class ProgressBar:
 def fit(trainer: Trainer, loader: DataLoader, hooks: Hooks, save: Callable[[dict[str, Any]], None], label: str) -> None:
     """Train to the end, or until patience is over; `trainer.progress` tells what came of it.
 
-    loader: its batch_sampler is an EpochSampler. save: keeps a trainer's state, in the main process. label: of the progress
-    bar. Raises Diverged when a loss is not finite, Interrupted (after saving) on Ctrl-C or SIGTERM, and what hooks raise.
+    loader: its batch_sampler is an EpochSampler. save: keeps a trainer's state, in the main process. label: of the
+    progress bar. Raises Diverged when a loss is not finite, Interrupted (after saving) on Ctrl-C or SIGTERM, and what
+    hooks raise.
     """
     main, progress = trainer.processes.is_main, trainer.progress
     bar = ProgressBar(trainer, label)
@@ -398,7 +413,8 @@ def fit(trainer: Trainer, loader: DataLoader, hooks: Hooks, save: Callable[[dict
             progress.history.append({"epoch": float(number), **metrics})
             if main:
                 hooks.on_epoch(number, metrics)
-            progress.epoch, progress.batch, progress.epoch_seconds, trainer.sums = number, 0, 0.0, Sums()
+            progress.epoch, progress.batch, trainer.sums = number, 0, Sums()
+            progress.epoch_seconds = progress.loader_seconds = 0.0
             keep()
             _leave_if_asked(trainer, request)
 
@@ -410,8 +426,10 @@ def train_epoch(
     progress, every = trainer.progress, trainer.config.checkpoint_seconds
     loader.batch_sampler.set_position(progress.epoch, progress.batch)
     train_mode(trainer.objective, trainer.config.freeze)
-    saved_at, seconds_before, start = time.monotonic(), progress.epoch_seconds, time.monotonic()
+    seconds_before = progress.epoch_seconds
+    saved_at = start = asked_at = time.monotonic()
     for batch in loader:
+        progress.loader_seconds += time.monotonic() - asked_at
         trainer.sums.add(trainer.train_step(batch))
         progress.batch += 1
         progress.epoch_seconds = seconds_before + time.monotonic() - start
@@ -424,6 +442,7 @@ def train_epoch(
         if every and time.monotonic() - saved_at > every:
             keep()
             saved_at = time.monotonic()
+        asked_at = time.monotonic()
 
 
 def _leave_if_asked(trainer: Trainer, request: StopRequest) -> None:
@@ -439,6 +458,7 @@ def _mean_values(trainer: Trainer, batch_size: int) -> dict[str, float]:
     metrics["train/lr"] = progress.lr
     metrics["train/images_per_second"] = progress.batch * batch_size / max(progress.epoch_seconds, 1e-9)
     metrics["train/epoch_seconds"] = progress.epoch_seconds
+    metrics["train/loader_seconds"] = progress.loader_seconds
     return metrics
 
 

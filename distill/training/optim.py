@@ -1,4 +1,4 @@
-"""What trains and how: frozen parts, parameter groups and optimiser, learning rate, the weight average that is evaluated."""
+"""What trains and how: frozen parts, parameter groups and optimiser, learning rate, the average of weights."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ def freeze(model: Landmarker, paths: Iterable[str]) -> None:
         if path not in modules:
             close = difflib.get_close_matches(path, modules, n=3, cutoff=0.3)
             raise UserError(
-                f"train.freeze: '{path}' is no module of the model ({model.config.backbone}); expected a module path such as "
-                f"{', '.join(close) or 'backbone'}."
+                f"train.freeze: '{path}' is no module of the model ({model.config.backbone}); expected a module path "
+                f"such as {', '.join(close) or 'backbone'}."
             )
         modules[path].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(
-            f"train.freeze: {', '.join(paths)} leave nothing of the model to train; expected some part of it not to be named."
+            f"train.freeze: {', '.join(paths)} leave nothing of the model to train; expected some part of it "
+            f"not to be named."
         )
 
 
@@ -63,8 +64,8 @@ def make_optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Opt
 def parameter_groups(objective: Objective, config: TrainConfig) -> list[dict[str, Any]]:
     """What trains, by weight decay and by `lr_scale`, a factor on the learning rate.
 
-    Weight decay acts on matrices and kernels: not on biases, norms and other vectors, and not on what the backbone's authors
-    exempt, such as position embeddings.
+    Weight decay acts on matrices and kernels: not on biases, norms and other vectors, and not on what the backbone's
+    authors exempt, such as position embeddings.
     """
     exempt = {f"student.{name}" for name in objective.student.no_weight_decay()}
     scales = _lr_scales(objective.student, config)
@@ -80,8 +81,10 @@ def parameter_groups(objective: Objective, config: TrainConfig) -> list[dict[str
 
 
 def _lr_scales(student: Landmarker, config: TrainConfig) -> dict[str, float]:
-    """Factor of each of the backbone's parameters: train.backbone_lr, times train.layer_decay for each layer between it and
-    the head (as in BEiT, https://arxiv.org/abs/2106.08254). A layer is a stage, or a block where the backbone lists blocks."""
+    """Factor of each of the backbone's parameters: train.backbone_lr, times train.layer_decay for each layer between it
+    and the head (as in BEiT, https://arxiv.org/abs/2106.08254). A layer is a stage, or a block where the backbone lists
+    blocks.
+    """
     names = [name for name, _ in student.backbone.named_parameters()]
     layers = [_LAYER.match(name)[0] for name in names]  # in forward order
     order = {layer: number for number, layer in enumerate(dict.fromkeys(layers), start=1)}
@@ -107,9 +110,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], obje
 def clip_gradients(student: list[Tensor], adapters: list[Tensor], limit: float) -> dict[str, Tensor]:
     """Scale the gradients of each list of parameters down to the length `limit` (0: leave them as they are).
 
-    Adapters are clipped apart: else what they have to learn would shorten the student's steps, and a student that is compared
-    with its control would differ from it by more than its losses. Returns what is logged, as 0-d tensors: the lengths before,
-    and 1 where the student's gradient was clipped.
+    Adapters are clipped apart: else what they have to learn would shorten the student's steps, and a student that is
+    compared with its control would differ from it by more than its losses. Returns what is logged, as 0-d tensors: the
+    lengths before, and 1 where the student's gradient was clipped.
     """
     norm = nn.utils.clip_grad_norm_(student, limit or math.inf)
     values = {"train/grad_norm": norm, "train/clipped": (norm > (limit or math.inf)).float()}
@@ -156,7 +159,7 @@ class WeightAverage:
         torch._foreach_lerp_(*self._floats, 1 - min(self.decay, (1 + step) / (10 + step)))
 
     def _pair(self, model: nn.Module) -> None:
-        """Look the tensors up once: training changes them in place, and collecting them anew costs as much as the average."""
+        """Look the tensors up once: training changes them in place; collecting them costs as much as the average."""
         own = self.model.state_dict()
         pairs = [(own[name], value) for name, value in model.state_dict().items()]
         floats = [pair for pair in pairs if pair[1].dtype.is_floating_point]

@@ -1,4 +1,4 @@
-"""float32 or bfloat16: `train.amp`. On a CPU `auto` measures both, since it depends on the network which one is faster."""
+"""float32 or bfloat16: `train.amp`. On a CPU `auto` measures both: which one is faster depends on the network."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def choose(
 ) -> tuple[str, dict[str, float]]:
     """The precision of a training, `float32` or `bfloat16`, and seconds a pass of each where they were measured.
 
-    shape: images in a pass, and their side. stored: the precision of the run that is resumed, "" where its checkpoint does
-    not say; None for a new run.
+    shape: images in a pass, and their side. stored: the precision of the run that is resumed, "" where its checkpoint
+    does not say; None for a new run.
     """
     if config.amp != "auto":
         return ("bfloat16" if config.amp == "bf16" else "float32"), {}
