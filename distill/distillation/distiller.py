@@ -40,7 +40,8 @@ def weight_at(term: TermConfig, progress: float) -> float:
 
 
 def check_terms(terms: dict[str, TermConfig], student: Landmarker) -> None:
-    """What can be checked before there is a teacher: methods, their arguments, and the student's taps. Raises UserError."""
+    """What can be checked before there is a teacher: methods, their arguments, and the student's taps. Raises
+    UserError."""
     for name, term in terms.items():
         field = f"distill.terms.{name}"
         method = methods.find(f"{field}.loss", term.loss)

@@ -2,7 +2,7 @@
 
 A method is a pure loss function and, where student and teacher differ in channels, an adapter: a module that trains
 with the student, stands between its tap and the loss, and is no part of the student. Both stand in one file of
-`distill/distillation/losses/`, where the kind of method says what the loss is given:
+`distill/distillation/losses/`, where the kind of method defines what the loss is given:
 
     @FeatureMethod.register("fitnet", "FitNets regression", adapter=Projection)
     def fitnet(student, teacher): ...
@@ -63,7 +63,8 @@ class Outputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """A named loss between student and teacher. Each kind of method is a subclass that says what the loss is given."""
+    """A named loss between student and teacher. Each kind of method is a subclass: it defines what the loss is
+    given."""
 
     name: str
     title: str  # what reports call it

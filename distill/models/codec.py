@@ -48,8 +48,9 @@ class AxisGrid(nn.Module):
     def gaussian(self, values: Tensor) -> Tensor:
         """(...) pixels -> (..., cells): a Gaussian about each value, sampled at the cells, summing to 1.
 
-        Not narrower than 0.3 cells, below which float32 loses its flanks. DARK, which fits a parabola to its logarithm, gives the
-        value back; the mean is beside it where it is narrow: by up to 0.8 % of 96 px at 0.42 cells of 8 px.
+        Not narrower than 0.3 cells, below which float32 loses its flanks. DARK, which fits a parabola to its
+        logarithm, gives the value back; the mean is beside it where it is narrow: by up to 0.8 % of 96 px at 0.42
+        cells of 8 px.
         """
         distance = (self.centres - values.unsqueeze(-1)) / max(self.sigma, 0.3 * self.step)
         return torch.softmax(-0.5 * distance.square(), dim=-1)
@@ -57,9 +58,9 @@ class AxisGrid(nn.Module):
     def centred(self, values: Tensor) -> Tensor:
         """(...) pixels -> (..., cells): a distribution about each value whose mean is the value, summing to 1.
 
-        A Gaussian, each point of which is shared out between the two cells beside it by linear weights. That adds a variance of
-        step^2 / 6, so the Gaussian has as much less; where nothing is left of it, the two weights remain. From one cell on the
-        sampled Gaussian has the same mean to 1e-8 cells.
+        A Gaussian, each point of which is shared out between the two cells beside it by linear weights. That adds a
+        variance of step^2 / 6, so the Gaussian has as much less; where nothing is left of it, the two weights remain.
+        From one cell on the sampled Gaussian has the same mean to 1e-8 cells.
         """
         if self.sigma >= self.step:
             return self.gaussian(values)
@@ -206,11 +207,12 @@ def _peak(values: Tensor, grid: AxisGrid) -> Tensor:
 
 
 def resample(logits: Tensor, source: AxisGrid, target: AxisGrid, dims: tuple[int, ...]) -> Tensor:
-    """Bring logits from one grid to another that sees the same face, so that they say the same point.
+    """Bring logits from one grid to another that sees the same face, so that they decode to the same point.
 
-    Used when teacher and student differ in input size, stride or margin. Probabilities are moved, not logits: each cell's is
-    spread over its area and shared out between the target's neighbouring cells by linear weights, which keeps the mean. What lies
-    beyond the target's grid goes to its edge; cells that the source does not see are as unlikely as its least likely one.
+    Used when teacher and student differ in input size, stride or margin. Probabilities are moved, not logits: each
+    cell's is spread over its area and shared out between the target's neighbouring cells by linear weights, which
+    keeps the mean. What lies beyond the target's grid goes to its edge; cells that the source does not see are as
+    unlikely as its least likely one.
     """
     if source.cells == target.cells and source.step / source.size == target.step / target.size:
         return logits

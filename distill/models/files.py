@@ -49,8 +49,8 @@ def check_budget(model: Landmarker) -> int:
     size = predicted_bytes(model)
     if size > MAX_BYTES:
         raise UserError(
-            f"model.backbone '{model.config.backbone}' with this head makes a float32 file of {size:,} bytes; a student "
-            f"may have at most {MAX_BYTES:,}. Take a smaller backbone or model.head.width."
+            f"model.backbone '{model.config.backbone}' with this head makes a float32 file of {size:,} bytes; a "
+            f"student may have at most {MAX_BYTES:,}. Take a smaller backbone or model.head.width."
         )
     return size
 
@@ -96,8 +96,8 @@ def markup_of(path: Path, described: dict[str, Any]) -> Markup:
     markup = from_dict(described["landmarks"], f"Model file '{path}'") if "landmarks" in described else IBUG68
     if markup.count != described["num_points"]:
         raise UserError(
-            f"Model file '{path}' describes {described['num_points']} points and the landmark set {markup}; expected as "
-            f"many."
+            f"Model file '{path}' describes {described['num_points']} points and the landmark set {markup}; expected "
+            f"as many."
         )
     return markup
 

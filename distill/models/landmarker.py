@@ -181,7 +181,8 @@ def _not_built(config: ModelConfig, problem: Exception) -> UserError:
 
 
 def _exempt_in_timm(config: ModelConfig) -> set[str]:
-    """`no_weight_decay()` of the whole timm model, which its feature extractor does not pass on; built without memory."""
+    """`no_weight_decay()` of the whole timm model, which its feature extractor does not pass on; built without
+    memory."""
     for size_argument in ({}, {"img_size": config.input_size}):  # as in _build_backbone
         try:
             with torch.device("meta"), warnings.catch_warnings():
@@ -216,8 +217,8 @@ def _check_filled(backbone: nn.Module, start: Tensor, config: ModelConfig, size_
         return
     hint = "" if len(random) > len(drawn) / 2 else ", or model.allow_partial=true to begin the others at random"
     raise UserError(
-        f"model.checkpoint '{config.checkpoint}' holds {count} and not {random[0]}; expected a weights file of that very "
-        f"model{hint}."
+        f"model.checkpoint '{config.checkpoint}' holds {count} and not {random[0]}; expected a weights file of that "
+        f"very model{hint}."
     )
 
 

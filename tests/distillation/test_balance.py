@@ -1,4 +1,5 @@
-"""distill.balance=grad_norm: a term's weight means so many times the pull of the labels; resumed, it goes on exactly."""
+"""distill.balance=grad_norm: a term's weight means so many times the pull of the labels; resumed, it goes on
+exactly."""
 
 from __future__ import annotations
 
@@ -32,8 +33,11 @@ def balanced(parts, every: int = 1, terms=TERMS) -> Objective:
     pupil, master = parts
     pupil = copy.deepcopy(pupil)
     return Objective(
-        pupil, Supervision(LossConfig(coordinate_weight=5)), Distiller(terms, pupil, master), GradientBalance(terms, every)
-    )  # fmt: skip
+        pupil,
+        Supervision(LossConfig(coordinate_weight=5)),
+        Distiller(terms, pupil, master),
+        GradientBalance(terms, every),
+    )
 
 
 def pull(objective: Objective, value: torch.Tensor) -> float:
@@ -135,7 +139,7 @@ def test_the_saved_state_is_plain_so_that_loading_it_runs_no_code(parts, tmp_pat
     assert again.scales() == whole.scales()
 
 
-def test_a_term_that_says_nothing_keeps_its_scale_and_one_that_whispers_is_bounded():
+def test_a_term_without_gradient_keeps_its_scale_and_a_tiny_one_is_bounded():
     class Student(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -145,12 +149,15 @@ def test_a_term_that_says_nothing_keeps_its_scale_and_one_that_whispers_is_bound
     weight = pupil.backbone.weight.sum()
     scaler = GradientBalance(["zero", "none", "whisper", "shout", "broken"], 1)
     raw = {
-        "zero": 0 * weight, "none": torch.ones(()), "whisper": 1e-9 * weight, "shout": 1e9 * weight,
+        "zero": 0 * weight,
+        "none": torch.ones(()),
+        "whisper": 1e-9 * weight,
+        "shout": 1e9 * weight,
         "broken": weight * float("nan"),
-    }  # fmt: skip
+    }
     scales = scaler(pupil, 3 * weight, raw)
     assert scales == {"zero": 1.0, "none": 1.0, "whisper": RANGE[1], "shout": RANGE[0], "broken": 1.0}
-    assert scaler(pupil, 0 * weight, raw) == scales, "labels that say nothing are no measure"
+    assert scaler(pupil, 0 * weight, raw) == scales, "labels without gradient are no measure"
 
 
 @pytest.mark.parametrize("frozen", ["some of the backbone", "all of it"])
@@ -179,7 +186,7 @@ def test_a_student_of_which_nothing_trains_is_refused_in_one_sentence(parts):
         whole(*batch(), 0.0)
 
 
-def test_the_config_says_whether_and_how_often():
+def test_the_config_decides_whether_and_how_often():
     terms = {"kl": TermConfig(loss="heatmap_kl")}
     off, on = DistillConfig(terms), DistillConfig(terms, balance="grad_norm", balance_every=20)
     assert balance.make(Config(distill=off)) is None
@@ -195,10 +202,15 @@ def test_scales_are_logged_every_epoch_and_weigh_what_is_logged(tiny, bare, tmp_
 
     # what a teacher says does not matter here, so this one is untrained
     save_model(model("lcnet_075", 64, stride=8), tmp_path / "teacher.safetensors", {})
-    result = training.train_student(tiny.short(
-        f"teacher={tmp_path / 'teacher.safetensors'}", "train.accumulate=2", "distill.balance=grad_norm",
-        "distill.balance_every=3", distilled=True,
-    ))  # fmt: skip
+    result = training.train_student(
+        tiny.short(
+            f"teacher={tmp_path / 'teacher.safetensors'}",
+            "train.accumulate=2",
+            "distill.balance=grad_norm",
+            "distill.balance_every=3",
+            distilled=True,
+        )
+    )
     for name, weight in {"kl": 1.5, "attention": 0.1}.items():
         scales = tiny.curve(result.run_id, f"train/scale/{name}")
         raw, weighted = (tiny.curve(result.run_id, f"train/{kind}/{name}") for kind in ("raw", "weighted"))

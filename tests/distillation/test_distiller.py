@@ -1,4 +1,5 @@
-"""Named terms between a student and a teacher: finite, felt by the student only, refused in one sentence where impossible."""
+"""Named terms between a student and a teacher: finite, felt by the student only, refused in one sentence where
+impossible."""
 
 from __future__ import annotations
 
@@ -6,9 +7,10 @@ import copy
 
 import pytest
 import torch
+from landmarkers import landmarker
 from safetensors.torch import load_file
 
-from distill.config import HeadConfig, LossConfig, ModelConfig, TermConfig
+from distill.config import LossConfig, TermConfig
 from distill.distillation import taps
 from distill.distillation.distiller import Distiller, check_terms, weight_at
 from distill.distillation.losses.feature import FeatureMethod
@@ -29,8 +31,7 @@ ALONE = [name for name, method in METHODS.items() if type(method) is FeatureMeth
 
 
 def model(backbone: str, size: int, kind: str = "heatmap", seed: int = 0, **head) -> Landmarker:
-    torch.manual_seed(seed)
-    return Landmarker(ModelConfig(backbone=backbone, input_size=size, head=HeadConfig(kind=kind, width=16, **head)))
+    return landmarker(backbone, size, seed, kind=kind, **head)
 
 
 def student(kind: str = "heatmap", seed: int = 0, **head) -> Landmarker:
@@ -71,7 +72,7 @@ def pair() -> tuple[Landmarker, FrozenTeacher]:
 
 @pytest.mark.parametrize("kind", ["heatmap", "simcc"])
 @pytest.mark.parametrize("loss", HEATMAP)
-def test_every_heatmap_term_teaches_the_student(loss, kind):
+def test_every_heatmap_term_trains_the_student(loss, kind):
     whole = objective(student(kind), teacher(kind), kd=TermConfig(loss=loss))
     _, raw, weights, _ = whole(*batch(), 0.0)
     assert set(raw) == {"coordinate", "heatmap", "kd"} == set(weights)
@@ -92,7 +93,7 @@ def test_every_heatmap_term_teaches_the_student(loss, kind):
     ],
     ids=["levels", "levels-far", "backbone-modules", "head-modules"],
 )
-def test_every_feature_term_teaches_the_student_at_levels_and_modules(pair, loss, taps):
+def test_every_feature_term_trains_the_student_at_levels_and_modules(pair, loss, taps):
     pupil, master = pair
     pupil.zero_grad()
     whole = objective(pupil, master, kd=TermConfig(loss=loss, **taps))
@@ -105,7 +106,7 @@ def test_every_feature_term_teaches_the_student_at_levels_and_modules(pair, loss
 
 
 @pytest.mark.parametrize("kinds", [("heatmap", "simcc"), ("simcc", "regression"), ("regression", "heatmap")])
-def test_coordinates_are_taught_between_heads_of_any_kind_and_size(kinds):
+def test_coordinates_are_distilled_between_heads_of_any_kind_and_size(kinds):
     pupil, master = student(kinds[0]), teacher(kinds[1])
     whole = objective(pupil, master, kd=TermConfig(loss="coordinate"))
     images, landmarks = batch()
@@ -121,7 +122,7 @@ def test_coordinates_are_taught_between_heads_of_any_kind_and_size(kinds):
     torch.testing.assert_close(raw["kd"].detach(), (distance * weight).sum(1).mean(), rtol=1e-3, atol=1e-5)
 
 
-def test_points_that_the_student_cannot_represent_are_not_taught(monkeypatch):
+def test_points_that_the_student_cannot_represent_do_not_count():
     pupil, master = student().eval(), teacher("regression")
     whole = objective(pupil, master, kd=TermConfig(loss="coordinate"))
     values = []
@@ -157,7 +158,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
         assert raw[name].item() == pytest.approx(0, abs=1e-5)
 
 
-def test_a_student_learns_what_its_teacher_says():
+def test_a_student_comes_to_predict_its_teachers_points():
     pupil, master = student(), teacher()
     whole = objective(
         pupil, master, LossConfig(coordinate_weight=0, heatmap_weight=0), kl=TermConfig(loss="heatmap_kl")
@@ -325,9 +326,12 @@ def test_channels_last_and_plain_memory_agree():
 
 def test_losses_are_computed_in_float32_under_autocast():
     whole = objective(
-        student(), teacher(), kl=TermConfig(loss="heatmap_kl"), fit=TermConfig(loss="fitnet", **TAPS),
+        student(),
+        teacher(),
+        kl=TermConfig(loss="heatmap_kl"),
+        fit=TermConfig(loss="fitnet", **TAPS),
         mid=TermConfig(loss="at", student="head.mix", teacher="head.mix"),
-    )  # fmt: skip
+    )
     with torch.autocast("cpu", torch.bfloat16):
         total, raw, _, _ = whole(*batch(), 0.0)
     assert total.dtype == torch.float32 and {value.dtype for value in raw.values()} == {torch.float32}

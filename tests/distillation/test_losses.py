@@ -13,7 +13,7 @@ from distill.distillation.losses.heatmap import HeatmapMethod
 from distill.distillation.methods import METHODS
 
 HEATMAP = {name: method.loss for name, method in METHODS.items() if isinstance(method, HeatmapMethod)}
-# those of two maps alone; what an adapter says of the student is another matter
+# those of two maps alone; vid compares what its adapter gives
 MAPS = {name: method.loss for name, method in METHODS.items() if type(method) is FeatureMethod and name != "vid"}
 AXES = {"heatmap": ((-2, -1), (6, 5, 7, 7)), "simcc": ((-1,), (6, 5, 2, 11))}  # dims, shape of logits
 
@@ -73,7 +73,7 @@ def test_neither_value_nor_slope_of_smooth_wing_jumps(place):
     distance = torch.tensor([0.999 * place, 1.001 * place], dtype=torch.float64, requires_grad=True)
     pred = torch.stack((distance, torch.zeros(2)), -1)[None]
     below, above = (coordinate.smooth_wing(pred[:, i], torch.zeros(1, 2), torch.ones(1)) for i in (0, 1))
-    assert float(below) == pytest.approx(float(above), rel=0.01)
+    assert below.item() == pytest.approx(above.item(), rel=0.01)
     (below + above).backward()
     assert float(distance.grad[0]) == pytest.approx(float(distance.grad[1]), rel=0.01)
 
@@ -105,7 +105,7 @@ def test_gradient_is_finite_for_a_point_that_is_exactly_right(loss):
 
 
 @pytest.mark.parametrize("loss", coordinate.LOSSES.values(), ids=coordinate.LOSSES.keys())
-def test_a_point_of_weight_zero_says_nothing_but_counts_in_the_mean(loss):
+def test_a_point_of_weight_zero_has_no_gradient_but_counts_in_the_mean(loss):
     pred, target, ones = two_points((0.1, 0.1), (0.1, 0.1))
     pred.requires_grad_()
     half = loss(pred, target, torch.tensor([[1.0, 0.0]]))
@@ -172,7 +172,8 @@ def test_heatmap_mse_by_hand():
 
 
 def test_heatmap_cwd_by_hand():
-    # the teacher's two logits +-1 have standard deviation sqrt 2; divided by it they differ by sqrt 2; the student is flat
+    # the teacher's two logits +-1 have standard deviation sqrt 2; divided by it they differ by sqrt 2; the student is
+    # flat
     p = 1 / (1 + math.exp(-math.sqrt(2)))
     expected = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
     value = heatmap.heatmap_cwd(one_map(0, 0), one_map(1, -1), (-2, -1))
@@ -230,10 +231,14 @@ def test_heatmap_kl_is_the_logit_loss_of_dwpose_on_one_dimensional_heads():
     # as its authors compute it: axis by axis, summed over bins, mean over points and images
     theirs = sum(
         torch.nn.functional.kl_div(
-            torch.log_softmax(beta * student[:, :, axis], -1), torch.softmax(beta * teacher[:, :, axis], -1), reduction="none"
-        ).sum(-1).mean()
+            torch.log_softmax(beta * student[:, :, axis], -1),
+            torch.softmax(beta * teacher[:, :, axis], -1),
+            reduction="none",
+        )
+        .sum(-1)
+        .mean()
         for axis in (0, 1)
-    )  # fmt: skip
+    )
     ours = heatmap.heatmap_kl(student, teacher, (-1,), temperature=1 / beta)
     torch.testing.assert_close(ours * beta**2, theirs)
 

@@ -1,4 +1,5 @@
-"""Relations within the global batch: two processes (gloo) have the loss and the gradients of one with all the images."""
+"""Relations within the global batch: two processes (gloo) have the loss and the gradients of one with all the
+images."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ def step(module: nn.Module, share: slice) -> None:
         module(images, teacher).backward()
 
 
-def told(terms: Terms) -> list[torch.Tensor]:
+def gradients(terms: Terms) -> list[torch.Tensor]:
     return [*(p.grad for p in terms.parameters()), torch.tensor(terms.balance.scales["x"])]
 
 
@@ -59,7 +60,7 @@ def process(rank: int, store: str, found) -> None:
     for name in VECTORS:
         terms = Terms(name)
         step(nn.parallel.DistributedDataParallel(terms), slice(rank * share, (rank + 1) * share))
-        found.put((rank, name, [value.numpy() for value in told(terms)]))
+        found.put((rank, name, [value.numpy() for value in gradients(terms)]))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -75,10 +76,10 @@ def test_two_processes_have_the_gradients_and_the_scales_of_one(tmp_path):
     for _, name, values in answers:
         alone = Terms(name)
         step(alone, slice(None))
-        for value, expected in zip(values, told(alone), strict=True):
+        for value, expected in zip(values, gradients(alone), strict=True):
             torch.testing.assert_close(torch.from_numpy(value), expected, rtol=1e-4, atol=1e-6)
     # and relations between the two halves do count
     for name in VECTORS:
         whole, half = Terms(name), Terms(name)
         step(whole, slice(None)), step(half, slice(0, IMAGES // WORLD))
-        assert not torch.allclose(told(whole)[0], told(half)[0], rtol=1e-2)
+        assert not torch.allclose(gradients(whole)[0], gradients(half)[0], rtol=1e-2)

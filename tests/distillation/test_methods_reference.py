@@ -1,4 +1,5 @@
-"""The methods against torchdistill (MIT), another hand's implementation, where it has them; same numbers, same gradients.
+"""The methods against torchdistill (MIT), another hand's implementation, where it has them; same numbers, same
+gradients.
 
 Where our reduction differs, the test states the constant between the two.
 """
@@ -19,7 +20,8 @@ COUNT, CHANNELS, SIDE = 6, 5, 8
 
 
 def same(ours, reference, factor: float, *shape: int, unit: bool = False) -> None:
-    """ours(student, teacher) * factor is the reference, in value and in gradient. unit: teacher's maps of mean square 1."""
+    """ours(student, teacher) * factor is the reference, in value and in gradient. unit: teacher's maps of mean square
+    1."""
     start, teacher = draw(*shape), 2 * draw(*shape, seed=1) + 1
     if unit:
         teacher = teacher / teacher.square().flatten(1).mean(1).sqrt().view(-1, *[1] * (teacher.dim() - 1))
@@ -37,7 +39,7 @@ def test_fitnet_is_the_mean_squared_error_of_maps_of_unit_power():
         torch.nn.MSELoss(),
         input={"is_from_teacher": False, "module_path": "m", "io": "output"},
         target={"is_from_teacher": True, "module_path": "m", "io": "output"},
-    )  # fmt: skip
+    )
     reference = lambda s, t: simple(s, t, None)  # noqa: E731
     same(feature.fitnet, reference, 1, COUNT, CHANNELS, SIDE, SIDE, unit=True)
 
@@ -55,7 +57,10 @@ def test_heatmap_kl_has_the_factor_of_hintons_temperature():
 
 def test_cwd_is_that_kl_of_every_channel():
     reference = theirs.KDLoss(*IO, temperature=4.0, alpha=0)
-    ours = lambda s, t: feature.cwd(s.view(COUNT, CHANNELS, SIDE, SIDE), t.view(COUNT, CHANNELS, SIDE, SIDE))  # noqa: E731
+
+    def ours(student, teacher):
+        return feature.cwd(*(maps.view(COUNT, CHANNELS, SIDE, SIDE) for maps in (student, teacher)))
+
     same(ours, reference, 1 / 4.0**2, COUNT * CHANNELS, SIDE**2)
 
 

@@ -156,7 +156,8 @@ def test_softargmax_trains_towards_the_target(head):
     assert after < before
 
 
-# (side, stride, sigma) of the heads in use: teacher and student recipes, CPU recipes, short trials of them, the tests' own
+# (side, stride, sigma) of the heads in use: teacher and student recipes, CPU recipes, short trials of them, the tests'
+# own
 GRIDS = [(256, 4, 0.02), (192, 4, 0.02), (128, 8, 0.035), (96, 8, 0.035), (64, 8, 0.02)]
 
 

@@ -12,12 +12,13 @@ import pytest
 import timm
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from landmarkers import landmarker
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from distill.config import HeadConfig, ModelConfig
 from distill.errors import UserError
-from distill.models import files, landmarker
+from distill.models import files
 from distill.models.files import check_budget, load_model, predicted_bytes, read_description, save_model
 from distill.models.landmarker import Landmarker, skeleton, to_input
 from distill.models.teacher import FrozenTeacher
@@ -29,10 +30,10 @@ SLOW = pytest.mark.slow
 BACKBONES = [
     "lcnet_050",  # strides 2 to 32
     "convnext_atto",  # strides 4 to 32
-    "vit_tiny_patch16_224",  # three levels of one stride; told the input size
+    "vit_tiny_patch16_224",  # three levels of one stride; built for the input size
     "mambaout_femto",  # channels last (NHWC) features
     "efficientvit_m1",  # strides 16 to 64
-    pytest.param("swin_tiny_patch4_window7_224", marks=SLOW),  # NHWC, told the input size
+    pytest.param("swin_tiny_patch4_window7_224", marks=SLOW),  # NHWC, built for the input size
     pytest.param("hrnet_w18_small", marks=SLOW),
     pytest.param("hiera_tiny_224", marks=SLOW),
     pytest.param("mobilevitv2_050", marks=SLOW),
@@ -44,8 +45,7 @@ def model_config(backbone: str = "lcnet_050", kind: str = "heatmap", size: int =
 
 
 def build(backbone: str = "lcnet_050", kind: str = "heatmap", size: int = SIZE, **head) -> Landmarker:
-    torch.manual_seed(0)
-    return Landmarker(model_config(backbone, kind, size, **head))
+    return landmarker(backbone, size, kind=kind, **head)
 
 
 def pixels(count: int, size: int = SIZE, seed: int = 0) -> torch.Tensor:
@@ -422,9 +422,23 @@ def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path, change, named):
         (lambda d: {k: v for k, v in d.items() if k != "landmarks"} | {"num_points": 5}, "5 points"),
         (lambda d: d | {"landmarks": d["landmarks"] | {"colour": "red"}}, "colour"),
     ],
-    ids=["none", "no-json", "list", "format", "model", "points", "points-type", "about", "net", "key", "ref", "count",
-         "old", "set"],
-)  # fmt: skip
+    ids=[
+        "none",
+        "no-json",
+        "list",
+        "format",
+        "model",
+        "points",
+        "points-type",
+        "about",
+        "net",
+        "key",
+        "ref",
+        "count",
+        "old",
+        "set",
+    ],
+)
 def test_descriptions_that_do_not_fit_are_refused(tmp_path, metadata, named):
     path = rewrite(tmp_path, lambda t: None, metadata)
     with pytest.raises(UserError) as error:
@@ -447,7 +461,7 @@ def test_files_that_are_no_model_files(tmp_path):
 
 def test_skeleton_draws_the_same_architecture_without_its_weights(tmp_path, monkeypatch):
     config = replace(model_config(), pretrained=True)
-    monkeypatch.setattr(landmarker, "_is_download_error", lambda error: pytest.fail("tried to download"))
+    monkeypatch.setattr("distill.models.landmarker._is_download_error", lambda error: pytest.fail("tried to download"))
     assert [p.shape for p in skeleton(config).parameters()] == [p.shape for p in build().parameters()]
 
 

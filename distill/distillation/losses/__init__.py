@@ -28,7 +28,8 @@ labels alone (adapters fitted).
     rkd            1.9      0.03    0.21     1.6     0.4, schedule: warmup
 
 What is even early is not even late, above all where correlations and relations are compared; `distill.balance:
-grad_norm` keeps it even throughout, and a weight of 0.3 is then a fair start for every method.
+grad_norm` keeps it even throughout, and a weight of 0.3 is then a fair start for every method, also for `heatmap_lskd`
+and `pkd`, which are not measured yet.
 """
 
 import importlib
