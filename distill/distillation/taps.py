@@ -1,8 +1,8 @@
 """Taps: the places inside a model whose feature maps a term compares.
 
-    stride:16             the backbone's features at that stride, input pixels per cell (of several such levels the
-    deepest) level:2               the backbone's third feature level; levels begin at stride 2 in some backbones, at 4
-    in others backbone.stages_1     the output of a module
+    stride:16            the backbone's features at that stride, input pixels per cell; of several levels the deepest
+    level:2              the backbone's third feature level; some backbones begin at stride 2, others at 4
+    backbone.stages_1    the output of a module
 
 Where a method compares several maps, their taps are separated by commas, fine to coarse. All maps are recorded in one
 way, by a forward hook on the module that gives them, and handed on as (B, C, h, w).
