@@ -42,6 +42,13 @@ def check(config: Config, source: str = "config") -> None:
         need(re.fullmatch(r"[A-Za-z]\w*", key, re.ASCII) is not None, name, key, "a name of letters, digits and _")
         need(key not in SUPERVISED_TERMS, name, key, f"a name other than the labels' own terms {SUPERVISED_TERMS}")
         need(bool(term.loss), f"{name}.loss", term.loss, "the name of a distillation loss")
+    has_views = config.distill.views > 0 or not config.distill.cache
+    need(
+        has_views,
+        "distill.views",
+        config.distill.views,
+        "at least 1, since distill.cache keeps the targets of fixed views",
+    )
     divisor = f"a divisor of batch_size {train.batch_size}"
     need(train.batch_size % train.accumulate == 0, "train.accumulate", train.accumulate, divisor)
     need(train.min_lr <= train.lr, "train.min_lr", train.min_lr, f"at most train.lr, {train.lr:g}")

@@ -40,12 +40,16 @@ def computing(config: Config) -> Config:
     """The config without its name, places and machine settings: two that compute the same are equal after this."""
     # a cache changes pixels by its size alone, and its size means nothing without it
     cache_size = config.data.cache_size if config.data.cache else 0
+    # kept targets change a training by what was left out of them
+    distill = config.distill
+    cells = distill.cache_cells if distill.cache and distill.terms else 0
     return dataclasses.replace(
         config,
         name="",
         teacher=config.teacher if config.distill.terms else "",
         resume="",
         data=dataclasses.replace(config.data, root="", test="auto", cache="", cache_size=cache_size, workers=0),
+        distill=dataclasses.replace(distill, cache="", cache_cells=cells),
         train=dataclasses.replace(config.train, device="auto", threads=0, checkpoint_seconds=0.0),
         tracking=TrackingConfig(),
     )
@@ -94,7 +98,8 @@ def to_recipe(config: Config) -> str:
     train = dataclasses.replace(bare.train, checkpoint_seconds=TrainConfig().checkpoint_seconds)
     cache = config.data.cache if bare.data.cache_size else ""  # without it the recipe would compute from other pixels
     data = dataclasses.replace(bare.data, workers=DataConfig().workers, cache=cache)
-    values = set_values(dataclasses.replace(bare, teacher="", data=data, train=train))
+    distill = dataclasses.replace(bare.distill, cache=config.distill.cache if bare.distill.cache_cells else "")
+    values = set_values(dataclasses.replace(bare, teacher="", data=data, distill=distill, train=train))
     return yaml.safe_dump(values | {"name": config.name}, sort_keys=False)
 
 

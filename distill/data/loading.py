@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -23,12 +23,29 @@ class Batch(NamedTuple):
     landmarks: Tensor  # (B, P, 2) float32, pixels of S; zeros where the set has no labels
     index: Tensor  # (B,) int64, positions in the set
     teacher_images: Tensor | None = None  # (B, T, T, 3) uint8 RGB: the same views at the teacher's own size
+    targets: dict[str, Tensor] | None = None  # or what the teacher gave for them, kept (distillation/targets.py)
+
+
+class Sample(NamedTuple):
+    """One of a batch, as arrays."""
+
+    image: np.ndarray
+    landmarks: np.ndarray
+    index: int
+    teacher_image: np.ndarray | None = None
+    targets: dict[str, np.ndarray] | None = None
 
 
 class ImageSource(Protocol):
     """A LandmarkSet, or a cache of one: image(i) is (H, W, 3) uint8 RGB, of whatever size."""
 
     def image(self, i: int) -> np.ndarray: ...
+
+
+class TargetSource(Protocol):
+    """What a teacher gave for a view of an image, by name of the part."""
+
+    def row(self, view: int, index: int) -> dict[str, np.ndarray]: ...
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
@@ -72,7 +89,8 @@ class TrainDataset(Dataset):
 
     landmark_set: labelled. images: where pixels come from, the set itself unless a cache is given. teacher: an augmenter of
     the same draws at another size: a teacher sees the student's view at its own resolution, and the student's pixels do not
-    depend on whether it has a teacher, and which.
+    depend on whether it has a teacher, and which. views: how many views an image has, epoch e showing view e mod
+    `views`; 0: a new one each epoch. targets: what a teacher gave for these views; its own images are then not made.
     """
 
     def __init__(
@@ -81,22 +99,29 @@ class TrainDataset(Dataset):
         augmenter: Augmenter,
         images: ImageSource | None = None,
         teacher: Augmenter | None = None,
+        views: int = 0,
+        targets: TargetSource | None = None,
     ):
         self.set, self.augmenter, self.images, self.teacher = landmark_set, augmenter, images or landmark_set, teacher
+        self.views, self.targets = views, targets
 
     def __len__(self) -> int:
         return len(self.set)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None]:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
+        view = epoch % self.views if self.views else epoch
         image = self.images.image(index)
         landmarks = _points_of(self.set, index, image)
-        pixels, points = self.augmenter(image, landmarks, epoch, index)
-        view = self.teacher(image, landmarks, epoch, index)[0] if self.teacher else None
-        return pixels, points, index, view
+        pixels, points = self.augmenter(image, landmarks, view, index)
+        if self.targets:
+            return Sample(pixels, points, index, targets=self.targets.row(view, index))
+        return Sample(pixels, points, index, self.teacher(image, landmarks, view, index)[0] if self.teacher else None)
 
 
-def train_loader(dataset: TrainDataset, sampler: EpochSampler, workers: int, pin: bool) -> DataLoader:
+def train_loader(
+    dataset: TrainDataset, sampler: Iterable[list[tuple[int, int]]], workers: int, pin: bool
+) -> DataLoader[Sample]:
     """Batches of `dataset` in the order of `sampler`, the same numbers for any number of workers.
 
     workers: processes that stay alive between epochs; 0 loads in this one. pin: page-locked memory for a GPU. A UserError
@@ -124,7 +149,7 @@ def eval_batches(
         for index in range(first, min(first + batch_size, len(landmark_set))):
             image = source.image(index)
             pixels, points = plain(image, _points_of(landmark_set, index, image), size)
-            samples.append((pixels, points, index, None))
+            samples.append(Sample(pixels, points, index))
         yield _collate(samples)
 
 
@@ -135,13 +160,14 @@ def _points_of(landmark_set: LandmarkSet, index: int, image: np.ndarray) -> np.n
     return landmark_set.landmarks[index] * (np.array(image.shape[1::-1]) / landmark_set.sizes[index])
 
 
-def _collate(samples: list[tuple[np.ndarray, np.ndarray, int, np.ndarray | None]]) -> Batch:
-    images, landmarks, index, views = zip(*samples, strict=True)
+def _collate(samples: list[Sample]) -> Batch:
+    images, landmarks, index, views, targets = zip(*samples, strict=True)
     return Batch(
         torch.from_numpy(np.stack(images)),
         torch.from_numpy(np.stack(landmarks).astype(np.float32, copy=False)),
         torch.tensor(index, dtype=torch.int64),
         None if views[0] is None else torch.from_numpy(np.stack(views)),
+        targets[0] and {part: torch.from_numpy(np.stack([target[part] for target in targets])) for part in targets[0]},
     )
 
 

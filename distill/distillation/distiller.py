@@ -93,11 +93,21 @@ class Distiller(nn.Module):
     def teacher_taps(self) -> set[Tap]:
         return {tap for pair in self._taps.values() for tap in pair.teacher}
 
+    @property
+    def needs_logits(self) -> bool:
+        """Whether a term compares heatmaps."""
+        return any(method.needs_logits for method in self._methods.values())
+
     def ask_teacher(self, images: Tensor) -> Outputs:
-        """What the teacher gives for a batch (B, s, s, 3) uint8, without gradients."""
+        """What the teacher gives for a batch (B, s, s, 3) uint8, without gradients.
+
+        In contiguous memory, as it comes from a file of kept targets: the order of a sum decides its last digit.
+        """
         with taps.recording(self.teacher.model, self.teacher_taps) as maps:
             prediction = self.teacher(images)
-        return Outputs(self.teacher.model, prediction, maps)
+        if prediction.logits is not None:
+            prediction = prediction._replace(logits=prediction.logits.contiguous())
+        return Outputs(self.teacher.model, prediction, {tap: found.contiguous() for tap, found in maps.items()})
 
     def forward(self, student: Outputs, teacher: Outputs, progress: float) -> dict[str, Term]:
         """Named terms of one batch. All losses are computed in float32."""

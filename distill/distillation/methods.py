@@ -72,6 +72,7 @@ class Method:
     adapter: Callable[..., nn.Module] | None = None  # (student's channels, teacher's channels, **arguments) -> module
 
     most_taps: ClassVar[int] = 0  # that a term names on each side; 0: it compares the heads' outputs
+    needs_logits: ClassVar[bool] = False  # of them the heatmaps, and not only points and confidences
 
     @classmethod
     def register(cls, name: str, title: str, adapter: Callable[..., nn.Module] | None = None) -> Callable[[Loss], Loss]:

@@ -13,6 +13,7 @@ from distill.distillation.distiller import Distiller, Term
 from distill.distillation.losses import coordinate, heatmap
 from distill.distillation.methods import Outputs
 from distill.distillation.taps import recording
+from distill.distillation.targets import Targets, unpack
 from distill.landmarks import IBUG68, Markup
 from distill.models.landmarker import Landmarker, Prediction, to_input
 
@@ -77,17 +78,26 @@ class Objective(nn.Module):
         return dict(self.balance.scales) if self.balance else {}
 
     def forward(
-        self, images: Tensor, landmarks: Tensor, progress: float, teacher_images: Tensor | None = None
+        self,
+        images: Tensor,
+        landmarks: Tensor,
+        progress: float,
+        teacher_images: Tensor | None = None,
+        targets: Targets | None = None,
     ) -> Losses:
         """images (B, s, s, 3) uint8; landmarks (B, P, 2) in their pixels; progress: the share of training done,
-        0..1; teacher_images: the same views at the teacher's size, where it does not see the student's, resampled."""
+        0..1; teacher_images: the same views at the teacher's size, where it does not see the student's, resampled;
+        targets: what the teacher gave for them, where that was kept."""
         target = landmarks / images.shape[1]
         student_taps = self.distiller.student_taps if self.distiller else ()
         with recording(self.student, student_taps) as maps:
             prediction = self.student(to_input(images, self.student.size))
         student = Outputs(self.student, prediction, maps)
-        views = images if teacher_images is None else teacher_images
-        teacher = self.distiller.ask_teacher(views) if self.distiller else None
+        teacher = None
+        if self.distiller and targets:
+            teacher = unpack(self.distiller.teacher.model, targets)
+        elif self.distiller:
+            teacher = self.distiller.ask_teacher(images if teacher_images is None else teacher_images)
         # adapters are small and losses want the digits: float32 from here on
         with torch.autocast(images.device.type, enabled=False):
             terms, outside = self.supervision(self.student, prediction, target)

@@ -7,8 +7,9 @@ executed on loading.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def weights(model: Landmarker) -> dict[str, Tensor]:
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+
+
+def weights_fingerprint(model: Landmarker) -> str:
+    """16 hex digits over a model's configuration, landmark set and weights."""
+    about = [
+        asdict(replace(model.config, pretrained=False, checkpoint="", allow_partial=False)),
+        model.markup.to_dict(),
+    ]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in weights(model).items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def predicted_bytes(model: Landmarker) -> int:

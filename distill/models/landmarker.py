@@ -66,8 +66,8 @@ class Landmarker(nn.Module):
         return self.codec.representable(points * self.size).float()
 
     def check_cells(self) -> None:
-        """Raises UserError where a heatmap's cells would not lie over the features that they are made from. Models like that
-        can be read, for some exist; training one is refused."""
+        """Raises UserError where a heatmap's cells would not lie over the features that they are made from. Models
+        like that can be read, for some exist; training one is refused."""
         size, head = self.size, self.config.head
         if head.kind != "heatmap":
             return
@@ -80,8 +80,8 @@ class Landmarker(nn.Module):
             if size % cell and (cell == head.stride or finest.side * cell < size):
                 low = size // cell * cell
                 raise UserError(
-                    f"model.input_size {size} is no multiple of {what} {cell}, so heatmaps would be out of scale with the "
-                    f"picture; expected for instance {low} or {low + cell}."
+                    f"model.input_size {size} is no multiple of {what} {cell}, so heatmaps would be out of scale with "
+                    f"the picture; expected for instance {low} or {low + cell}."
                 )
 
     def no_weight_decay(self) -> set[str]:

@@ -137,6 +137,7 @@ def resume_command(config: Config, job: str, run_id: str, root: Path | None) -> 
         "tracking.store": tracking.store,
         "data.root": root,
         "data.cache": data.cache,
+        "distill.cache": config.distill.cache,
     }
     found = [shlex.quote(f"{key}={Path(place).absolute()}") for key, place in places.items() if place]
     return " ".join([f"python -m distill.{job} resume={run_id}", *found])

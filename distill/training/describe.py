@@ -87,7 +87,7 @@ def note(model: TrainedModel, report: metric.Report, val: str, found: Sequence[C
 
 def _with_control(config: Config, job: str, report: metric.Report, data: dict[str, str]) -> list[Comparison]:
     # a control may have the other settings of a distillation, which mean nothing to it, or not
-    variants = (replace(config.distill, terms={}), type(config.distill)())
+    variants = (replace(config.distill, terms={}), type(config.distill)(views=config.distill.views))
     for digest in dict.fromkeys(configs.digest(replace(config, distill=variant)) for variant in variants):
         tags = {"distill.digest": digest, "data.train": data["train"], "data.val": data["val"]}
         for run in tracking.runs_tagged(config.tracking, job, tags):

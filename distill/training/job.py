@@ -19,7 +19,7 @@ from distill.data import cache
 from distill.data.annotations import LandmarkSet, SetPaths, assert_disjoint, read_labelled, resolve
 from distill.data.augment import Augmenter
 from distill.data.loading import EpochSampler, TrainDataset, train_loader
-from distill.distillation import balance
+from distill.distillation import balance, targets
 from distill.distillation.distiller import Distiller, check_terms
 from distill.distillation.objective import Objective, Supervision
 from distill.errors import UserError
@@ -40,6 +40,7 @@ from distill.training.loop import Abandoned, Progress, Trainer
 from distill.training.optim import freeze
 from distill.training.precision import choose as choose_precision
 
+VIEWS_SEED = 0  # of distill.views: every seed of a recipe trains on the same ones
 TEACHER_COPY = "teacher.safetensors"  # in the run's work folder, so that a resumed run needs nothing else
 
 
@@ -159,9 +160,11 @@ def build(config: Config, job: str, processes: Processes) -> Training:
     distiller = Distiller(config.distill.terms, student, teacher) if teacher else None
     objective = Objective(student, Supervision(config.loss, student.markup), distiller, balance.make(config))
     apart = teacher and not config.data.size and teacher.model.size != student.size
-    loader = _build_loader(
-        config, data, processes, augmenter, _augmenter(config, teacher.model.size) if apart else None
-    )
+    teacher_augmenter = _augmenter(config, teacher.model.size) if apart else None
+    dataset = _build_dataset(config, data, processes, augmenter, teacher_augmenter)
+    loader = _build_loader(config, dataset, processes)
+    if config.distill.cache and distiller:
+        dataset.targets = _keep_targets(config, dataset, processes, objective)
     return Training(config, job, processes, data, objective, loader, teacher_file, teacher_run, init_run, resumed)
 
 
@@ -182,8 +185,10 @@ def _build_model(config: Config, job: str, processes: Processes, resumed: Unfini
 
 
 def _augmenter(config: Config, size: int) -> Augmenter:
-    """Of the views for a model of this input size; data.size overrules it. All of a run draw the same views."""
-    return Augmenter(config.augment, config.data.size or size, config.seed, configs.markup_of(config))
+    """Of the views for a model of this input size; data.size overrules it. All of a run draw the same views; fixed
+    views are the same in all runs."""
+    seed = VIEWS_SEED if config.distill.views else config.seed
+    return Augmenter(config.augment, config.data.size or size, seed, configs.markup_of(config))
 
 
 def _read_data(config: Config, processes: Processes, resumed: Unfinished | None) -> Data:
@@ -223,20 +228,34 @@ def _find_teacher(
     return found.path, found.run_id
 
 
-def _build_loader(
+def _build_dataset(
     config: Config, data: Data, processes: Processes, augmenter: Augmenter, teacher_augmenter: Augmenter | None
-) -> DataLoader:
-    sampler = EpochSampler(len(data.train), config.train.batch_size, config.seed, processes.rank, processes.world)
+) -> TrainDataset:
+    images = None
+    if config.data.cache:
+        folder, side = Path(config.data.cache), config.data.cache_size
+        images = processes.from_main(lambda: cache.open_or_build(data.train, folder, side))
+    return TrainDataset(data.train, augmenter, images, teacher_augmenter, config.distill.views)
+
+
+def _keep_targets(
+    config: Config, dataset: TrainDataset, processes: Processes, objective: Objective
+) -> targets.KeptTargets:
+    """What the teacher gives for all views, from `distill.cache`; computed now, as far as it is not there."""
+    loop.place(objective, config.train, processes.device)  # as it computes while training
+    augmenter = dataset.teacher or dataset.augmenter
+    seen = TrainDataset(dataset.set, augmenter, dataset.images, views=config.distill.views)
+    passed = config.train.batch_size // processes.world // config.train.accumulate
+    return processes.from_main(lambda: targets.open_or_build(objective.distiller, seen, config, passed))
+
+
+def _build_loader(config: Config, dataset: TrainDataset, processes: Processes) -> DataLoader:
+    sampler = EpochSampler(len(dataset), config.train.batch_size, config.seed, processes.rank, processes.world)
     share, accumulate = sampler.batch_size // processes.world, config.train.accumulate
     if share % accumulate:
         raise UserError(
             f"train.accumulate is {accumulate}; expected a divisor of the {share} images of a process's batch."
         )
-    images = None
-    if config.data.cache:
-        folder, side = Path(config.data.cache), config.data.cache_size
-        images = processes.from_main(lambda: cache.open_or_build(data.train, folder, side))
-    dataset = TrainDataset(data.train, augmenter, images, teacher_augmenter)
     return train_loader(dataset, sampler, config.data.workers, pin=processes.device.type == "cuda")
 
 

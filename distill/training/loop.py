@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -133,11 +133,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         values: dict[str, Tensor] = {}
         parts = self.config.accumulate
-        for part, (images, landmarks, views) in enumerate(self._parts(batch), start=1):
+        for part, (images, landmarks, *teacher) in enumerate(self._parts(batch), start=1):
             # several processes average their gradients once a step
             with nullcontext() if part == parts else self.processes.no_sync(self.module):
                 with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-                    losses: Losses = self.module(images, landmarks, self.fraction(), views)
+                    losses: Losses = self.module(images, landmarks, self.fraction(), *teacher)
                 (losses.total / parts).backward()
             for name, value in self._named(losses).items():
                 values[name] = values.get(name, 0) + value / parts
@@ -149,11 +149,19 @@ class Trainer:
         self.tick()
         return values
 
-    def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """The passes of a batch, on the device: images, landmarks, and the teacher's views where they are apart."""
-        parts, fields = self.config.accumulate, (batch.images, batch.landmarks, batch.teacher_images)
-        placed = [None if f is None else f.to(self.device, non_blocking=True) for f in fields]
-        return zip(*([None] * parts if f is None else f.chunk(parts) for f in placed), strict=True)
+    def _parts(self, batch: Batch) -> Iterator[tuple[Any, ...]]:
+        """The passes of a batch, on the device: images, landmarks; the teacher's views, or its targets, where there are any."""
+        parts = self.config.accumulate
+
+        def split(field: Any) -> Sequence[Any]:
+            if field is None:
+                return [None] * parts
+            if isinstance(field, dict):
+                return [dict(zip(field, part, strict=True)) for part in zip(*map(split, field.values()), strict=True)]
+            return field.to(self.device, non_blocking=True).chunk(parts)
+
+        fields = (batch.images, batch.landmarks, batch.teacher_images, batch.targets)
+        return zip(*map(split, fields), strict=True)
 
     def _named(self, losses: Losses) -> dict[str, Tensor]:
         """One pass's values, by the names under which they are logged."""

@@ -134,10 +134,20 @@ def test_the_adapter_of_mgd_hides_whole_cells_while_training_and_draws_them_from
     torch.testing.assert_close(adapter.eval()(maps), maps)
 
 
-def test_the_adapter_of_vid_starts_at_variance_one_and_trains_it():
+def test_the_adapter_of_vid_is_that_of_its_authors_code():
+    wrapper = pytest.importorskip("torchdistill.models.wrapper")
+    theirs, ours = wrapper.Regressor4VID(3, 5, 5, eps=1e-5, init_pred_var=5.0), VIDAdapter(3, 5)
+    for a, b in zip(ours.mean.parameters(), theirs.regressor.parameters(), strict=True):
+        b.data.copy_(a)
+    mean, variance = theirs(draw(2, 3, 4, 4))
+    torch.testing.assert_close(ours(draw(2, 3, 4, 4)).mean, mean)
+    torch.testing.assert_close(ours(draw(2, 3, 4, 4)).variance, variance.flatten())
+
+
+def test_the_adapter_of_vid_starts_at_variance_five_and_trains_it():
     adapter = VIDAdapter(3, 5)
     said = adapter(draw(2, 3, 4, 4))
-    assert said.mean.shape == (2, 5, 4, 4) and said.variance.tolist() == pytest.approx([1.0] * 5, abs=2e-3)
+    assert said.mean.shape == (2, 5, 4, 4) and said.variance.tolist() == pytest.approx([5.0] * 5)
     teacher = 2 * torch.ones(2, 5, 4, 4)
     optimizer = torch.optim.Adam(adapter.parameters(), 0.05)
     for _ in range(80):
@@ -147,8 +157,8 @@ def test_the_adapter_of_vid_starts_at_variance_one_and_trains_it():
         optimizer.step()
     assert value < 0 and (adapter(draw(2, 3, 4, 4)).variance < 0.1).all()
     with torch.no_grad():
-        adapter.log_variance.fill_(-100)
-    assert (adapter(draw(2, 3, 4, 4)).variance > 1e-4).all(), "no channel becomes infinitely sure"
+        adapter.spread.fill_(-100)
+    assert (adapter(draw(2, 3, 4, 4)).variance > 1e-6).all(), "no channel becomes infinitely sure"
 
 
 def test_the_adapter_of_reviewkd_gives_every_level_what_the_coarser_ones_saw():

@@ -13,7 +13,7 @@ from distill.config import ModelConfig, TrainConfig
 from distill.models.landmarker import Landmarker
 from distill.training import precision
 from distill.training.distributed import Processes
-from distill.training.optim import WeightAverage, lr_at, parameter_groups
+from distill.training.optim import WeightAverage, clip_gradients, lr_at, parameter_groups
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -88,6 +88,15 @@ def test_the_average_follows_the_model_more_slowly_the_longer_it_trains():
         assert average.model.running_mean.item() == pytest.approx(moved)
         assert average.model.num_batches_tracked.item() == step
     assert WeightAverage(model, 0.0).model is model
+
+
+def test_adapters_are_clipped_apart_so_that_they_do_not_shorten_the_students_steps():
+    student, adapter = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    student.grad, adapter.grad = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 200.0])
+    values = clip_gradients([student], [adapter], 10.0)
+    assert student.grad.tolist() == [3, 4] and adapter.grad.tolist() == pytest.approx([0, 10], rel=1e-4)
+    assert (values["train/grad_norm"], values["train/grad_norm_adapters"], values["train/clipped"]) == (5, 200, 0)
+    assert clip_gradients([student], [], 1.0)["train/clipped"] == 1
 
 
 # ---------------------------------------------------------------------------------------------------- precision

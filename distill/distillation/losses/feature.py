@@ -9,6 +9,7 @@ mean.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -64,8 +65,8 @@ def as_large(maps: Tensor, other: Tensor) -> Tensor:
 
 
 def _power(teacher: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B,): mean square of each image's map, to divide by; infinite where the map is dead, so that nothing
-    is learned from it."""
+    """(B, C, h, w) -> (B,): mean square of each image's map, to divide by; infinite where the map is dead, so that
+    nothing is learned from it."""
     power = teacher.square().mean((1, 2, 3))
     return torch.where(power > 1e-8, power, torch.inf)
 
@@ -126,6 +127,9 @@ def mgd(student: Tensor, teacher: Tensor) -> Tensor:
     return fitnet(student, teacher)
 
 
+VID_VARIANCE, VID_FLOOR = 5.0, 1e-5  # of the authors: where a variance begins, and what it cannot fall below
+
+
 class Gaussian(NamedTuple):
     """A distribution of the teacher's map, made from the student's."""
 
@@ -134,27 +138,24 @@ class Gaussian(NamedTuple):
 
 
 class VIDAdapter(nn.Module):
-    """The student's map -> a Gaussian over the teacher's: a mean by three 1x1 convolutions with ReLU, a variance per channel.
-
-    It differs from the authors' code (in RepDistiller, distiller_zoo/VID.py): the convolutions have biases and are as wide as
-    the teacher's map; the variance, relative to the teacher's mean square here, is exp(a) + 1e-3 and begins at 1, where theirs
-    is softplus(a) + 1e-5 and begins at 5.
+    """The student's map -> a Gaussian over the teacher's, as in the authors' code (in RepDistiller, distiller_zoo/VID.py):
+    a mean by three 1x1 convolutions without bias, ReLU between them, and a variance softplus(a) + 1e-5 per channel, which
+    begins at 5. The variance is relative to the teacher's mean square here (`vid`).
     """
 
     def __init__(self, student: int, teacher: int):
         super().__init__()
         self.mean = nn.Sequential(
-            nn.Conv2d(student, teacher, 1),
+            nn.Conv2d(student, teacher, 1, bias=False),
             nn.ReLU(inplace=True),
-            nn.Conv2d(teacher, teacher, 1),
+            nn.Conv2d(teacher, teacher, 1, bias=False),
             nn.ReLU(inplace=True),
-            nn.Conv2d(teacher, teacher, 1),
+            nn.Conv2d(teacher, teacher, 1, bias=False),
         )
-        self.log_variance = nn.Parameter(torch.zeros(teacher))
+        self.spread = nn.Parameter(torch.full((teacher,), math.log(math.expm1(VID_VARIANCE - VID_FLOOR))))
 
     def forward(self, maps: Tensor) -> Gaussian:
-        # the floor keeps an easily predicted channel from outweighing all others
-        return Gaussian(self.mean(maps), self.log_variance.exp() + 1e-3)
+        return Gaussian(self.mean(maps), F.softplus(self.spread) + VID_FLOOR)
 
 
 @FeatureMethod.register("vid", "variational information (VID)", adapter=VIDAdapter)
@@ -263,11 +264,11 @@ def dist(
     correlation over channels, mean over positions; `intra` 1 - correlation over positions, mean over channels.
     inter + intra for maps that do not correlate.
 
-    At temperature 0, the default, maps are compared as they are and `intra` within each image: features are no logits, a
-    softmax of them would be as sharp as their scale makes it, and what counts for landmarks is where in its image a channel
-    answers. A map of one cell then has no correlation over positions. Above 0 it is what the authors' code for segmentation
-    does with logits: softmax over channels of the maps / temperature first, `intra` over the positions of all images of the
-    batch (in this process) at once, and a factor temperature^2; the gradients of the two differ.
+    At temperature 0, the default, maps are compared as they are and `intra` within each image: features are no logits,
+    a softmax of them would be as sharp as their scale makes it, and what counts for landmarks is where in its image a
+    channel answers. A map of one cell then has no correlation over positions. Above 0 it is what the authors' code for
+    segmentation does with logits: softmax over channels of the maps / temperature first, `intra` over the positions of
+    all images of the batch (in this process) at once, and a factor temperature^2; the gradients of the two differ.
     """
     s, t = student.flatten(2), teacher.detach().flatten(2)
     if temperature > 0:

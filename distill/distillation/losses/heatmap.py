@@ -149,6 +149,8 @@ LABEL_LOSSES: dict[str, Callable[..., Tensor]] = {
 class HeatmapMethod(Method):
     """The loss is given both heads' logits on the student's grid, and the axes of one distribution."""
 
+    needs_logits = True
+
     def inputs(self, student: Outputs, teacher: Outputs, adapter: nn.Module) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         codec = student.model.codec
         target = codec.resampled(teacher.prediction.logits.float(), teacher.model.codec)
