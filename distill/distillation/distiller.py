@@ -76,7 +76,8 @@ class Distiller(nn.Module):
             method.check(field, student, teacher.model)
             args = self._args[name] = method.checked_args(f"{field}.args", term.args)
             pair = self._taps[name] = _tap_pair(field, term, method, student, teacher.model)
-            adapter = method.build_adapter(*([tap.channels for tap in side] for side in pair), args)
+            mine, theirs = ([tap.channels for tap in side] for side in pair)
+            adapter = method.build_adapter(mine, theirs, args)
             if adapter is not None:
                 self.adapters[name] = adapter
 

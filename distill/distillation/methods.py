@@ -106,7 +106,7 @@ class Method:
     def checked_args(self, field: str, args: dict[str, Any]) -> dict[str, Any]:
         """A term's args as numbers. Raises UserError for one that the method does not take, or that is out of its
         range."""
-        fields = {name: (_type_of(p), p.default) for name, p in self._parameters().items()}
+        fields: dict[str, Any] = {name: (_type_of(p), p.default) for name, p in self._parameters().items()}
         if not fields and args:
             raise UserError(f"{field}.{next(iter(args))} is unknown; {self.name} takes no arguments.")
         section = validated(create_model(self.name, __base__=Section, **fields), args, "config", field)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class Tap(NamedTuple):
     side: int  # of the map in cells, at the model's input size
     channels_last: bool  # the module gives (B, h, w, C)
 
-    def map_of(self, output: object) -> Tensor:
+    def map_of(self, output: Any) -> Tensor:
         """(B, C, h, w) from the module's output."""
         found = output if self.level is None else output[self.level]
         return found.permute(0, 3, 1, 2) if self.channels_last else found
@@ -91,9 +91,10 @@ def _module_tap(field: str, path: str, model: Landmarker) -> Tap:
     if not outputs:
         raise UserError(f"{field} '{path}' takes no part in a forward pass; expected a module that is called.")
     (found,) = outputs[-1:]
-    shape = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-    if not isinstance(found, Tensor) or found.dim() != 4 or shape[2] not in (shape[1], shape[3]):
-        raise UserError(f"{field} '{path}' gives {shape}; expected a square feature map (B, C, h, w) or (B, h, w, C).")
+    shape = tuple(found.shape) if isinstance(found, Tensor) else ()
+    if len(shape) != 4 or shape[2] not in (shape[1], shape[3]):
+        what = str(shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise UserError(f"{field} '{path}' gives {what}; expected a square feature map (B, C, h, w) or (B, h, w, C).")
     last = _is_channels_last(shape, path, model)
     return Tap(path, path, None, shape[3] if last else shape[1], shape[2], last)
 

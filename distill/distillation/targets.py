@@ -86,7 +86,8 @@ def unpack(teacher: Landmarker, kept: Targets) -> Outputs:
 def errors(outputs: Outputs, kept: Targets) -> dict[str, float]:
     """What compression changes in the outputs of one batch: decoded points, as a mean and at most, in percent of the
     side; KL divergence of the heatmaps; root mean square of each tap's maps, relative to theirs."""
-    model, restored, found = outputs.model, unpack(outputs.model, kept), {}
+    model, restored = outputs.model, unpack(outputs.model, kept)
+    found: dict[str, float] = {}
     if restored.prediction.logits is not None:
         moved = (model.codec.decode(restored.prediction.logits).points - outputs.prediction.points).norm(dim=-1)
         moved = 100 * moved / model.size

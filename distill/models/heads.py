@@ -124,7 +124,9 @@ class Head(nn.Module):
 class HeatmapHead(Head):
     """Features -> heatmap logits (B, P, inner + 2 pad, inner + 2 pad)."""
 
-    make_codec = HeatmapCodec
+    @staticmethod
+    def make_codec(size: int, config: HeadConfig) -> HeatmapCodec:
+        return HeatmapCodec(size, config)
 
     def __init__(self, levels: Sequence[Level], size: int, points: int, config: HeadConfig, codec: HeatmapCodec):
         super().__init__(levels, size, points, config, codec)
@@ -149,7 +151,9 @@ class HeatmapHead(Head):
 class SimCCHead(Head):
     """Features -> one-dimensional logits (B, P, 2, bins), x first (SimCC, https://arxiv.org/abs/2107.03332)."""
 
-    make_codec = SimCCCodec
+    @staticmethod
+    def make_codec(size: int, config: HeadConfig) -> SimCCCodec:
+        return SimCCCodec(size, config)
 
     def __init__(self, levels: Sequence[Level], size: int, points: int, config: HeadConfig, codec: SimCCCodec):
         super().__init__(levels, size, points, config, codec)
@@ -187,7 +191,7 @@ class RegressionHead(Head):
         return self.out(self.reduce(features[-1]).flatten(1)).view(-1, self.points, 3)
 
     @staticmethod
-    def predict(out: Tensor, size: int, codec: None = None) -> Prediction:
+    def predict(out: Tensor, size: int, codec: Codec | None = None) -> Prediction:
         error = F.softplus(out[..., 2])
         return Prediction(out[..., :2] * size, torch.exp(-error / CONFIDENCE_SCALE), error=error)
 
