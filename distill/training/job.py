@@ -161,10 +161,11 @@ def build(config: Config, job: str, processes: Processes) -> Training:
     objective = Objective(student, Supervision(config.loss, student.markup), distiller, balance.make(config))
     apart = teacher and not config.data.size and teacher.model.size != student.size
     teacher_augmenter = _augmenter(config, teacher.model.size) if apart else None
+    sampler = _build_sampler(config, len(data.train), processes)
     dataset = _build_dataset(config, data, processes, augmenter, teacher_augmenter)
-    loader = _build_loader(config, dataset, processes)
     if config.distill.cache and distiller:
         dataset.targets = _keep_targets(config, dataset, processes, objective)
+    loader = train_loader(dataset, sampler, config.data.workers, pin=processes.device.type == "cuda")
     return Training(config, job, processes, data, objective, loader, teacher_file, teacher_run, init_run, resumed)
 
 
@@ -228,6 +229,16 @@ def _find_teacher(
     return found.path, found.run_id
 
 
+def _build_sampler(config: Config, images: int, processes: Processes) -> EpochSampler:
+    sampler = EpochSampler(images, config.train.batch_size, config.seed, processes.rank, processes.world)
+    share, accumulate = sampler.batch_size // processes.world, config.train.accumulate
+    if share % accumulate:
+        raise UserError(
+            f"train.accumulate is {accumulate}; expected a divisor of the {share} images of a process's batch."
+        )
+    return sampler
+
+
 def _build_dataset(
     config: Config, data: Data, processes: Processes, augmenter: Augmenter, teacher_augmenter: Augmenter | None
 ) -> TrainDataset:
@@ -247,16 +258,6 @@ def _keep_targets(
     seen = TrainDataset(dataset.set, augmenter, dataset.images, views=config.distill.views)
     passed = config.train.batch_size // processes.world // config.train.accumulate
     return processes.from_main(lambda: targets.open_or_build(objective.distiller, seen, config, passed))
-
-
-def _build_loader(config: Config, dataset: TrainDataset, processes: Processes) -> DataLoader:
-    sampler = EpochSampler(len(dataset), config.train.batch_size, config.seed, processes.rank, processes.world)
-    share, accumulate = sampler.batch_size // processes.world, config.train.accumulate
-    if share % accumulate:
-        raise UserError(
-            f"train.accumulate is {accumulate}; expected a divisor of the {share} images of a process's batch."
-        )
-    return train_loader(dataset, sampler, config.data.workers, pin=processes.device.type == "cuda")
 
 
 def role_of(config: Config, job: str) -> str:
