@@ -20,7 +20,6 @@ import gc
 import importlib
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -62,20 +61,21 @@ def main(argv: list[str]) -> None:
         raise UserError("Give --out OUT, a folder for results, or --take-in OUT, to put results into a store.")
     for package in ("mlflow", "pydantic", "timm", "numba"):
         importlib.import_module(package)  # now, not after the renders
-    job = Job(cli.check_out(args.out), 60 * args.minutes, args.overrides)
+    job = Job(cli.check_out(args.out), cli.check_out(args.work, "--work"), 60 * args.minutes, args.overrides)
     data = Path(args.data) if args.data else job.phase("render", lambda: job.render(args))
     if data:
         job.train_all(data)
 
 
 class Job:
-    """Phases by one clock. What they compute besides results is kept in OUT/work."""
+    """Phases by one clock. Results go to `out`, and what is computed besides, many files, to `work`."""
 
-    def __init__(self, out: Path, seconds: float, overrides: list[str]):
-        self.out, self.work, self.overrides = out, out / "work", overrides
+    def __init__(self, out: Path, work: Path, seconds: float, overrides: list[str]):
+        self.out, self.work, self.overrides = out, work, overrides
         self.began, self.seconds, self.overhead = time.monotonic(), seconds, OVERHEAD
         self.summary: dict[str, dict[str, Any]] = {}
-        self.work.mkdir(parents=True, exist_ok=True)
+        for folder in (out, work):
+            folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def left(self) -> float:
@@ -105,7 +105,8 @@ class Job:
         root, end = self.work / "data", self.left - RENDERING * self.seconds
         command = [sys.executable, "-m", "distill.synthesis", "--out", str(root), "--size", str(args.size)]
         if args.photographs:
-            (root / "aflw_val").parent.mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True)
+            (root / "aflw_val").unlink(missing_ok=True)
             (root / "aflw_val").symlink_to(Path(args.photographs).resolve())
         else:
             only = ["--set", "synthetics_val", "--start", str(VALIDATION_START), "--count", str(VALIDATION)]
@@ -176,7 +177,7 @@ class Job:
         temporary = self.work / "record.tar.gz"
         with tarfile.open(temporary, "w:gz") as tar:
             tar.add(self.work / "mlruns" / "offline", ".", filter=_no_weights)
-        os.replace(temporary, self.out / "record.tar.gz")
+        shutil.move(temporary, self.out / "record.tar.gz")
 
 
 def budget(name: str, left: float, overhead: float) -> float:
@@ -256,6 +257,9 @@ def _parser() -> cli.Parser:
         description="Render faces, train a teacher, a student distilled from it, and its control, in so many minutes.",
     )
     parser.add_argument("--out", metavar="DIR", help="folder for results")
+    parser.add_argument(
+        "--work", default="outputs/gpu-job", metavar="DIR", help="for everything else (default: %(default)s)"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, metavar="M", help="for everything (default: %(default)s)")
     parser.add_argument("--photographs", metavar="DIR", help="labelled set to validate on (default: other renders)")
     parser.add_argument("--data", metavar="DIR", help="data root that is there already (default: render one)")

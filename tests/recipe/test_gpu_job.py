@@ -58,12 +58,14 @@ def home(job, out, store, names):
 
 def test_what_was_trained_comes_home(job, tiny, tmp_path, capsys):
     out = tmp_path / "out"
-    job.main(["--out", str(out), "--minutes", "0.01", "--data", str(tiny.data), *SMALL, "teacher.model.head.width=24"])
+    work = ["--work", str(tmp_path / "work"), "--data", str(tiny.data)]
+    job.main(["--out", str(out), *work, "--minutes", "0.01", *SMALL, "teacher.model.head.width=24"])
+    assert all(file.is_file() and file.stat().st_size < 2**24 for file in out.iterdir()) and len([*out.iterdir()]) <= 8
     summary = json.loads((out / "summary.json").read_text())
     assert summary.keys() == {"teacher", "distilled"} and "no time is left" in capsys.readouterr().out
-    made = next((out / "work").rglob("artifacts/model/teacher.safetensors"))
+    made = next((tmp_path / "work").rglob("artifacts/model/teacher.safetensors"))
     exact = load_file(made)
-    shutil.rmtree(out / "work")  # it stays there
+    shutil.rmtree(tmp_path / "work")  # it stays there
     place, runs = home(job, out, tmp_path / "mlruns", {"teacher", "distilled"})
     widths = {role: run.params["model.head.width"] for role, run in runs.items()}
     assert widths == {"teacher": "24", "distilled": "16"}
@@ -77,7 +79,8 @@ def test_what_was_trained_comes_home(job, tiny, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_whole_job_rendering_included(job, tmp_path):
     out = tmp_path / "out"
-    job.main(["--out", str(out), "--minutes", "3", "--size", "64", *SMALL, "data.limit=0"])
+    work = ["--work", str(tmp_path / "work"), "--size", "64"]
+    job.main(["--out", str(out), *work, "--minutes", "3", *SMALL, "data.limit=0"])
     summary = json.loads((out / "summary.json").read_text())
     assert summary.keys() == {"render", "teacher", "distilled", "control"}
     assert not any("failed" in phase for phase in summary.values())
