@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from distill.errors import UserError
 
@@ -36,24 +36,40 @@ DISK = (
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises UserError, and takes `key=value` overrides before, between and after options."""
+    """argparse that raises UserError, takes `key=value` overrides before, between and after options, and gives
+    `--store DIR` and `tracking.store=DIR` one meaning in every command that has `add_store_argument`."""
 
-    def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):  # type: ignore[override]
-        found, rest = self.parse_known_args(args, namespace)
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """`store` is the folder that either spelling names, else "mlruns"; if named, overrides hold it too."""
+        args = sys.argv[1:] if args is None else args
+        stores = [item for item in args if item.strip().startswith("tracking.store=")]
+        found, rest = self.parse_known_args([item for item in args if item not in stores], namespace)
         late = [item for item in rest if "=" in item and not item.startswith("-")]
         if rest and (late != rest or not hasattr(found, "overrides")):
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         if late:
             found.overrides = [*found.overrides, *late]
+        if not hasattr(found, "store"):
+            if stores:
+                self.error(f"unrecognized arguments: {' '.join(stores)}")
+            return found
+        named = dict.fromkeys([item.partition("=")[2] for item in stores] + ([found.store] if found.store else []))
+        if len(named) > 1:
+            self.error(f"two stores are named, {' and '.join(map(repr, named))}; expected one")
+        found.store = next(iter(named), "mlruns")
+        if named and hasattr(found, "overrides"):
+            found.overrides = [*found.overrides, f"tracking.store={found.store}"]
         return found
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError with argparse's message."""
         raise UserError(f"{message[0].upper()}{message[1:]}. See --help.")
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call `main` with the command line's arguments. A UserError, a package that is not installed, or a file that the disk
-    refuses becomes one line on stderr and exit code 2."""
+    """Call `main` with the command line's arguments. A UserError, a package that is not installed, or a file that the
+    disk refuses becomes one line on stderr and exit code 2.
+    """
     signal.signal(
         signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)
     )  # unwind, so that the run records how it ended
@@ -65,7 +81,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         bringing = [name for name, packages in EXTRAS.items() if package in packages]
-        if not bringing:  # not the user's to mend
+        if not bringing:  # an error of ours
             raise
         needed = f"This needs the package '{package}', which is not installed"
         print(f"error: {needed}: pip install '{bringing[0]}'.", file=sys.stderr)
@@ -82,7 +98,9 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def check_out(path: str | os.PathLike, option: str = "--out") -> Path:
-    """The folder as a Path. Raises UserError, before anything is computed, where files cannot be put into it; makes nothing."""
+    """The folder as a Path. Raises UserError, before anything is computed, where files cannot be put into it; makes
+    nothing.
+    """
     folder = Path(path)
     standing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not standing.is_dir():
@@ -110,39 +128,24 @@ def stop_if_failed(failed: Sequence[str]) -> None:
 
 
 def experiment_file(path: str | os.PathLike, hint: str) -> str:
-    """The path of one of this project's experiment files. They are in a clone, not in an installed package: UserError where
-    it is not in the working folder; `hint` names the remedy."""
+    """The path of one of this project's experiment files. They are in a clone, not in an installed package: UserError
+    where it is not in the working folder; `hint` names the remedy.
+    """
     if not Path(path).is_file():
         raise UserError(f"There is no '{path}' in this folder; it is in a clone of the project ({hint}).")
     return str(path)
 
 
 def add_store_argument(parser: Parser) -> None:
-    """--store, for commands that take overrides too; see `with_store`."""
-    parser.add_argument("--store", metavar="DIR", help="where runs are kept; tracking.store=DIR means the same")
-
-
-def with_store(args: argparse.Namespace) -> list[str]:
-    """The overrides, with --store as `tracking.store=`. Raises UserError where both are given and differ."""
-    if args.store is None:
-        return args.overrides
-    given = [item for item in args.overrides if item.strip().startswith("tracking.store=")]
-    if given and store_of(given) != args.store:
-        raise UserError(f"--store is '{args.store}' and '{given[-1]}' is given; expected one of them.")
-    return [*args.overrides, f"tracking.store={args.store}"]
-
-
-def store_of(overrides: Sequence[str]) -> str:
-    """The store that overrides name, or the usual one."""
-    named = [item.partition("=")[2] for item in overrides if item.strip().startswith("tracking.store=")]
-    return named[-1] if named else "mlruns"
+    """--store, which `Parser.parse_args` completes."""
+    parser.add_argument("--store", metavar="DIR", help="where runs are kept (default: mlruns); or tracking.store=DIR")
 
 
 def add_model_arguments(parser: Parser, onnx: bool = False) -> None:
     """MODEL and --store. onnx: the command takes an exported ONNX file too."""
     files = "an .onnx or .safetensors file" if onnx else "a .safetensors file"
     parser.add_argument("model", metavar="MODEL", help=f"run id or name, models:/NAME@ALIAS, {files}, or 'bundled'")
-    parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
+    add_store_argument(parser)
 
 
 def train(job: str, default: str, summary: str, argv: list[str]) -> None:
@@ -160,20 +163,24 @@ def train(job: str, default: str, summary: str, argv: list[str]) -> None:
 
 
 def train_parser(job: str, default: str, summary: str) -> Parser:
+    """The parser of a training command; default: the experiment file that it takes without --config."""
     parser = Parser(
         prog=f"python -m distill.{job}",
         description=summary,
-        epilog="Every key of an experiment is in distill/config/fields.py. Several processes: torchrun --nproc-per-node N -m "
-        f"distill.{job} ... Look at runs with `make ui`.",
+        epilog="Every key of an experiment is in distill/config/fields.py. Several processes: torchrun "
+        f"--nproc-per-node N -m distill.{job} ... Look at runs with `make ui`.",
     )
     parser.add_argument("--config", metavar="FILE", help=f"experiment file (default: {default})")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    add_store_argument(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.epochs=60 seed=1 resume=RUN_ID")
     return parser
 
 
 def read_train_config(file: str | None, overrides: list[str], default: str) -> Config:
-    """The config that the arguments mean: of an experiment file, or of the run that `resume=` names, which needs no file."""
+    """The config that the arguments mean: of an experiment file, or of the run that `resume=` names, which needs no
+    file.
+    """
     from distill import config as configs
 
     if file is None and any(item.startswith("resume=") and item != "resume=" for item in overrides):

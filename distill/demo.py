@@ -25,6 +25,7 @@ def main(argv: list[str]) -> None:
         "same command continues.",
     )
     parser.add_argument("--out", metavar="DIR", default="outputs/demo", help="default: %(default)s")
+    cli.add_store_argument(parser)
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for all three runs, e.g. seed=1 train.epochs=2"
     )

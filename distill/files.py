@@ -22,8 +22,9 @@ MOST_VALUES = 100_000
 def atomic(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it replaces `path` when the block ends, and is removed when the block fails.
 
-    Missing folders are made. The temporary name, `.STEM.PID.tmp.SUFFIX`, is hidden, keeps the suffix for libraries that choose
-    a format by it, and carries the process id, so several processes may write the same file at once. Raises OSError.
+    Missing folders are made. The temporary name, `.STEM.PID.tmp.SUFFIX`, is hidden, keeps the suffix for libraries that
+    choose a format by it, and carries the process id, so several processes may write the same file at once. Raises
+    OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -42,7 +43,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def render(template: Path, **values: Any) -> str:
-    """The text of a Jinja template file. A value that the template names and nobody gives is an error of ours."""
+    """The text of a Jinja template file. A value that the template names and that is not given is an error of ours."""
     import jinja2
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -50,8 +51,9 @@ def render(template: Path, **values: Any) -> str:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML that does not guess: `off`, `no`, `on` and `yes` are words, 0123456 is a run id and not octal, and a key that
-    stands twice is an error."""
+    """YAML that does not guess: `off`, `no`, `on` and `yes` are words, 0123456 is a run id and not octal, and a key
+    that stands twice is an error.
+    """
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -77,8 +79,8 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9]
 def read_yaml(path: Path, kind: str = "Config file", loader: type[yaml.SafeLoader] = Loader) -> dict[str, Any]:
     """The keys and values of a YAML file; `kind` is how a message calls the file.
 
-    Raises UserError for a file that is missing, not regular, larger than LARGEST_YAML, not UTF-8, not YAML, ambiguous, or that
-    its aliases make larger than MOST_VALUES or endless.
+    Raises UserError for a file that is missing, not regular, larger than LARGEST_YAML, not UTF-8, not YAML, ambiguous,
+    or that its aliases make larger than MOST_VALUES or endless.
     """
     try:
         if path.exists() and not path.is_file():

@@ -38,6 +38,7 @@ EXPECTED = {
     "string_pattern_mismatch": "text that matches {pattern}",
     "string_too_short": "text that is not empty",
     "string_type": "text",
+    "too_short": "{min_length} or more entries",
     "value_error": "{error}",
 }
 LONGEST = 160  # characters of a value that a message shows
@@ -67,7 +68,12 @@ def as_number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
+def _as_section(value: Any) -> Any:
+    return {} if value is None else {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
+
+
 Number = Annotated[float, BeforeValidator(as_number)]
+Keys = BeforeValidator(_as_section)  # of a dict: names as text; a key without a value has none
 
 
 def validated(model: type[S], values: Any, source: object, prefix: str = "") -> S:

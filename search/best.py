@@ -1,4 +1,6 @@
-"""Entry point: train a study's best configuration at full length, over seeds and beside its recipe, and release the best."""
+"""Entry point: train a study's best configuration at full length, over seeds and beside its recipe, and release the
+best.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,20 @@ SUMMARY = (
 
 
 def main(argv: list[str]) -> None:
+    """Read the arguments, train what is missing, print the comparison and what was released."""
     args = _parser().parse_args(argv)
     if args.seeds < 1 or args.workers < 0:
         raise UserError(
             f"--seeds is {args.seeds} and --workers {args.workers}; expected 1 or more seeds, and 0 or more."
         )
     cli.check_out(args.out)
-    overrides = cli.with_store(args)
-    store = cli.store_of(overrides)
 
     from distill.ablation import file as ablation_file
     from search import release, storage
 
-    study = storage.find_study(args.study, storage.url_of(store, args.storage))
+    study = storage.find_study(args.study, storage.url_of(args.store, args.storage))
     chosen = release.candidate(study)
-    ablation = ablation_file.load(release.write_ablation(chosen, args.seeds, store, args.out), overrides)
+    ablation = ablation_file.load(release.write_ablation(chosen, args.seeds, args.store, args.out), args.overrides)
     folder = ablation.path.parent
     cli.check_roots([ablation.cells[ablation.control]])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -49,6 +50,7 @@ class LiveTable:
             self.live.stop()
 
     def show(self, rows: Sequence[TrialRow]) -> None:
+        """Show the trials as they are: the table, or a line for each that has ended since."""
         over = [row for row in rows if row.state not in ("running", "waiting", "interrupted")]
         if self.before is None:
             self.before = summary.tally(rows).ended
@@ -72,7 +74,7 @@ class LiveTable:
         for row in [row for row in rows if row.state != "waiting"][-SHOWN:]:
             point = ", ".join(f"{names[name]}={_word(value)}" for name, value in row.params.items())
             style = "bold" if row.number in best else "dim" if row.state in ("pruned", "retried") else ""
-            cells = [
+            cells: list[Any] = [
                 f"★ {row.number}" if row.number in best else str(row.number),
                 Text(row.state, style=COLOURS[row.state]),
                 _epochs(row),

@@ -1,4 +1,4 @@
-"""One trial: refused at no cost, or trained by the function that the command line calls, reported and pruned by epoch."""
+"""One trial: refused at no cost, or trained by the command line's own function, reported and pruned by epoch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -64,9 +65,9 @@ class Place:
 def evaluate(trial: optuna.Trial, point: dict[str, Any], space: Space, place: Place) -> list[float]:
     """The objectives of a trial: Optuna's objective function, for a point of the space.
 
-    Raises TrialPruned for a refused trial (its attribute `refused` says why) and a pruned one (`pruned`), Failed or Broken for
-    one that went wrong (`error`), Stopped where this process is to end, DatabaseAway, and UpdateFinishedTrialError where
-    another worker took the trial over.
+    Raises TrialPruned for a refused trial (the reason is its attribute `refused`) and a pruned one (`pruned`), Failed
+    or Broken for one that went wrong (`error`), Stopped where this process is to end, DatabaseAway, and
+    UpdateFinishedTrialError where another worker took the trial over.
     """
     try:
         return _Attempt(trial, space, place).objectives(point)
@@ -83,7 +84,9 @@ def evaluate(trial: optuna.Trial, point: dict[str, Any], space: Space, place: Pl
 
 
 def costs(config: Config, wanted: set[str]) -> dict[str, float]:
-    """The wanted ones of `model/...`, of the untrained network on the CPU. Raises UserError for one that cannot be built."""
+    """The wanted ones of `model/...`, of the untrained network on the CPU. Raises UserError for one that cannot be
+    built.
+    """
     if not wanted:
         return {}
     model = skeleton(config.model, configs.markup_of(config))
@@ -115,11 +118,11 @@ class _Attempt:
         return [found[name] for name in self.space.search.objectives]
 
     def _constrained(self, full: Config) -> dict[str, float]:
-        """The network's costs; the sampler learns how far within their bounds they are. Raises TrialPruned beyond one."""
+        """The network's costs; the sampler gets their distance from the bounds. Raises TrialPruned beyond one."""
         bounds = self.space.search.constraints
         found = costs(full, {name for name in (*bounds, *self.space.search.objectives) if name.startswith(COST)})
         for name in bounds.keys() - self.trial.constraints.keys():
-            patiently(lambda name=name: self.trial.set_constraint(name, found[name] / bounds[name] - 1))
+            patiently(partial(self.trial.set_constraint, name, found[name] / bounds[name] - 1))
         over = [
             f"{name} is {found[name]:,.6g}, above {most:,.6g}" for name, most in bounds.items() if found[name] > most
         ]
@@ -195,13 +198,13 @@ class _Attempt:
         if prune:
             raise Abandoned(f"epoch {epoch} of {self.epochs}: {NME} {nme:.4g}")
 
-    def _prune(self, why: str) -> None:
+    def _prune(self, why: str) -> NoReturn:
         self._note(**{PRUNED: why})
         raise optuna.TrialPruned(why)
 
     def _note(self, **attributes: Any) -> None:
         for key, value in attributes.items():
-            patiently(lambda key=key, value=value: self.trial.set_user_attr(key, value))
+            patiently(partial(self.trial.set_user_attr, key, value))
 
     def _tags(self) -> dict[str, str]:
         study, number = self.place.study, str(self.trial.number)

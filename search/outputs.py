@@ -45,7 +45,7 @@ def write(
                 for row in summary.front(rows)
             ]
     curves = {row.number: _curve(row, tracking) for row in rows}
-    drawn = pictures.draw(space, study.study_name, rows, curves)
+    drawn = pictures.draw(space, study, rows, curves)
     found[PICTURES] = [figures.to_png(figure, folder / f"{name}.png") for name, figure in drawn.items()]
     if parent_id:
         for place, files in found.items():
@@ -68,8 +68,8 @@ def to_text(space: Space, study: optuna.Study, rows: Sequence[TrialRow]) -> str:
     known = summary.with_params(rows, space.enqueue[0])
     if known and known.number != best.number:
         lines.append(
-            f"  the recipe (trial {known.number}) has {space.search.objectives[0]} {known.value:.6g} at this scale; each is one training "
-            f"with one seed, so python -m search.best compares them at full length over seeds"
+            f"  the recipe (trial {known.number}) has {space.search.objectives[0]} {known.value:.6g} at this scale; "
+            f"each is one training with one seed, so python -m search.best compares them at full length over seeds"
         )
     scores, done = pictures.importances(study, rows), sum(row.state == "done" for row in rows)
     if scores:
@@ -84,11 +84,12 @@ def to_text(space: Space, study: optuna.Study, rows: Sequence[TrialRow]) -> str:
 
 
 def recipe(study: optuna.Study, rows: Sequence[TrialRow], row: TrialRow, space: Space, tracking: TrackingConfig) -> str:
-    """A trial's configuration as a file that distill.student takes, with a comment that says where it is from."""
+    """A trial's configuration as a file that distill.student takes, with a comment on where it is from."""
     config = _full_config(row, space)
     shorter = configs.flow(space.search.trial) if space.search.trial else "full length"
     lines = [
-        f"{space.search.title}: trial {row.number} of study '{study.study_name}' ({summary.counted(rows)}), run {row.run_id or '-'}.",
+        f"{space.search.title}: trial {row.number} of study '{study.study_name}' ({summary.counted(rows)}), "
+        f"run {row.run_id or '-'}.",
         f"As a trial ({shorter}, one seed) it has {_values(space, row)}; this file trains it at full length.",
     ]
     known = summary.with_params(rows, space.enqueue[0])

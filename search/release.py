@@ -1,7 +1,7 @@
 """A study's best configuration at full length, beside its recipe, over seeds; the best seed exported and registered.
 
-Both are cells of an ablation file. It and the files that it names hold all that is needed; `python -m distill.ablation` takes
-them as they are.
+Both are cells of an ablation file. It and the files that it names hold all that is needed; `python -m distill.ablation`
+takes them as they are.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Release:
+    """What was exported and registered."""
+
     run: RunInfo  # of the best seed
     seed: int
     exported: Export
@@ -106,7 +108,7 @@ def write_ablation(chosen: Candidate, seeds: int, store: str, out: Path) -> Path
     recipe, own = chosen.recipe, differences(chosen.recipe, chosen.best)
     source = f"trial {chosen.trial.number} of study '{chosen.study}', with {chosen.trial.value:.6g} as a trial"
     write_text(folder / RECIPE_FILE, f"# The recipe of study '{chosen.study}'.\n{configs.to_recipe(recipe)}")
-    if not (folder / BEST_FILE).exists():  # the study's own says more
+    if not (folder / BEST_FILE).exists():  # the study's own has a longer comment
         write_text(folder / BEST_FILE, f"# {source[0].upper()}{source[1:]}.\n{configs.to_recipe(chosen.best)}")
     settings = {key: value for key in PLACES if (value := value_at(recipe, key)) != value_at(Config(), key)}
     settings |= {"tracking.store": store}
@@ -127,7 +129,8 @@ def write_ablation(chosen: Candidate, seeds: int, store: str, out: Path) -> Path
 def differences(recipe: Config, best: Config) -> dict[str, Any]:
     """Dotted key -> the best one's value, where they do not compute the same; whole sections where entries are named
     freely (terms, photometric steps), as an entry may be missing in either, and their order counts."""
-    found = _differences(*(replace(configs.computing(config), name="x", teacher="") for config in (recipe, best)))
+    one, other = (replace(configs.computing(config), name="x", teacher="") for config in (recipe, best))
+    found = _differences(one, other)
     if best.distill.terms and best.teacher != recipe.teacher:
         found["teacher"] = best.teacher
     return found
@@ -139,8 +142,8 @@ def differences(recipe: Config, best: Config) -> dict[str, Any]:
 def release(made: Table, cell: str, config: Config, folder: Path) -> Release:
     """Export the seed of `cell` with the smallest val/nme to `folder`, add that to its run, and register the run.
 
-    config: the cell's, which says where data and store are. `champion` moves only on the evidence of a paired bootstrap.
-    Raises UserError where a challenge rule is broken, and where the store cannot be reached.
+    config: the cell's, for the places of data and store. `champion` moves only on the evidence of a paired
+    bootstrap. Raises UserError where a challenge rule is broken, and where the store cannot be reached.
     """
     tracking, row = config.tracking, next(row for row in made.rows if row.cell == cell)
     seed = min(row.nme, key=lambda seed: (row.nme[seed], seed))
@@ -151,7 +154,7 @@ def release(made: Table, cell: str, config: Config, folder: Path) -> Release:
 
 
 def beats(made: Table, cell: str) -> str:
-    """Whether the best configuration is better than the recipe, in a sentence that says on what evidence."""
+    """Whether the best configuration is better than the recipe, in a sentence with its evidence."""
     rows = {row.cell: row for row in made.rows}
     if cell == RECIPE:
         return f"No trial of the study was better than the recipe: val/nme {_mean(rows[RECIPE])}."
@@ -217,9 +220,11 @@ def _export(config: Config, run: RunInfo, folder: Path) -> Export:
 
 
 def _cost(run: RunInfo) -> Cost:
-    measured = {key.removeprefix("model/"): value for key, value in run.metrics.items() if key.startswith("model/")}
-    whole = {key: int(measured[key]) for key in ("parameters", "file_bytes")}
-    return Cost(**{key: measured[key] for key in ("mmacs", "latency_ms")}, **whole)
+    get = run.metrics.__getitem__
+    return Cost(
+        parameters=int(get("model/parameters")), file_bytes=int(get("model/file_bytes")), mmacs=get("model/mmacs"),
+        latency_ms=get("model/latency_ms"),
+    )  # fmt: skip
 
 
 def _mean(row: Row) -> str:

@@ -1,4 +1,6 @@
-"""A study, from its search file to its results: workers are started, watched, replaced and stopped, under one parent run."""
+"""A study, from its search file to its results: workers are started, watched, replaced and stopped, under one parent
+run.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from distill import tracking as track
 from distill.ablation.file import file_name
 from distill.config import TrackingConfig
 from distill.errors import UserError
+from distill.models.landmarker import skeleton
 from distill.models.references import resolve_model, resolve_teacher
 from distill.runs import workers
 from distill.runs.find_or_train import fingerprints
@@ -31,13 +34,13 @@ if TYPE_CHECKING:
 # the study's attributes
 PARENT, TEACHER, DATA, TRIALS, WORKERS, RECIPE = "parent_run", "teacher", "data", "trials", "workers", "recipe"
 GLANCE, LOOK = 0.2, 1.0  # seconds between looks at the workers, and at the trials
-USER_ERROR = 2  # exit code of a worker after an error that only a person can mend
+USER_ERROR = 2  # exit code of a worker after a UserError
 MOST_DEATHS = 3  # of workers, per worker, without a trial that ended in between
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for beside the search file."""
+    """The command line's part of a study, beside the search file."""
 
     study: str  # its name
     url: str  # of its database
@@ -58,33 +61,35 @@ class Finished:
 
     @property
     def best(self) -> TrialRow | None:
+        """The done trial with the smallest first objective."""
         return summary.best(self.rows)
 
 
 def run(space: Space, order: Order, out: Path) -> Finished:
     """Have as many trials of the study ended as ordered, and write what they came to under `out`.
 
-    Trials that exist count, whichever machine made them. Raises UserError for what can be known to be wrong before the first
-    trial, for a database that goes away, and for workers that keep dying.
+    Trials that exist count, whichever machine made them. Raises UserError for what can be known to be wrong before the
+    first trial, for a database that goes away, and for workers that keep dying.
     """
-    gpus, device, tracking = torch.cuda.device_count(), space.base.train.device, space.base.tracking
-    parts = workers.shares(order.workers or max(1, gpus if device != "cpu" else 1), device, gpus)
+    skeleton(space.base.model, configs.markup_of(space.base))  # names first: data takes longer to check
+    tracking = space.base.tracking
+    parts = workers.shares(order.workers, space.base.train.device, torch.cuda.device_count())
     data, teacher = vars(fingerprints(space.config(space.enqueue[0]).data)), _teacher(space)  # before anything is made
     study = storage.open_study(space, order.study, order.url)
     teacher, first = _join(study, space, order, data, teacher, len(parts))
     with _parent(study, space, order.url) as parent:
         specs = [
             Spec(
-                os.getpid(), str(space.path), list(order.overrides), order.study, order.trials, first + part, parent.id, teacher,
-                share.threads,
+                os.getpid(), str(space.path), list(order.overrides), order.study, order.trials, first + part, parent.id,
+                teacher, share.threads,
             )
             for part, share in enumerate(parts)
         ]  # fmt: skip
         watch = Watch(space, study, parent, order.trials)
         done = summary.tally(watch.rows()).ended
         print(
-            f"{space.search.title}: study '{order.study}' of {order.trials} trials, {done} of them done; {len(parts)} at a time; "
-            f"kept in {storage.redacted(order.url)}.",
+            f"{space.search.title}: study '{order.study}' of {order.trials} trials, {done} of them done; "
+            f"{len(parts)} at a time; kept in {track.redact(order.url)}.",
             flush=True,
         )
         try:
@@ -116,6 +121,7 @@ class Watch:
         self.ended: set[int] = set()  # numbers of trials that were logged
 
     def rows(self) -> list[TrialRow]:
+        """All trials now; those that have ended since are logged."""
         found = storage.patiently(lambda: summary.rows(self.study, self.space))
         best: dict[str, float] = {}
         for row in found:
@@ -132,8 +138,8 @@ class Watch:
 def work(specs: list[Spec], parts: list[Share], url: str, folder: Path, watch: Watch) -> None:
     """Keep a worker in each part of the machine until they find nothing to do any more.
 
-    However this ends, workers are asked to save and waited for. A worker that dies is replaced. Raises UserError where that
-    would not help.
+    However this ends, workers are signalled to save, then waited for. A worker that dies is replaced. Raises UserError
+    where that would not help.
     """
     files = [folder / f"worker-{part}.{os.getpid()}.json" for part in range(len(parts))]
     live: dict[int, Process] = {}
@@ -221,7 +227,7 @@ def _join(
 def _parent(study: Study, space: Space, url: str) -> track.Run:
     """The study's parent run in this store: the one that it has, or a new one."""
     name, tracking = study.study_name, space.base.tracking
-    tags = {"distill.study": name, "optuna.study": name, "optuna.storage": storage.redacted(url)}
+    tags = {"distill.study": name, "optuna.study": name, "optuna.storage": track.redact(url)}
     lock = track.store_root(tracking) / "work" / "locks" / f"study-{file_name(name)}.lock"
     with track.exclusive(lock, "", seconds=-1):  # two runners of one study: one parent
         known = study.user_attrs.get(PARENT, "")
@@ -245,9 +251,10 @@ def _note(space: Space, name: str) -> str:
 
 def _about(space: Space, name: str) -> dict[str, Any]:
     return {
-        "name": name, "title": space.search.title, "objectives": ", ".join(space.search.objectives), "sampler": space.search.sampler.model_dump(),
-        "pruner": space.search.pruner.model_dump(), "constraints": space.search.constraints, "trial": space.search.trial,
-    }  # fmt: skip
+        **space.search.model_dump(include={"title", "sampler", "pruner", "constraints", "trial"}),
+        "name": name,
+        "objectives": ", ".join(space.search.objectives),
+    }
 
 
 def _end_dead_runs(rows: list[TrialRow], study: str, tracking: TrackingConfig) -> None:

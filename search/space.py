@@ -3,7 +3,7 @@
     base: ../cpu/distill.yaml              # the recipe at full length
     search:
       title: Terms and their weights
-      objectives: [val/nme]                # all minimised; a second one may be a cost of the model, e.g. model/latency_ms
+      objectives: [val/nme]                # all minimised; a second one: a cost of the model, e.g. model/latency_ms
       set: {train.amp: bf16}               # dotted overrides of every training, the recipe's too
       trial: {train.epochs: 6, data.limit: 1000}           # ... of trials only: shorter, smaller
       sampler: {kind: tpe, seed: 0, startup: 10}           # tpe, gp or random; startup: drawn at random first
@@ -25,9 +25,10 @@
               set: {distill.terms.features: {loss: fitnet, student: "level:2", teacher: "level:2"}}
               space: {distill.terms.features.weight: {float: [0.1, 8], log: true}}
 
-On a branch, entries (a term, an argument) that only other branches set are absent; fields keep the recipe's value. A point of
-the space is a dict: a parameter's name -> value, a fork's name -> branch; names are keys, those on a branch with the branch
-before them (`features[coarse].distill.terms.features.weight`). A file is checked completely before torch or Optuna is imported.
+On a branch, entries (a term, an argument) that only other branches set are absent; fields keep the recipe's value. A
+point of the space is a dict: a parameter's name -> value, a fork's name -> branch; names are keys, those on a branch
+with the branch before them (`features[coarse].distill.terms.features.weight`). A file is checked completely before
+torch or Optuna is imported.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from distill.config import Config
 from distill.errors import UserError
 from distill.files import read_yaml
 from distill.runs.experiment_file import DEFAULTS, configured
-from distill.schema import Number, Section, as_number, validated
+from distill.schema import Keys, Number, Section, as_number, validated
 
 NME = "val/nme"
 Cost = Literal["model/parameters", "model/file_bytes", "model/mmacs", "model/latency_ms"]  # of distill.profiling.Cost
@@ -86,7 +87,6 @@ def _choices(values: list) -> list:
 
 Key = Annotated[str, AfterValidator(_free)]
 Name = Annotated[str, Field(pattern=NAME)]
-Empty = BeforeValidator(lambda value: {} if value is None else value)  # a key without a value
 
 
 class Parameter(Section):
@@ -115,6 +115,8 @@ class Parameter(Section):
 
 
 class _Range(Parameter):
+    bounds: Any
+    step: Any = None
     log: bool = False
 
     @model_validator(mode="after")
@@ -140,23 +142,31 @@ class _Range(Parameter):
 
 
 class FloatRange(_Range):
+    """Real numbers between two bounds."""
+
     bounds: Annotated[list[Number], AfterValidator(_bounds)] = Field(alias="float")
     step: Annotated[Number, Field(gt=0)] | None = None
 
 
 class IntRange(_Range):
+    """Whole numbers between two bounds."""
+
     bounds: Annotated[list[int], AfterValidator(_bounds)] = Field(alias="int")
     step: Annotated[int, Field(gt=0)] | None = None
 
 
 class Choice(Parameter):
+    """One of some values."""
+
     choices: Annotated[list, AfterValidator(_choices)] = Field(alias="choice")
 
     @property
     def probes(self) -> list:
+        """All choices."""
         return self.choices
 
     def match(self, value: Any) -> Any:
+        """The choice that the value is; True is not 1."""
         value = as_number(value) if value not in self.choices else value
         for choice in self.choices:
             if choice == value and isinstance(choice, bool) == isinstance(value, bool):
@@ -167,8 +177,8 @@ class Choice(Parameter):
 class Branch(Section):
     """What a fork's branch sets (dotted overrides), and what is searched on it."""
 
-    set: Annotated[dict[Key, Any], Empty] = {}
-    space: Annotated[dict[Key, Node], Empty] = {}
+    set: Annotated[dict[Key, Any], Keys] = {}
+    space: Annotated[dict[Key, Node], Keys] = {}
 
 
 class Fork(Section):
@@ -194,6 +204,7 @@ class Fork(Section):
         return value
 
     def described(self) -> dict[str, Any]:
+        """Plain values, as in the file; a study stores them."""
         parts = {name: {"set": own.set, "space": _described(own.space)} for name, own in self.branches.items()}
         return {"recipe": self.recipe, "branches": parts}
 
@@ -218,30 +229,34 @@ Branch.model_rebuild()
 
 
 class Sampler(Section):
+    """How points are drawn."""
+
     kind: Literal["tpe", "gp", "random"] = "tpe"
-    seed: int = Field(0, ge=0)
-    startup: int = Field(10, ge=1)  # trials drawn at random before it learns from them
+    seed: int = Field(default=0, ge=0)
+    startup: int = Field(default=10, ge=1)  # trials drawn at random before it learns from them
 
 
 class Pruner(Section):
+    """When a trial is stopped early."""
+
     kind: Literal["hyperband", "median", "none"] = "hyperband"
-    min_epochs: int = Field(1, ge=1)  # no trial is pruned before it has trained these
-    factor: int = Field(3, ge=2)  # hyperband: about one of so many trials goes on at each rung
-    startup: int = Field(5, ge=1)  # median: no trial is pruned before so many are complete
+    min_epochs: int = Field(default=1, ge=1)  # no trial is pruned before it has trained these
+    factor: int = Field(default=3, ge=2)  # hyperband: about one of so many trials goes on at each rung
+    startup: int = Field(default=5, ge=1)  # median: no trial is pruned before so many are complete
 
 
 class Search(Section):
     """The `search` section of a file."""
 
     title: Annotated[str, Field(min_length=1)] | None = None
-    objectives: list[Literal[NME] | Cost] = Field([NME], min_length=1, max_length=2)
-    set: Annotated[dict[str, Any], Empty] = {}
-    trial: Annotated[dict[str, Any], Empty] = {}
+    objectives: list[Literal["val/nme"] | Cost] = Field(default=["val/nme"], min_length=1, max_length=2)
+    set: Annotated[dict[str, Any], Keys] = {}
+    trial: Annotated[dict[str, Any], Keys] = {}
     sampler: Sampler = Sampler()
     pruner: Pruner | None = None
     constraints: dict[Cost, Annotated[Number, Field(gt=0)]] = {}
-    retries: int = Field(2, ge=0)
-    heartbeat: int = Field(30, ge=1)
+    retries: int = Field(default=2, ge=0)
+    heartbeat: int = Field(default=30, ge=1)
     enqueue: list[dict[str, Any]] = []
     space: dict[Key, Node] = Field(min_length=1)
 
@@ -255,6 +270,8 @@ class Search(Section):
 
 
 class File(Section):
+    """A search file."""
+
     base: str
     search: Search
 
@@ -335,31 +352,32 @@ class Space:
         return found
 
     def built(self, changes: dict[str, Any], where: str, full: bool = False) -> Config:
-        """The base with `changes`, and unless `full` with the trials' settings. Raises UserError that begins with `where`."""
+        """The base with `changes`, and unless `full` with the trials' settings. Raises UserError that begins with
+        `where`.
+        """
         return changed(self.base, changes if full else {**self.search.trial, **changes}, where)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     """Read and check a search file.
 
-    `key=value` overrides hold for the base, and so for all that its `trial` does not set; `trial.key=value` for trials;
-    `sampler.key=value` and `pruner.key=value` for these sections, which begin anew where their kind is given. Raises
-    UserError naming file and key.
+    `key=value` overrides hold for the base, and so for all that its `trial` does not set; `trial.key=value` for trials.
+    Raises UserError naming file and key.
     """
     path = Path(path)
-    raw, for_trials, for_base = _overridden(read_yaml(path), overrides)
-    file = validated(File, raw, path)
+    file = validated(File, read_yaml(path), path)
+    overrides = [item.strip() for item in overrides]
+    for_trials = [item.removeprefix("trial.") for item in overrides if item.startswith("trial.")]
 
-    def based(overrides: list[str]) -> Config:
-        return configured(path.parent / file.base, {**DEFAULTS, **file.search.set}, overrides, f"{path}: ")
+    def based(own: list[str]) -> Config:
+        return configured(path.parent / file.base, {**DEFAULTS, **file.search.set}, own, f"{path}: ")
 
-    trial = dict(file.search.trial)
-    for item in for_trials:
-        key = item.partition("=")[0].strip()
-        trial[key] = value_at(based([item]), key)
+    keys = {item.partition("=")[0].strip(): item for item in for_trials}
+    trial = file.search.trial | {key: value_at(based([item]), key) for key, item in keys.items()}
     pruner = file.search.pruner or Pruner(kind="hyperband" if len(file.search.objectives) == 1 else "none")
     own = {"title": file.search.title or path.stem, "trial": trial, "pruner": pruner}
-    space = Space(path, file.search.model_copy(update=own), based(for_base))
+    base = based([item for item in overrides if not item.startswith("trial.")])
+    space = Space(path, file.search.model_copy(update=own), base)
     _check_keys(space, space.search.space)
     _check_trial(space)
     _check_values(space, space.search.space, {}, "search.space", "")
@@ -376,7 +394,7 @@ def suggest(trial: Any, space: Space) -> dict[str, Any]:
             point[name] = trial.suggest_categorical(name, node.choices)
         elif isinstance(node, IntRange):
             point[name] = trial.suggest_int(name, *node.bounds, step=node.step or 1, log=node.log)
-        else:
+        elif isinstance(node, FloatRange):
             point[name] = trial.suggest_float(name, *node.bounds, step=node.step, log=node.log)
     return point
 
@@ -414,25 +432,8 @@ def changed(config: Config, changes: dict[str, Any], where: str) -> Config:
 # ---------------------------------------------------------------------------------------------------- checks
 
 
-def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
-    """The file's values with the overrides of its sampler and pruner, the overrides of trials, and the others."""
-    for_trials, others = [], []
-    search = raw.get("search")
-    for item in map(str.strip, overrides):
-        key, _, text = item.partition("=")
-        part, _, name = key.partition(".")
-        if part in ("sampler", "pruner") and name and isinstance(search, dict):
-            before = {} if name == "kind" else search.get(part) or {}
-            search[part] = {**before, name: int(text) if text.isdigit() else text}
-        elif part == "trial" and name:
-            for_trials.append(item.removeprefix("trial."))
-        else:
-            others.append(item)
-    return raw, for_trials, others
-
-
 def _check_keys(space: Space, nodes: dict[str, Any]) -> None:
-    """Two nodes that a trial may have at once do not change the same key, nor one that `trial` sets; forks have names."""
+    """Two nodes that a trial may have at once change different keys, none of them set by `trial`; forks have names."""
     for label, node in nodes.items():
         if isinstance(node, Fork) and not re.fullmatch(NAME, label):
             raise UserError(f"{space.path}: 'search.space' has a fork '{label}'; expected a name without dots.")
@@ -443,7 +444,8 @@ def _check_keys(space: Space, nodes: dict[str, Any]) -> None:
         for key, second in itertools.product(own, others):
             if _overlap(key, second):
                 raise UserError(
-                    f"{space.path}: '{one}' and '{other}' both change '{max(key, second, key=len)}'; expected only one to."
+                    f"{space.path}: '{one}' and '{other}' both change '{max(key, second, key=len)}'; "
+                    "expected only one to."
                 )
 
 
@@ -507,7 +509,8 @@ def _enqueued(space: Space) -> tuple[dict[str, Any], ...]:
 
 
 def _completed(space: Space, given: dict[str, Any], where: str) -> dict[str, Any]:
-    """A point of which some values are given, by name or by config key; the others are as the base or a branch has them.
+    """A point of which some values are given, by name or by config key; the others are as the base or a branch has
+    them.
 
     Raises UserError that begins with `where` for a value that is not in the space.
     """
@@ -518,14 +521,14 @@ def _completed(space: Space, given: dict[str, Any], where: str) -> dict[str, Any
     start = space.built(space.changes(point), where, full=True)
     nodes = list(space.active(point))
     names = {named.key: named.name for named in nodes}
-    asked = {names.get(key, key): value for key, value in given.items()}
-    for name in asked:
+    wanted = {names.get(key, key): value for key, value in given.items()}
+    for name in wanted:
         if name not in names.values():
             raise UserError(f"{where} has '{name}'; expected one of {', '.join(names.values())}.")
     for name, key, node in nodes:
         if isinstance(node, Parameter):
             there = value_at(start, key)
-            value = asked.get(name, node.unset if there is MISSING else there)
+            value = wanted.get(name, node.unset if there is MISSING else there)
             if value is None:
                 raise UserError(f"{where} has no '{key}'; expected 'unset' with the value that it means by that.")
             point[name] = _matched(node, name, value, where)

@@ -1,7 +1,8 @@
 """Where a study is kept: one sqlite file that the processes of a machine share, or PostgreSQL for several machines.
 
-Optuna's tables live in a database of their own (optuna-dashboard opens it as it is). What one worker at a time may do, over
-all machines, happens inside `turn`: making the tables and the study, recovering trials of dead workers, counting, drawing.
+Optuna's tables live in a database of their own (optuna-dashboard opens it as it is). What one worker at a time may do,
+over all machines, happens inside `turn`: making the tables and the study, recovering trials of dead workers, counting,
+drawing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -42,7 +42,7 @@ BUSY_SECONDS = 60  # to wait while another process writes to the sqlite file
 CONNECT_SECONDS = 10
 PATIENCE = 60.0  # seconds for which a failing call is repeated before the database counts as away
 ERRORS = (StorageInternalError, SQLAlchemyError)  # of a database that does not answer
-SPACE = "space"  # the study's attribute that says what it searches
+SPACE = "space"  # the study's attribute that holds what it searches
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -57,10 +57,7 @@ class Storage(RDBStorage):
     def __init__(self, url: str, heartbeat: int):
         """heartbeat: seconds between signs of life of a worker that is at a trial."""
         super().__init__(
-            url,
-            engine_kwargs=_engine_options(url),
-            heartbeat_interval=heartbeat,
-            grace_period=SILENT_BEATS * heartbeat,
+            url, engine_kwargs=_engine_options(url), heartbeat_interval=heartbeat, grace_period=SILENT_BEATS * heartbeat
         )
 
     def record_heartbeat(self, trial_id: int) -> None:
@@ -78,7 +75,7 @@ def url_of(store: str | Path, given: str = "") -> str:
     Makes nothing. Raises UserError for a URL of another kind.
     """
     if not given:
-        return _sqlite_url(Path(store).expanduser().resolve() / "optuna.db")
+        return track.sqlite_uri(Path(store).expanduser().resolve() / "optuna.db")
     if given.startswith("postgres://"):  # an old name of the same scheme
         given = given.replace("postgres", "postgresql", 1)
     try:
@@ -89,26 +86,20 @@ def url_of(store: str | Path, given: str = "") -> str:
         file = Path(url.database).expanduser().resolve()
         if not file.parent.is_dir():
             raise UserError(f"--storage is '{given}'; expected a file in a folder that exists.")
-        return _sqlite_url(file)
+        return track.sqlite_uri(file)
     if url.drivername in ("postgresql", "postgresql+psycopg") and url.database:
         return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    raise UserError(f"--storage is '{redacted(given)}'; {EXPECTED}.")
-
-
-def redacted(url: str) -> str:
-    """The URL without its password."""
-    made = sqlalchemy.make_url(url)
-    query = {key: "***" if "password" in key else value for key, value in made.query.items()}
-    return made.set(query=query).render_as_string(hide_password=True)
+    raise UserError(f"--storage is '{track.redact(given)}'; {EXPECTED}.")
 
 
 @contextmanager
 def turn(url: str, name: str) -> Iterator[None]:
-    """Be the one process, over all machines that share the database, that does what one at a time must do to study `name`.
+    """Be the one process, over all machines that share the database, that does what one at a time must do to study
+    `name`.
 
     A process that dies loses its turn at once. Raises SQLAlchemyError where the database does not answer.
     """
-    if file := _sqlite_file(url):
+    if file := track.sqlite_file(url):
         with track.exclusive(file.with_name(f"{file.name}.lock"), "", seconds=-1):
             yield
         return
@@ -126,17 +117,10 @@ def turn(url: str, name: str) -> Iterator[None]:
 
 def patiently(call: Callable[[], T], seconds: float = PATIENCE) -> T:
     """`call()`, repeated for so long while the database does not answer. Raises DatabaseAway after that."""
-    end, pause = time.monotonic() + seconds, 0.2
-    while True:
-        try:
-            return call()
-        except ERRORS as error:
-            if time.monotonic() + pause > end:
-                raise DatabaseAway(
-                    f"The study's database has not answered for {seconds:.0f} s: {_reason(error)}."
-                ) from error
-        time.sleep(pause)
-        pause = min(2 * pause, 5.0)
+    try:
+        return track.retried(call, ERRORS, seconds)
+    except ERRORS as error:
+        raise DatabaseAway(f"The study's database has not answered for {seconds:.0f} s: {_reason(error)}.") from error
 
 
 # ---------------------------------------------------------------------------------------------------- the study
@@ -145,8 +129,8 @@ def patiently(call: Callable[[], T], seconds: float = PATIENCE) -> T:
 def open_study(space: Space, name: str, url: str, worker: int = 0) -> optuna.Study:
     """Join the study of this name, or make it, its first trials enqueued; on several machines at once, too.
 
-    worker: number of the process, which draws from a stream of its own. Raises UserError for a database that cannot be used
-    and for a study of another space, whose first differing key is named.
+    worker: number of the process, which draws from a stream of its own. Raises UserError for a database that cannot be
+    used and for a study of another space, whose first differing key is named.
     """
     with _database(url, space.search.heartbeat) as storage:
         directions = ["minimize"] * len(space.search.objectives)
@@ -163,8 +147,8 @@ def open_study(space: Space, name: str, url: str, worker: int = 0) -> optuna.Stu
 
 def find_study(name: str, url: str) -> optuna.Study:
     """A study that was made before, to look at. Raises UserError where there is none, and makes nothing then."""
-    missing = f"There is no study '{name}' in {redacted(url)}"
-    file = _sqlite_file(url)
+    missing = f"There is no study '{name}' in {track.redact(url)}"
+    file = track.sqlite_file(url)
     if file and not file.is_file():
         raise UserError(f"{missing}: no such file.")
     with _database(url) as storage:
@@ -177,19 +161,19 @@ def find_study(name: str, url: str) -> optuna.Study:
 def make_sampler(space: Space, worker: int = 0, begun: int = 0) -> BaseSampler:
     """The sampler of a search file; each worker draws another stream of its seed.
 
-    TPE: https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization. begun: trials that the study had when
-    this worker came, so that a worker that is started again does not draw the same points again.
+    TPE: https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization. begun: trials that the study had
+    when this worker came, so that a worker that is started again does not draw the same points again.
     """
-    asked = space.search.sampler
-    seed = int(np.random.SeedSequence([asked.seed, worker, begun]).generate_state(1)[0])
-    if asked.kind == "random":
+    wanted = space.search.sampler
+    seed = int(np.random.SeedSequence([wanted.seed, worker, begun]).generate_state(1)[0])
+    if wanted.kind == "random":
         return RandomSampler(seed=seed)
-    if asked.kind == "gp":  # draws a branch's parameters at random, and would warn of it in every trial
-        return GPSampler(seed=seed, n_startup_trials=asked.startup, warn_independent_sampling=False)
+    if wanted.kind == "gp":  # draws a branch's parameters at random, and would warn of it in every trial
+        return GPSampler(seed=seed, n_startup_trials=wanted.startup, warn_independent_sampling=False)
     with warnings.catch_warnings():
         # `group` models each branch's parameters together; without it all branches' parameters are drawn independently
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(seed=seed, n_startup_trials=asked.startup, multivariate=True, group=True, constant_liar=True)
+        return TPESampler(seed=seed, n_startup_trials=wanted.startup, multivariate=True, group=True, constant_liar=True)
 
 
 def make_pruner(pruner: Pruner, epochs: int) -> BasePruner:
@@ -223,10 +207,10 @@ def _database(url: str, heartbeat: int = 30) -> Iterator[Storage]:
             yield storage
     except ImportError as error:
         raise UserError(
-            f"The database {redacted(url)} needs the package {error.name}: pip install 'psycopg[binary]'."
+            f"The database {track.redact(url)} needs the package {error.name}: pip install 'psycopg[binary]'."
         ) from None
     except (*ERRORS, RuntimeError, OSError) as error:
-        raise UserError(f"The database {redacted(url)} cannot be used: {_reason(error)}.") from None
+        raise UserError(f"The database {track.redact(url)} cannot be used: {_reason(error)}.") from None
 
 
 def _begin(study: optuna.Study, space: Space, url: str) -> None:
@@ -236,7 +220,7 @@ def _begin(study: optuna.Study, space: Space, url: str) -> None:
         _check_same(study.study_name, space, stored)
         return
     if any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
-        raise UserError(f"The study '{study.study_name}' in {redacted(url)} is not one of search.study.")
+        raise UserError(f"The study '{study.study_name}' in {track.redact(url)} is not one of search.study.")
     study.set_metric_names(list(space.search.objectives))
     for point in space.enqueue:
         study.enqueue_trial(point, skip_if_exists=True)
@@ -250,34 +234,16 @@ def _check_same(name: str, space: Space, stored: Mapping[str, Any]) -> None:
     """
     # a base is stored without places; its cache had one, or its size would not have counted
     began = changed(Config(), {"data.cache": "some", **stored["base"]}, f"study '{name}'")
+    was, now = ({key: part for key, part in side.items() if key != "base"} for side in (stored, space.described()))
     if configs.digest(began) != configs.digest(space.base):
-        key, was, now = configs.first_difference(began, space.base)
-        key = f"base.{key}"
-    else:
-        parts = [{key: part for key, part in side.items() if key != "base"} for side in (stored, space.described())]
-        if parts[0] == parts[1]:
-            return
-        key, was, now = _first_difference(*parts)
+        was, now = ({"base": configs.to_dict(configs.computing(config))} for config in (began, space.base))
+    elif was == now:
+        return
+    key, was, now = configs.first_difference(was, now)
     raise UserError(
-        f"{space.path}: '{key}' is {now!r}, but the study '{name}' began with {was!r}; expected the same, or another --study."
+        f"{space.path}: '{key}' is {now!r}, but the study '{name}' began with {was!r}; expected the same, or another "
+        "--study."
     )
-
-
-def _first_difference(was: Any, now: Any, key: str = "") -> tuple[str, Any, Any]:
-    """(dotted key, value before, value now) of two nested values that are not the same; None where a key is missing."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        name = next(name for name in [*was, *now] if was.get(name) != now.get(name))
-        return _first_difference(was.get(name), now.get(name), f"{key}.{name}" if key else name)
-    return key, was, now
-
-
-def _sqlite_url(file: Path) -> str:
-    """With what has a meaning in URLs (?, %, #) escaped."""
-    return sqlalchemy.URL.create("sqlite", database=str(file)).render_as_string()
-
-
-def _sqlite_file(url: str) -> Path | None:
-    return Path(sqlalchemy.make_url(url).database) if url.startswith("sqlite") else None
 
 
 def _refuse_strangers(url: str) -> None:
@@ -289,12 +255,13 @@ def _refuse_strangers(url: str) -> None:
         engine.dispose()
     if "alembic_version" in tables and "studies" not in tables:
         what = "MLflow's" if "experiments" in tables else "another program's"
-        raise UserError(f"The database {redacted(url)} is {what}; expected one for the studies alone.")
+        raise UserError(f"The database {track.redact(url)} is {what}; expected one for the studies alone.")
 
 
 def _use_write_ahead_log(engine: sqlalchemy.Engine) -> None:
-    """Readers and a writer of one file need not wait for each other, nor a commit for the disk: a kill loses nothing, and a
-    power cut at most the last moments (https://www.sqlite.org/wal.html)."""
+    """Readers and a writer of one file need not wait for each other, nor a commit for the disk: a kill loses nothing,
+    and a power cut at most the last moments (https://www.sqlite.org/wal.html).
+    """
 
     @sqlalchemy.event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: Any) -> None:
@@ -319,5 +286,5 @@ def _reason(error: BaseException) -> str:
     """The database's own first line; Optuna and SQLAlchemy wrap it."""
     while error.__cause__ is not None and not isinstance(error, SQLAlchemyError):
         error = error.__cause__
-    told = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
-    return told[0].strip().rstrip(".")
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".")

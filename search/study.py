@@ -18,13 +18,13 @@ SUMMARY = (
 
 
 def main(argv: list[str]) -> None:
+    """Read the arguments, run the study, print its results."""
     args = _parser().parse_args(argv)
     if args.trials < 1 or args.workers < 0:
         raise UserError(f"--trials is {args.trials} and --workers {args.workers}; expected 1 or more, and 0 or more.")
     from search import space as spaces
 
-    overrides = cli.with_store(args)
-    space = spaces.load(args.config, overrides)
+    space = spaces.load(args.config, args.overrides)
     if args.dry_run:
         print(_dry_run(space, args.trials))
         return
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     name, store = args.study or space.path.stem, space.base.tracking.store
     again = shlex.join(["python", "-m", "search.study", *argv])
     url = storage.url_of(store, args.storage)
-    done = runner.run(space, runner.Order(name, url, args.trials, args.workers, tuple(overrides), again), args.out)
+    done = runner.run(space, runner.Order(name, url, args.trials, args.workers, tuple(args.overrides), again), args.out)
     print(f"\n{done.text}\n")
     print(f"parent run  {done.parent_id}")
     if done.files:
@@ -50,10 +50,10 @@ def main(argv: list[str]) -> None:
 
 
 def _dry_run(space: Space, count: int) -> str:
-    """The first `count` points that a study would try if it learnt nothing: those enqueued, then random ones.
+    """The first `count` points that a study would try without any results: those enqueued, then random ones.
 
-    Each with its number and its config's digest; what differs from the recipe is marked with *. Nothing is trained and no
-    cost is measured, so some may be refused by the constraints.
+    Each with its number and its config's digest; what differs from the recipe is marked with *. Nothing is trained and
+    no cost is measured, so some may be refused by the constraints.
     """
     import optuna
 
@@ -81,8 +81,8 @@ def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m search.study",
         description=SUMMARY,
-        epilog="The same command again continues the study; on another machine, with the same --storage, it joins it. Look at "
-        "it with `optuna-dashboard URL`, at its runs with `make ui`.",
+        epilog="The same command again continues the study; on another machine, with the same --storage, it joins it. "
+        "Look at it with `optuna-dashboard URL`, at its runs with `make ui`.",
     )
     parser.add_argument("--config", metavar="FILE", required=True, help="a search file, see experiments/search/")
     parser.add_argument(

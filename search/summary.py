@@ -1,8 +1,8 @@
-"""A study's trials as people read them: one row a trial with its state in a word, the best one, the front, a CSV.
+"""A study's trials as rows: one a trial with its state in a word, the best one, the front, a CSV.
 
-What counts is read from the database each time, so a process may die anywhere. A trial is one of the study's N once it has
-ended: done, pruned, or failed by an error. A refused one is not. One that was stopped, or whose worker died, goes on as a copy
-that keeps its values, reports and run; of such a chain only the last trial counts.
+What counts is read from the database each time, so a process may die anywhere. A trial is one of the study's N once it
+has ended: done, pruned, or failed by an error. A refused one is not. One that was stopped, or whose worker died, goes
+on as a copy that keeps its values, reports and run; of such a chain only the last trial counts.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ class TrialRow:
 
     @property
     def number(self) -> int:
+        """Of the trial, from 0."""
         return self.trial.number
 
     @property
     def params(self) -> dict[str, Any]:
+        """Parameter -> value."""
         return self.trial.params
 
     @property
@@ -58,6 +60,7 @@ class TrialRow:
 
     @property
     def run_id(self) -> str:
+        """Of its MLflow run; empty where there is none."""
         return str(self.trial.user_attrs.get(RUN) or "")
 
     @property
@@ -101,6 +104,7 @@ def rows(study: optuna.Study, space: Space | None = None) -> list[TrialRow]:
 
 
 def tally(found: Iterable[TrialRow]) -> Tally:
+    """Count the trials that have ended and that are running."""
     states = [row.state for row in found]
     return Tally(sum(state in ENDED for state in states), states.count("running"))
 
@@ -155,20 +159,10 @@ def to_csv(found: Sequence[TrialRow], objectives: Sequence[str]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["number", "state", *objectives, "epochs", "seconds", "run_id", *names, "note"])
     for row in found:
+        values: list[Any] = row.values or [""] * len(objectives)
         seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
         params = [row.params.get(name, "") for name in names]
-        writer.writerow(
-            [
-                row.number,
-                row.state,
-                *(row.values or [""] * len(objectives)),
-                row.epoch,
-                seconds,
-                row.run_id,
-                *params,
-                row.note,
-            ]
-        )
+        writer.writerow([row.number, row.state, *values, row.epoch, seconds, row.run_id, *params, row.note])
     return out.getvalue()
 
 

@@ -1,6 +1,6 @@
 """A worker of a study: trains trials, one after the other, until as many as wanted have ended.
 
-`python -m search.worker SPEC` is what `search.runner` starts; not for people.
+`python -m search.worker SPEC` is what `search.runner` starts; not a command for users.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Spec:
 
 
 def main(argv: list[str]) -> None:
+    """Do the work of a spec file."""
     spec = Spec(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
 
     from distill.runs import workers
@@ -58,10 +59,11 @@ def main(argv: list[str]) -> None:
 
 
 def work(spec: Spec, space: Space, url: str) -> None:
-    """Train until the study has `spec.trials` trials. Waits while others are at the last ones, to take over a dead one's.
+    """Train until the study has `spec.trials` trials. Waits while others are at the last ones, to take over a dead
+    one's.
 
-    Raises UserError where the database goes away, or all that is drawn is refused; SystemExit where this process is stopped,
-    or cannot train any more.
+    Raises UserError where the database goes away, or all that is drawn is refused; SystemExit where this process is
+    stopped, or cannot train any more.
     """
     from search import storage
     from search.objective import Broken, Place, Stopped
@@ -86,16 +88,17 @@ def work(spec: Spec, space: Space, url: str) -> None:
         refused = refused + 1 if ended == "refused" else 0
         if refused == MOST_REFUSED:
             raise UserError(
-                f"{space.path}: {refused} configurations in a row were refused by 'search.constraints'; expected bounds that "
-                f"more of the space keeps."
+                f"{space.path}: {refused} configurations in a row were refused by 'search.constraints'; expected "
+                "bounds that more of the space keeps."
             )
 
 
 def run_next(study: optuna.Study, space: Space, place: Place, total: int, url: str) -> tuple[Tally, str | None]:
     """Train the study's next trial: one that was interrupted, one that is enqueued, or one that the sampler draws.
 
-    One process at a time, over all machines, recovers, counts and draws, so that a study gets exactly `total` trials. Returns
-    what had ended before, and the state that the trial came to; None where as many as wanted have ended or are running.
+    One process at a time, over all machines, recovers, counts and draws, so that a study gets exactly `total` trials.
+    Returns what had ended before, and the state that the trial came to; None where as many as wanted have ended or are
+    running.
     """
     from optuna.trial import TrialState
 
@@ -128,8 +131,8 @@ def run_next(study: optuna.Study, space: Space, place: Place, total: int, url: s
 def _recover(study: optuna.Study, space: Space) -> None:
     """Enqueue copies of the trials of stopped and of dead workers; to be called in one's turn.
 
-    Optuna fails trials without a heartbeat. A trial that is running but was never begun has none: its worker died between
-    drawing it and its first beat, within its turn, so that now, in ours, it is known to be dead.
+    Optuna fails trials without a heartbeat. A trial that is running but was never begun has none: its worker died
+    between drawing it and its first beat, within its turn, so that now, in ours, it is known to be dead.
     """
     from optuna.exceptions import ExperimentalWarning
     from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials

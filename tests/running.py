@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -154,3 +155,13 @@ def same_weights(a: Path, b: Path) -> bool:
 
     x, y = load_file(a), load_file(b)
     return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+
+
+def refusal(call: Callable[..., object], *args: object, **named: object) -> str:
+    """The one sentence of the UserError that a call raises."""
+    try:
+        call(*args, **named)
+    except UserError as error:
+        assert "\n" not in str(error) and str(error)[-1] in ".?"
+        return str(error)
+    raise AssertionError("it was not refused")

@@ -1,4 +1,6 @@
-"""A store for the tests of distill.tracking, and a server that goes away; building a database takes seconds, so there is one."""
+"""A store for the tests of distill.tracking, and a server that goes away; building a database takes seconds, so there
+is one.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ import pytest
 import sqlalchemy
 from optuna.storages import RDBStorage
 
-from distill.errors import UserError
 from distill.tracking import RunInfo
 from search import objective, storage, summary, worker
 from search import space as spaces
@@ -178,13 +177,3 @@ def inside_at_once(url: str, name: str, seconds: float) -> list[int]:
 
     at_once(one, 4)
     return most
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The one sentence of the UserError that a call raises."""
-    try:
-        call()
-    except UserError as error:
-        assert "\n" not in str(error) and str(error)[-1] in ".?"
-        return str(error)
-    raise AssertionError("it was not refused")

@@ -15,7 +15,8 @@ SUMMARY = (
 
 
 def main(argv: list[str]) -> None:
-    if argv[:1] == ["cell"]:  # started by `run`, one process a training; not for people
+    """Read the arguments, train or tabulate, print the table. Exit code 1 where a training failed."""
+    if argv[:1] == ["cell"]:  # started by `run`, one process a training; not for users
         from distill.runs.workers import work
 
         work(Path(argv[1]))
@@ -54,6 +55,7 @@ def _parser() -> cli.Parser:
     run.add_argument("--dry-run", action="store_true", help="print what would be trained, and stop")
     table = commands.add_parser("table", help="write the table of what there is, complete or not")
     for command in (run, table):
+        cli.add_store_argument(command)
         command.add_argument("file", metavar="FILE", help="an ablation file, e.g. experiments/ablations/terms.yaml")
         command.add_argument(
             "overrides", nargs="*", metavar="key=value", help="for all cells, e.g. data.root=DIR teacher=RUN_ID; or "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from distill import config as configs
@@ -35,6 +37,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Survey:
+    """All trainings of the grid and what the store has of them."""
+
     data: Fingerprints  # of the control
     parent: RunInfo | None
     meant: dict[str, str]  # teacher reference -> run id, for those that may mean another one tomorrow
@@ -45,8 +49,8 @@ class Survey:
 def survey(grid: Grid) -> Survey:
     """Read the data, resolve the teachers once, and look every training up.
 
-    A reference that may mean another model tomorrow (the newest teacher, a registry alias) keeps the meaning that it had
-    when the grid was begun. Raises UserError where data or a teacher cannot be used.
+    A reference that may mean another model tomorrow (the newest teacher, a registry alias) keeps the meaning that it
+    had when the grid was begun. Raises UserError where data or a teacher cannot be used.
     """
     known: dict[DataConfig, Fingerprints] = {}
 
@@ -85,6 +89,7 @@ def survey(grid: Grid) -> Survey:
 
 
 def parent_tags(grid: Grid, data: Fingerprints) -> dict[str, str]:
+    """The tags by which a grid's parent run is found again."""
     return {
         "distill.ablation": grid.name,
         "distill.digest": grid.digest,
@@ -93,35 +98,45 @@ def parent_tags(grid: Grid, data: Fingerprints) -> dict[str, str]:
     }
 
 
-def check_models(grid: Grid, found: Survey) -> None:
-    """Build what each unfinished cell would train, before the first one starts. Raises UserError naming file and cell."""
+def check_networks(grid: Grid) -> None:
+    """Build each network of the grid, before data is read. Raises UserError naming file and cell."""
+    cells = [("teacher", f"teacher {name}", config) for name, config in grid.teachers.items()]
+    cells += [("student", name, config) for name, config in grid.cells.items()]
+    for job, name, config in {repr((job, c.model, c.augment)): (job, name, c) for job, name, c in cells}.values():
+        with _named(grid, name):
+            model = skeleton(config.model, configs.markup_of(config))
+            Augmenter(config.augment, model.size, 0)
+            if job == "student":
+                check_budget(model)
+
+
+def check_terms(grid: Grid, found: Survey) -> None:
+    """Build the terms of each new cell, before the first one trains. Raises UserError naming file and cell."""
     models: dict[str, Landmarker] = {}  # teachers, by reference
 
-    def teacher_of(cell: Cell) -> Landmarker:
-        reference = cell.config.teacher
-        if reference not in models:
-            own = grid.teachers.get(reference.removeprefix(TEACHER_MARK))
-            if reference.startswith(TEACHER_MARK):
-                models[reference] = skeleton(own.model, configs.markup_of(own))
-            else:
-                models[reference] = load_model(find_or_train.teacher_of(cell.config, found.data).path)[0]
+    def teacher_of(config: Config) -> Landmarker:
+        reference = config.teacher
+        if reference not in models and reference.startswith(TEACHER_MARK):
+            own = grid.teachers[reference.removeprefix(TEACHER_MARK)]
+            models[reference] = skeleton(own.model, configs.markup_of(own))
+        elif reference not in models:
+            models[reference] = load_model(find_or_train.teacher_of(config, found.data).path)[0]
         return models[reference]
 
-    checked: set[str] = set()
-    for entry in (*found.teachers.values(), *found.entries):
-        cell = entry.cell
-        if entry.found.state != "new" or cell.name in checked:
-            continue
-        checked.add(cell.name)
-        try:
-            model = skeleton(cell.config.model, configs.markup_of(cell.config))
-            Augmenter(cell.config.augment, model.size, 0)
-            if cell.job == "student":
-                check_budget(model)
-            if cell.config.distill.terms:
-                Distiller(cell.config.distill.terms, model, FrozenTeacher(teacher_of(cell)))
-        except UserError as error:
-            raise UserError(f"{grid.path}, cell '{cell.name}': {error}") from None
+    new = {entry.cell.name: entry.cell.config for entry in found.entries if entry.found.state == "new"}
+    for name, config in new.items():
+        if config.distill.terms:
+            with _named(grid, name):
+                model = skeleton(config.model, configs.markup_of(config))
+                Distiller(config.distill.terms, model, FrozenTeacher(teacher_of(config)))
+
+
+@contextmanager
+def _named(grid: Grid, cell: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{grid.path}, cell '{cell}': {error}") from None
 
 
 def _entry(planned: Planned, job: str, data: Fingerprints, teacher: ModelReference | None) -> Entry:

@@ -1,4 +1,4 @@
-"""An ablation file: many configs that differ in what is asked about, and nothing else.
+"""An ablation file: many configs that differ in the keys under study, and nothing else.
 
     base: ../cpu/student.yaml            # any experiment file: what all cells share
     ablation:
@@ -11,7 +11,7 @@
       cells:                             # named variants, each with its overrides
         control: {distill.terms: {}}
         heatmap: {distill.terms.kl: {loss: heatmap_kl, weight: 2}}
-      grid:                              # optional: key -> values; their product, crossed with every cell but the control
+      grid:                              # optional: key -> values; their product, for every cell but the control
         distill.terms.kl.weight: [0.5, 2, 8]
       pareto: false                      # also draw accuracy against size and latency
 
@@ -25,27 +25,73 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, model_validator
 
 from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
-from distill.runs.experiment_file import (
-    DEFAULTS,
-    configured,
-    known,
-    opened,
-    section,
-)
+from distill.files import read_yaml
+from distill.runs.experiment_file import DEFAULTS, configured
+from distill.schema import Keys, Section, validated
 
 TEACHER_MARK = "@"  # `teacher: "@small"` is the teacher that this file trains under the name `small`
-FILE_KEYS = ("base", "ablation")
-KEYS = ("title", "seeds", "control", "set", "teachers", "cells", "grid", "pareto")
-TEACHER_KEYS = ("base", "set")
-# Overrides that say where and how something is trained; these reach the file's teachers as well.
+NOT_FOR_CELLS = ("seed", "resume", "base")
+# Overrides of where and how something is trained; these reach the file's teachers as well.
 FOR_TEACHERS = ("data.", "tracking.", "train.device", "train.threads", "train.amp", "train.compile", "train.checkpoint")
+
+
+def _settable(key: str) -> str:
+    if key in NOT_FOR_CELLS:
+        raise ValueError("a key that cells may set; seeds are in 'ablation.seeds'")
+    return key
+
+
+def _different(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("different whole numbers, as in [0, 1, 2]")
+    return seeds
+
+
+Key = Annotated[str, AfterValidator(_settable)]
+Settings = Annotated[dict[Key, Any], Keys]
+
+
+class Teacher(Section):
+    """A teacher that the file trains itself; its base is the file's where it names none."""
+
+    base: str | None = None
+    set: Annotated[dict[str, Any], Keys] = {}
+
+
+class Ablation(Section):
+    """The `ablation` section of a file."""
+
+    title: str | None = None
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_different)] = [0]
+    control: str
+    set: Settings = {}
+    teachers: Annotated[dict[str, Teacher], Keys] = {}
+    cells: Annotated[dict[Annotated[str, Field(pattern=r"\w")], Settings], Keys] = {}
+    grid: Annotated[dict[Key, Annotated[list, Field(min_length=1)]], Field(min_length=1)] | None = None
+    pareto: bool = False
+
+    @model_validator(mode="after")
+    def _compares(self) -> Ablation:
+        if not self.cells and not self.grid:
+            raise ValueError("'cells' or a 'grid' to compare")
+        return self
+
+
+class File(Section):
+    """An ablation file."""
+
+    base: str
+    ablation: Ablation
 
 
 @dataclass(frozen=True)
@@ -68,16 +114,15 @@ class Grid:
     pareto: bool
     teachers: dict[str, Config]
     cells: dict[str, Config]  # by name, in the order of the table; each with the first seed
-    axes: dict[str, list[Any]]  # the grid's keys and their values
-    points: dict[str, dict[str, Any]]  # cell -> its value at each axis; {} for cells that are not in the grid
 
     @property
     def name(self) -> str:
+        """The file's name without its ending."""
         return self.path.stem
 
     @property
     def trainings(self) -> list[Planned]:
-        """Every cell with every seed; all cells of the first seed come first, so that a cut grid still compares them."""
+        """Every cell with every seed; those of the first seed come first, so that a cut grid still compares them."""
         return [
             Planned(name, seed, dataclasses.replace(config, seed=seed))
             for seed in self.seeds
@@ -86,7 +131,9 @@ class Grid:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of what the cells and teachers compute. Seeds do not count: more of them continue the same grid."""
+        """16 hex digits of what the cells and teachers compute. Seeds do not count: more of them continue the same
+        grid.
+        """
         what = [
             self.control,
             [[name, configs.digest(config)] for name, config in self.teachers.items()],
@@ -95,43 +142,38 @@ class Grid:
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
-def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
-    """Read and check an ablation file; `key=value` overrides hold for all its cells, `teachers.NAME.key=value` for a teacher.
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
+    """Read and check an ablation file; `key=value` overrides hold for all its cells, `teachers.NAME.key=value` for a
+    teacher.
 
     Raises UserError naming file, cell and key.
     """
     path = Path(path)
-    raw, base_file = opened(path, FILE_KEYS, "that all cells share")
-    about = section(raw, "ablation", path)
-    known(about, KEYS, f"{path}: ", "ablation.")
-    seeds = _seeds(about.get("seeds", [0]), path)
-    overrides, for_teachers = _split(overrides, about.get("teachers") or {}, path)
-    shared = {**DEFAULTS, **section(about, "set", path, "ablation.set")}
+    file = validated(File, read_yaml(path), path)
+    about = file.ablation
+    for_cells, for_teachers = _split(overrides, about.teachers, path)
     teachers = {
-        name: _teacher(path, base_file, name, part, for_teachers[name])
-        for name, part in section(about, "teachers", path, "ablation.teachers").items()
+        name: _teacher(path, path.parent / (part.base or file.base), name, part.set, for_teachers[name])
+        for name, part in about.teachers.items()
     }
-    axes = _axes(about, path)
-    control = str(about.get("control", ""))
-    variants, points = _variants(section(about, "cells", path, "ablation.cells"), axes, control, path)
-    if control not in variants:
+    variants = _variants(about, path)
+    if about.control not in variants:
         raise UserError(
-            f"{path}: 'ablation.control' is '{control}'; expected the cell that the others are compared with, one of "
-            f"{', '.join(variants)}."
+            f"{path}: 'ablation.control' is '{about.control}'; expected the cell that the others are compared with, "
+            f"one of {', '.join(variants)}."
         )
-    base = path.parent / base_file
-    cells = {
-        name: dataclasses.replace(_config(base, {**shared, **own}, overrides, f"{path}, cell '{name}'"), seed=seeds[0])
-        for name, own in variants.items()
-    }
+    shared = {**DEFAULTS, **about.set}
+    cells = {}
+    for name, own in variants.items():
+        config = configured(path.parent / file.base, {**shared, **own}, for_cells, f"{path}, cell '{name}': ")
+        cells[name] = dataclasses.replace(config, seed=about.seeds[0])
     _check_teachers(cells, teachers, path)
-    _check_one_store(cells | {f"teacher {name}": config for name, config in teachers.items()}, cells[control], path)
+    _check_one_store(
+        cells | {f"teacher {name}": config for name, config in teachers.items()}, cells[about.control], path
+    )
     _check_different(cells, path)
-    title = about.get("title", path.stem)
-    pareto = about.get("pareto", False)
-    if not isinstance(title, str) or not isinstance(pareto, bool):
-        raise UserError(f"{path}: 'ablation.title' must be words and 'ablation.pareto' true or false.")
-    return Grid(path, title, seeds, control, pareto, teachers, cells, axes, points)
+    title, seeds = about.title or path.stem, tuple(about.seeds)
+    return Grid(path, title, seeds, about.control, about.pareto, teachers, cells)
 
 
 def file_name(cell: str) -> str:
@@ -151,86 +193,46 @@ def short_names(keys: list[str]) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------------- the parts
 
 
-def _seeds(value: Any, path: Path) -> tuple[int, ...]:
-    numbers = value if isinstance(value, list) else [value]
-    right = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in numbers)
-    if not numbers or not right or len(set(numbers)) < len(numbers):
-        raise UserError(f"{path}: 'ablation.seeds' is {value!r}; expected different whole numbers, as in [0, 1, 2].")
-    return tuple(numbers)
-
-
 def _split(
-    overrides: list[str] | tuple[str, ...], teachers: dict, path: Path
+    overrides: Sequence[str], teachers: Mapping[str, Teacher], path: Path
 ) -> tuple[list[str], dict[str, list[str]]]:
     """The overrides of cells, and those of each teacher."""
     for_cells: list[str] = []
-    for_teachers: dict[str, list[str]] = {str(name): [] for name in teachers}
-    for item in overrides:
+    for_teachers: dict[str, list[str]] = {name: [] for name in teachers}
+    for item in map(str.strip, overrides):
         key = item.partition("=")[0].strip()
-        _, _, rest = key.partition(".")
-        owner = rest.partition(".")[0]
         if key.startswith("teachers."):
+            _, owner, own = (*item.split(".", 2), "")[:3]
             if owner not in for_teachers:
                 raise UserError(f"Override '{item}': {path} has no teacher '{owner}'.")
-            for_teachers[owner].append(item.strip().removeprefix(f"teachers.{owner}."))
+            for_teachers[owner].append(own)
             continue
-        _refuse_seed(key, f"Override '{item}'")
+        if key in NOT_FOR_CELLS:
+            raise UserError(
+                f"Override '{item}': an ablation's cells cannot set '{key}'; seeds are in 'ablation.seeds'."
+            )
         for_cells.append(item)
         if key.startswith(FOR_TEACHERS):
-            for own in for_teachers.values():
-                own.append(item)
+            for own_items in for_teachers.values():
+                own_items.append(item)
     return for_cells, for_teachers
 
 
-def _refuse_seed(key: str, where: str) -> None:
-    if key in ("seed", "resume", "base"):
-        raise UserError(f"{where}: an ablation's cells cannot set '{key}'; seeds are in 'ablation.seeds'.")
-
-
-def _teacher(path: Path, shared_base: str, name: str, part: Any, overrides: list[str]) -> Config:
-    where = f"ablation.teachers.{name}"
-    if not isinstance(part, dict):
-        raise UserError(f"{path}: '{where}' is {part!r}; expected 'base' and 'set'.")
-    known(part, TEACHER_KEYS, f"{path}: ", f"{where}.")
-    base = path.parent / str(part.get("base", shared_base))
-    own = section(part, "set", path, f"{where}.set")
-    config = _config(base, {**DEFAULTS, **own}, overrides, f"{path}, teacher '{name}'", may_seed=True)
+def _teacher(path: Path, base: Path, name: str, settings: dict[str, Any], overrides: list[str]) -> Config:
+    where = f"{path}, teacher '{name}'"
+    config = configured(base, {**DEFAULTS, **settings}, overrides, f"{where}: ")
     if config.distill.terms:
-        raise UserError(
-            f"{path}, teacher '{name}': 'distill.terms' is set; expected none: a grid's teachers have no teacher."
-        )
+        raise UserError(f"{where}: 'distill.terms' is set; expected none: a grid's teachers have no teacher.")
     return config
 
 
-def _axes(about: dict, path: Path) -> dict[str, list[Any]]:
-    axes = section(about, "grid", path, "ablation.grid")
-    if "grid" in about and not axes:
-        raise UserError(f"{path}: 'ablation.grid' is empty; expected dotted keys, each with a list of values.")
-    for key, values in axes.items():
-        if not isinstance(values, list) or not values:
-            raise UserError(f"{path}: 'ablation.grid.{key}' is {values!r}; expected a list of values.")
-        _refuse_seed(key, f"{path}, 'ablation.grid'")
-    return axes
-
-
-def _variants(
-    cells: dict[str, Any], axes: dict[str, list[Any]], control: str, path: Path
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Name -> overrides, and name -> place in the grid, of every cell."""
-    for name, own in cells.items():
-        if own is not None and not isinstance(own, dict):
-            raise UserError(f"{path}, cell '{name}': is {own!r}; expected dotted keys and their values.")
-        if not re.search(r"\w", name):
-            raise UserError(f"{path}, cell '{name}': expected a name of letters or digits.")
-        for key in own or {}:
-            _refuse_seed(str(key), f"{path}, cell '{name}'")
-    if not cells and not axes:
-        raise UserError(f"{path}: neither 'ablation.cells' nor 'ablation.grid' names anything to compare.")
+def _variants(about: Ablation, path: Path) -> dict[str, dict[str, Any]]:
+    """Name -> overrides of every cell."""
+    axes, control = about.grid or {}, about.control
     variants: dict[str, dict[str, Any]] = {}
-    points: dict[str, dict[str, Any]] = {}
     names = short_names(list(axes))
-    alone = len(cells.keys() - {control}) == 1  # a grid of a single cell need not say whose it is
-    for cell, own in cells.items() if cells else [("", {})]:
+    alone = len(about.cells.keys() - {control}) == 1  # a grid of a single cell need not name it
+    for cell, own in (about.cells or {"": {}}).items():
         fixed = not axes or (cell == control != "")  # the control is one cell, not a whole grid
         for values in [()] if fixed else itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=bool(values)))
@@ -238,20 +240,12 @@ def _variants(
             name = cell if fixed else " ".join(part for part in ("" if alone else cell, at) if part)
             if any(file_name(name) == file_name(other) for other in variants):
                 raise UserError(f"{path}, cell '{name}': another cell has this name; expected different ones.")
-            variants[name] = {**(own or {}), **point}
-            points[name] = point
-    return variants, points
+            variants[name] = {**own, **point}
+    return variants
 
 
 def _word(value: Any) -> str:
     return str(value) if isinstance(value, str | int | float) else configs.flow(value)
-
-
-def _config(base: Path, settings: dict, overrides: list[str], where: str, may_seed: bool = False) -> Config:
-    for key in settings:
-        if not may_seed:
-            _refuse_seed(str(key), where)
-    return configured(base, settings, overrides, f"{where}: ")
 
 
 def _check_teachers(cells: dict[str, Config], teachers: dict[str, Config], path: Path) -> None:
@@ -259,8 +253,8 @@ def _check_teachers(cells: dict[str, Config], teachers: dict[str, Config], path:
         if config.teacher.startswith(TEACHER_MARK) and config.teacher[1:] not in teachers:
             known = ", ".join(TEACHER_MARK + key for key in teachers) or "none"
             raise UserError(
-                f"{path}, cell '{name}': 'teacher' is '{config.teacher}'; expected a teacher of this file ({known}), a run "
-                f"id, models:/NAME@ALIAS or a file."
+                f"{path}, cell '{name}': 'teacher' is '{config.teacher}'; expected a teacher of this file "
+                f"({known}), a run id, models:/NAME@ALIAS or a file."
             )
 
 
@@ -270,7 +264,8 @@ def _check_one_store(configs_by_name: dict[str, Config], control: Config, path: 
             found, expected = getattr(config.tracking, key), getattr(control.tracking, key)
             if found != expected:
                 raise UserError(
-                    f"{path}, cell '{name}': 'tracking.{key}' is '{found}', the control's is '{expected}'; expected one store."
+                    f"{path}, cell '{name}': 'tracking.{key}' is '{found}', the control's is '{expected}'; expected "
+                    "one store."
                 )
 
 
@@ -279,6 +274,4 @@ def _check_different(cells: dict[str, Config], path: Path) -> None:
     for name, config in cells.items():
         other = seen.setdefault(configs.digest(config), name)
         if other != name:
-            raise UserError(
-                f"{path}: the cells '{other}' and '{name}' compute the same; expected cells that differ from each other."
-            )
+            raise UserError(f"{path}: the cells '{other}' and '{name}' compute the same; expected cells that differ.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,14 +14,7 @@ from tqdm import tqdm
 from distill import figures
 from distill import tracking as track
 from distill.ablation import table
-from distill.ablation.existing import (
-    TEACHERS,
-    Entry,
-    Survey,
-    check_models,
-    parent_tags,
-    survey,
-)
+from distill.ablation.existing import TEACHERS, Entry, Survey, check_networks, check_terms, parent_tags, survey
 from distill.ablation.file import Grid, file_name
 from distill.ablation.table import Result, Table
 from distill.config import Config, TrackingConfig
@@ -47,11 +40,12 @@ class Finished:
 def run(grid: Grid, out: Path, workers: int = 0, again: str = "") -> Finished:
     """Train what is missing and write the table. workers: trainings at a time; 0: one a GPU, or one.
 
-    again: the command that continues, for the message of an interrupted call. Raises UserError for what can be known to be
-    wrong before the first training starts; a training that fails stops no other.
+    again: the command that continues, for the message of an interrupted call. Raises UserError for what can be known to
+    be wrong before the first training starts; a training that fails stops no other.
     """
+    check_networks(grid)
     found = survey(grid)
-    check_models(grid, found)
+    check_terms(grid, found)
     tracking = _tracking(grid)
     with _parent(grid, found) as parent:
         runner = _Runner(grid, found, parent.id, workers)
@@ -94,25 +88,6 @@ def dry_run(grid: Grid) -> str:
     return "\n".join([*lines, "", _summary(grid, found)])
 
 
-def load_table(tracking: TrackingConfig, source: str | Path) -> Table:
-    """The table that a parent run keeps; of an ablation file's name, the newest parent's. From MLflow alone.
-
-    Raises UserError where there is none.
-    """
-    if Path(source).suffix == ".yaml":
-        name = Path(source).stem
-        runs = track.runs_tagged(tracking, "ablation", {"distill.ablation": name})
-        if not runs:
-            raise UserError(
-                f"The store has no run of the ablation '{name}'; make one with python -m distill.ablation run."
-            )
-        run = runs[0]
-    else:
-        run = track.find_run(tracking, str(source))
-    file = track.artifact_path(tracking, run.id, TABLE_FILE)
-    return Table.from_dict(json.loads(file.read_text(encoding="utf-8")))
-
-
 def collect(grid: Grid, found: Survey) -> Table:
     """The table of the finished trainings. Raises UserError where they were measured on different images."""
     tracking = _tracking(grid)
@@ -122,29 +97,28 @@ def collect(grid: Grid, found: Survey) -> Table:
     }
     for val, cell in others.items():
         raise UserError(
-            f"{grid.path}: cell '{cell}' was validated on images with fingerprint {val}, the control's are {found.data.val}; "
-            f"expected one validation set."
+            f"{grid.path}: cell '{cell}' was validated on images with fingerprint {val}, the control's are "
+            f"{found.data.val}; expected one validation set."
         )
-    results = [result(tracking, entry.planned.cell, entry.planned.seed, entry.found.run) for entry in done]
-    return table.tabulate(
-        grid.name, grid.title, grid.points, grid.control, grid.seeds, vars(found.data), results, tuple(grid.axes),
-        grid.pareto,
-    )  # fmt: skip
+    least = table.latencies({entry.found.run.id: entry.found.run.metrics for entry in done})
+    results = [_result(tracking, entry, least) for entry in done]
+    data = vars(found.data)
+    return table.tabulate(grid.name, grid.title, grid.cells, grid.control, grid.seeds, data, results, grid.pareto)
 
 
-def result(tracking: TrackingConfig, cell: str, seed: int, run: RunInfo) -> Result:
-    """A finished run's row. Raises UserError where its report is gone."""
-    get = run.metrics.get
-    size = get("model/file_bytes")
+def _result(tracking: TrackingConfig, entry: Entry, least: Mapping[str, float]) -> Result:
+    """A finished run's row; least: as `table.latencies`. Raises UserError where its report is gone."""
+    run = entry.found.run
+    size = run.metrics.get("model/file_bytes")
     return Result(
-        cell=cell,
-        seed=seed,
+        cell=entry.planned.cell,
+        seed=entry.planned.seed,
         run_id=run.id,
         per_image=track.read_report(tracking, run.id).per_image,
-        agreement=get("best/val/agreement/nme"),
+        agreement=run.metrics.get("best/val/agreement/nme"),
         minutes=_minutes(tracking, run),
         megabytes=None if size is None else size / 1e6,
-        latency_ms=get("model/latency_ms"),
+        latency_ms=least.get(run.id),
     )
 
 
@@ -166,10 +140,8 @@ class _Runner:
     """Trains what a survey found missing, teachers first, and prints each result."""
 
     def __init__(self, grid: Grid, found: Survey, parent_id: str, workers: int):
-        gpus = torch.cuda.device_count()
-        device = grid.cells[grid.control].train.device
         self.grid, self.found, self.parent_id = grid, found, parent_id
-        self.parts = shares(workers or max(1, gpus if device != "cpu" else 1), device, gpus)
+        self.parts = shares(workers, grid.cells[grid.control].train.device, torch.cuda.device_count())
         self.folder = track.store_root(_tracking(grid)) / "work" / "ablations" / grid.name
         self.failed: list[str] = []
         self.best = min(
@@ -200,11 +172,7 @@ class _Runner:
     def _task(self, entry: Entry) -> Task:
         planned, name = entry.planned, file_name(entry.planned.cell)
         label = f"{self.grid.name}-{name}-s{planned.seed}"
-        tags = {
-            "mlflow.parentRunId": self.parent_id,
-            "distill.ablation": self.grid.name,
-            "distill.cell": planned.cell,
-        }
+        tags = {"mlflow.parentRunId": self.parent_id, "distill.ablation": self.grid.name, "distill.cell": planned.cell}
         cell = replace(entry.cell, config=_named(entry.cell.config, label))
         return Task(cell, entry.identity, tags, self.folder / f"{name}-s{planned.seed}.log")
 
@@ -238,7 +206,7 @@ def _parent(grid: Grid, found: Survey) -> track.Run:
     """The grid's parent run: the one it had before, or a new one."""
     about = {
         "name": grid.name, "title": grid.title, "control": grid.control, "seeds": " ".join(map(str, grid.seeds)),
-        "cells": ", ".join(grid.cells), "grid": json.dumps(grid.axes),
+        "cells": ", ".join(grid.cells),
     }  # fmt: skip
     tags = {**parent_tags(grid, found.data), TEACHERS: json.dumps(found.meant)}
     tags[track.NOTE] = _note(grid)
@@ -253,7 +221,8 @@ def _parent(grid: Grid, found: Survey) -> track.Run:
 
 
 def _note(grid: Grid) -> str:
-    return f"Ablation `{grid.name}`: {grid.title}. Its trainings are this run's children, its table and pictures are among the artifacts."
+    about = "Its trainings are this run's children, its table and pictures are among the artifacts."
+    return f"Ablation `{grid.name}`: {grid.title}. {about}"
 
 
 def _tracking(grid: Grid) -> TrackingConfig:
@@ -274,10 +243,8 @@ def _summary(grid: Grid, found: Survey) -> str:
         state: sum(entry.found.state == state for entry in entries) for state in ("finished", "unfinished", "new")
     }
     teachers = f" and {len(grid.teachers)} teachers" if grid.teachers else ""
-    return (
-        f"{len(grid.cells)} cells x {len(grid.seeds)} seeds{teachers} = {len(entries)} runs: {counts['finished']} finished, "
-        f"{counts['unfinished']} to continue, {counts['new']} new"
-    )
+    planned = f"{len(grid.cells)} cells x {len(grid.seeds)} seeds{teachers} = {len(entries)} runs"
+    return f"{planned}: {counts['finished']} finished, {counts['unfinished']} to continue, {counts['new']} new"
 
 
 def _minutes(tracking: TrackingConfig, run: RunInfo) -> float | None:

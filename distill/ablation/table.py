@@ -1,4 +1,4 @@
-"""The table of an ablation: per cell mean and spread over seeds, and the difference to the control with its interval."""
+"""The table of an ablation: a cell's mean and spread over seeds, its difference to the control with an interval."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distill import metrics
-from distill.ablation.file import short_names
 from distill.errors import UserError
 from distill.metrics import Comparison
 
@@ -34,15 +33,18 @@ class Result:
     agreement: float | None = None  # NME between student and teacher
     minutes: float | None = None
     megabytes: float | None = None
-    latency_ms: float | None = None
+    latency_ms: float | None = None  # the least of all runs of its network
 
     @property
     def nme(self) -> float:
+        """Mean over the images, percent."""
         return float(np.mean(self.per_image))
 
 
 @dataclass(frozen=True)
 class Row:
+    """A cell over its seeds."""
+
     cell: str
     runs: dict[int, str]  # seed -> run id
     nme: dict[int, float]  # seed -> best/val/nme
@@ -50,16 +52,18 @@ class Row:
     agreement: float | None  # means over seeds
     minutes: float | None
     megabytes: float | None
-    latency_ms: float | None  # the smallest: other work on the machine only ever adds
-    point: dict[str, Any] = field(default_factory=dict)  # place in the grid
+    latency_ms: float | None  # the smallest: other work on a machine only adds to it
 
     @property
     def mean(self) -> float:
+        """Mean val/nme over the seeds, percent; nan without one."""
         return statistics.fmean(self.nme.values()) if self.nme else math.nan
 
 
 @dataclass(frozen=True)
 class Table:
+    """The rows of an ablation and what they were measured on."""
+
     name: str
     title: str
     control: str
@@ -67,7 +71,6 @@ class Table:
     images: int  # of the validation set
     data: dict[str, str]  # fingerprints: train, val
     rows: tuple[Row, ...]
-    axes: tuple[str, ...] = ()  # the grid's keys
     pareto: bool = False
 
     @property
@@ -76,26 +79,27 @@ class Table:
         return [(row.cell, seed) for seed in self.seeds for row in self.rows if seed not in row.runs]
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Table:
+        """From `to_dict`, also of earlier versions, which have further keys."""
         rows = tuple(_row_from(row) for row in values["rows"])
-        return cls(**{**values, "seeds": tuple(values["seeds"]), "axes": tuple(values["axes"]), "rows": rows})
+        return _known(cls, {**values, "seeds": tuple(values["seeds"]), "rows": rows})
 
 
 def tabulate(
     name: str,
     title: str,
-    cells: Mapping[str, Mapping[str, Any]],
+    cells: Iterable[str],
     control: str,
     seeds: Sequence[int],
     data: Mapping[str, str],
     results: Sequence[Result],
-    axes: Sequence[str] = (),
     pareto: bool = False,
 ) -> Table:
-    """The table of `cells` (name -> place in the grid, maybe {}), in their order, from whatever results there are.
+    """The table of `cells`, in their order, from whatever results there are.
 
     Raises UserError where two results were measured on different numbers of images.
     """
@@ -106,28 +110,42 @@ def tabulate(
     if len(counts) > 1:
         (some, these), (others, those), *_ = counts.items()
         raise UserError(
-            f"Ablation '{name}': the validation set had {some} images for {these} and {others} for {those}; expected one set."
+            f"Ablation '{name}': the validation set had {some} images for {these} and {others} for {those}; expected "
+            "one set."
         )
-    compared = [None if cell == control else _compare(by_cell[cell], by_cell[control]) for cell in cells]
+    compared = [None if cell == control else _compare(own, by_cell[control]) for cell, own in by_cell.items()]
     differences = metrics.holm_corrected(compared)
-    rows = tuple(
-        _row(cell, by_cell[cell], difference, dict(cells[cell]))
-        for cell, difference in zip(cells, differences, strict=True)
-    )
-    return Table(name, title, control, tuple(seeds), next(iter(counts), 0), dict(data), rows, tuple(axes), pareto)
+    rows = tuple(_row(cell, own, d) for (cell, own), d in zip(by_cell.items(), differences, strict=True))
+    return Table(name, title, control, tuple(seeds), next(iter(counts), 0), dict(data), rows, pareto)
 
 
-def _row(cell: str, own: dict[int, Result], difference: Comparison | None, point: dict) -> Row:
+def latencies(measured: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Run id -> the least `model/latency_ms` of all runs of its network, as other work on a machine only adds to it.
+
+    measured: run id -> its metrics.
+    """
+    least: dict[tuple, float] = {}
+    networks = {run: tuple(own.get(f"model/{key}") for key in ("parameters", "mmacs")) for run, own in measured.items()}
+    for run, network in networks.items():
+        if found := measured[run].get("model/latency_ms"):
+            least[network] = min(found, least.get(network, found))
+    return {run: least[network] for run, network in networks.items() if network in least}
+
+
+def _row(cell: str, own: dict[int, Result], difference: Comparison | None) -> Row:
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known else None
+
     return Row(
         cell=cell,
         runs={seed: result.run_id for seed, result in own.items()},
         nme={seed: result.nme for seed, result in own.items()},
         difference=difference,
-        agreement=_over(statistics.fmean, [result.agreement for result in own.values()]),
-        minutes=_over(statistics.fmean, [result.minutes for result in own.values()]),
-        megabytes=_over(statistics.fmean, [result.megabytes for result in own.values()]),
-        latency_ms=_over(min, [result.latency_ms for result in own.values()]),
-        point=point,
+        agreement=mean(result.agreement for result in own.values()),
+        minutes=mean(result.minutes for result in own.values()),
+        megabytes=mean(result.megabytes for result in own.values()),
+        latency_ms=min((result.latency_ms for result in own.values() if result.latency_ms is not None), default=None),
     )
 
 
@@ -139,20 +157,22 @@ def _compare(own: Mapping[int, Result], control: Mapping[int, Result]) -> Compar
     return metrics.compare(a, b, list(own), list(control))
 
 
-def _over(reduce, values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return reduce(known) if known else None
+def _known(kind: Any, values: Mapping[str, Any]) -> Any:
+    names = [field.name for field in fields(kind)]
+    return kind(**{key: value for key, value in values.items() if key in names})
 
 
 def _row_from(values: Mapping[str, Any]) -> Row:
     """JSON's keys are text; seeds are numbers."""
-    row = Row(**{**values, "difference": None})
+    row = _known(Row, {**values, "difference": None})
     difference = _comparison_from(values["difference"], len(row.nme))
     return replace(row, runs=_by_number(row.runs), nme=_by_number(row.nme), difference=difference)
 
 
 def _comparison_from(values: Mapping[str, Any] | None, seeds: int) -> Comparison | None:
-    """From a stored table. Tables from before `metrics.compare` hold a bootstrap over images alone: no evidence on recipes."""
+    """From a stored table. Tables from before `metrics.compare` hold a bootstrap over images alone: no evidence on
+    recipes.
+    """
     if values is None:
         return None
     if "of_recipes" in values:
@@ -173,7 +193,7 @@ def _by_number(values: Mapping) -> dict[int, Any]:
 
 
 def pictures(table: Table) -> dict[str, Figure]:
-    """File name -> figure: the differences; accuracy against cost where the file asks for it; a grid of two numbers."""
+    """File name -> figure: the differences; accuracy against cost with `pareto`."""
     from distill import figures
 
     made = {}
@@ -197,23 +217,14 @@ def pictures(table: Table) -> dict[str, Figure]:
     ]
     if table.pareto and candidates:
         made["pareto.png"] = figures.pareto(candidates, table.title)
-    places = {tuple(row.point[key] for key in table.axes): row.mean for row in table.rows if row.point and row.nme}
-    crossed = sum(bool(row.point and row.nme) for row in table.rows)
-    numbers = all(isinstance(value, int | float) for place in places for value in place)
-    if len(table.axes) == 2 and places and numbers and len(places) == crossed:
-        names = short_names(list(table.axes))
-        control = next(row for row in table.rows if row.cell == table.control)
-        beside = f"mean val/nme (%); {table.control}: {metrics.format_mean(list(control.nme.values()))}"
-        x, y = (names[key] for key in table.axes)
-        made["grid.png"] = figures.heat(places, x, y, table.title, beside)
     return made
 
 
 # ---------------------------------------------------------------------------------------------------- as text
 
 HEAD = (
-    "cell", "seeds", "val/nme %", "difference", "relative", "95 % interval", "p (Holm)", "better", "agreement", "minutes",
-    "runs",
+    "cell", "seeds", "val/nme %", "difference", "relative", "95 % interval", "p (Holm)", "better", "agreement",
+    "minutes", "runs",
 )  # fmt: skip
 
 
@@ -225,10 +236,11 @@ def lines(table: Table) -> list[list[str]]:
 def notes(table: Table) -> list[str]:
     """How to read it, and what is not in it."""
     found = [
-        f"NME of {table.images} validation images (fingerprint {table.data['val']}), trained on {table.data['train']}; mean ± "
-        f"standard deviation over seeds. Difference to '{table.control}', negative is better: 95 % interval and p of the "
-        "difference between recipes, seeds and images both drawn at random; p is corrected for the number of rows (Holm). "
-        "Without a p (one seed) the interval is of these models only. 'better': seeds that beat the control's same seed.",
+        f"NME of {table.images} validation images (fingerprint {table.data['val']}), trained on {table.data['train']}; "
+        f"mean ± standard deviation over seeds. Difference to '{table.control}', negative is better: 95 % interval and "
+        "p of the difference between recipes, seeds and images both drawn at random; p is corrected for the number of "
+        "rows (Holm). Without a p (one seed) the interval is of these models only. 'better': seeds that beat the "
+        "control's same seed."
     ]
     if table.missing:
         cells = ", ".join(f"{cell} s{seed}" for cell, seed in table.missing)

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
         "--data", metavar="DIR", help="folder of one labelled set to measure on (default: the run's validation set)"
     )
     parser.add_argument("--name", help="name of the new run")
-    parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
+    cli.add_store_argument(parser)
     args = parser.parse_args(argv)
     data = Path(args.data) if args.data else None
     if data is not None and not data.is_dir():

@@ -1,4 +1,4 @@
-"""One frozen, checked object says everything about a run.
+"""One frozen, checked object describes a run completely.
 
 A YAML file (which may name another as its `base:`) plus `key=value` overrides becomes a `Config`. Unknown keys, wrong
 types and impossible values are refused here, before any data is read and before torch is imported; below this line
@@ -41,32 +41,3 @@ from distill.config.identity import (
     to_yaml,
 )
 from distill.config.loading import from_dict, load, model_from_dict
-
-__all__ = [
-    "AugmentConfig",
-    "Config",
-    "DataConfig",
-    "DistillConfig",
-    "HeadConfig",
-    "LossConfig",
-    "ModelConfig",
-    "SUPERVISED_TERMS",
-    "StepConfig",
-    "TermConfig",
-    "TrackingConfig",
-    "TrainConfig",
-    "check",
-    "computing",
-    "digest",
-    "first_difference",
-    "flatten",
-    "flow",
-    "from_dict",
-    "load",
-    "markup_of",
-    "model_from_dict",
-    "set_values",
-    "to_dict",
-    "to_recipe",
-    "to_yaml",
-]

@@ -24,6 +24,8 @@ Degrees = Annotated[Number, Field(ge=0, le=180)]
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
+    """The data sets, and how they are read."""
+
     root: str = ""  # folder that holds the sets; empty: $DISTILL_DATA, else the bundled sample
     train: str = "synthetics_train"  # training set, a folder under root
     val: str = "auto"  # validation set; auto: aflw_val, else synthetics_val
@@ -52,6 +54,8 @@ class StepConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class AugmentConfig:
+    """Geometric and photometric augmentation of training images."""
+
     flip: Share = 0.5  # probability of a mirror image
     rotate: Degrees = 30.0  # usual in-plane rotation, uniform in +- degrees
     rotate_wide: Degrees = 0.0  # rare wide rotation, uniform in +- degrees
@@ -67,6 +71,8 @@ class AugmentConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class HeadConfig:
+    """The head of a model, and its decoding."""
+
     kind: Literal["heatmap", "simcc", "regression"] = "heatmap"
     width: Annotated[int, Field(ge=8, le=2048)] = 64  # channels of the head
     stride: Literal[1, 2, 4, 8, 16] = 4  # heatmap: input pixels per heatmap cell
@@ -82,6 +88,8 @@ class HeadConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
+    """A model: a timm backbone under a head."""
+
     backbone: Text = "mobilenetv3_small_100"  # any timm model with features_only
     backbone_args: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
     pretrained: bool = False  # fetch the backbone's weights (needs a network)
@@ -118,6 +126,8 @@ class TermConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class DistillConfig:
+    """The distillation terms, and how they are balanced."""
+
     terms: dict[str, TermConfig] = field(default_factory=dict)  # none: the control, no teacher is loaded
     # grad_norm: scale each term so that its gradient in the backbone is `weight` times that of the labels' terms
     balance: Literal["none", "grad_norm"] = "none"
@@ -131,8 +141,11 @@ class DistillConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
+    """Optimiser, schedule, precision and hardware of a training."""
+
     epochs: Whole = 30
-    # above 0: train for so long by the clock, validation included, instead of `epochs`; warm-up and schedules follow the clock
+    # above 0: train for so long by the clock, validation included, instead of `epochs`; warm-up and schedules follow
+    # the clock
     minutes: Amount = 0.0
     batch_size: Whole = 32  # global: over all processes and before accumulation is split off
     accumulate: Whole = 1  # split each batch into this many passes
@@ -147,8 +160,9 @@ class TrainConfig:
     )
     weight_decay: Amount = 0.02
     warmup_epochs: Amount = 1.0
-    # gradients longer than this are scaled to it, adapters apart; 0: never. With 1 that is nearly every step (train/clipped is
-    # the share), so it normalises gradients; as a guard against rare long ones take some ten times train/grad_norm.
+    # gradients longer than this are scaled to it, adapters apart; 0: never. With 1 that is nearly every step
+    # (train/clipped is the share), so it normalises gradients; as a guard against rare long ones take some ten times
+    # train/grad_norm.
     clip: Amount = 1.0
     ema: Annotated[Number, Field(ge=0, lt=1)] = 0.999  # decay of the weight average that is evaluated and kept; 0: none
     freeze: list[str] = field(default_factory=list)  # module paths of the model that do not train, e.g. [backbone]
@@ -168,6 +182,8 @@ class TrainConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TrackingConfig:
+    """Where and how a run is kept."""
+
     uri: str = ""  # empty: $MLFLOW_TRACKING_URI, else sqlite under `store`
     store: str = "mlruns"  # local folder: database, artifacts, checkpoints, offline runs
     experiment: Text = "distill"
@@ -179,6 +195,8 @@ class TrackingConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class Config:
+    """All of an experiment."""
+
     name: Annotated[str, Field(pattern=r"^[^/]*$")] = "student"  # short name of the recipe; part of the run's name
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     teacher: str = ""  # run id, models:/NAME@ALIAS, or file; empty: the newest teacher of this data

@@ -18,11 +18,12 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def to_yaml(config: Config) -> str:
+    """All keys, also those with their defaults."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def flatten(config: Config) -> dict[str, Any]:
-    """Dotted key -> leaf value, the form of MLflow parameters."""
+def flatten(values: Config | dict[str, Any]) -> dict[str, Any]:
+    """Dotted key -> leaf value of a config or of nested values, the form of MLflow parameters."""
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -32,7 +33,7 @@ def flatten(config: Config) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    walk("", to_dict(config))
+    walk("", to_dict(values) if isinstance(values, Config) else values)
     return flat
 
 
@@ -64,19 +65,20 @@ def digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(set_values(computing(config))).encode()).hexdigest()[:16]
 
 
-def first_difference(one: Config, other: Config, absent: Any = None) -> tuple[str, Any, Any]:
-    """The first dotted key in which two configs that do not compute the same differ, and both values, `absent` where one
-    lacks the key."""
-    first, second = (flatten(computing(config)) for config in (one, other))
+def first_difference(one: Config | dict, other: Config | dict, absent: Any = None) -> tuple[str, Any, Any]:
+    """The first dotted key in which two configs compute something different, or two nested values differ; and both
+    values.
+
+    absent: what stands for a key that one of them lacks. Keys of another order are a difference, too.
+    """
+    first, second = (flatten(computing(side) if isinstance(side, Config) else side) for side in (one, other))
     for key in {**first, **second}:
         a, b = first.get(key, absent), second.get(key, absent)
-        if {} in (a, b):
-            continue  # reported by the keys inside it
-        if a != b or isinstance(a, bool) != isinstance(b, bool):
+        # an empty section is reported by the keys inside it
+        if {} not in (a, b) and (a != b or isinstance(a, bool) != isinstance(b, bool)):
             return key, a, b
-    number, names = next(
-        (at, pair) for at, pair in enumerate(zip(first, second, strict=False), 1) if pair[0] != pair[1]
-    )
+    pairs = enumerate(zip(first, second, strict=False), 1)
+    number, names = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
     return f"key {number}", *names
 
 
@@ -93,7 +95,9 @@ def set_values(value: Any) -> Any:
 
 def to_recipe(config: Config) -> str:
     """A short experiment file that computes the same wherever it is put: what differs from the defaults, and nothing of
-    where and how it runs (places, store, threads, the run that it resumes). A teacher is not named either: give `teacher=`."""
+    where and how it runs (places, store, threads, the run that it resumes). A teacher is not named either: give
+    `teacher=`.
+    """
     bare = computing(config)
     train = dataclasses.replace(bare.train, checkpoint_seconds=TrainConfig().checkpoint_seconds)
     cache = config.data.cache if bare.data.cache_size else ""  # without it the recipe would compute from other pixels

@@ -1,7 +1,7 @@
 """From a YAML file and `key=value` overrides, or from stored values, to a checked Config.
 
-A field that takes text takes it as it is written: `data.train=1.10`, `teacher=12e45678` and `data.root=/data/set #2` are not
-numbers, dates or comments. So files are read as text first, and each field then makes of it what its type asks for.
+A field that takes text takes it as it is written: `data.train=1.10`, `teacher=12e45678` and `data.root=/data/set #2`
+are not numbers, dates or comments. So files are read as text first, and each field then parses it by its type.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from distill.schema import as_number, user_error_from
 
 
 class Plain(str):
-    """Unquoted text of a YAML file: a number, a truth value or text, as its field asks for."""
+    """Unquoted text of a YAML file: a number, a truth value or text, by the type of its field."""
 
 
 class Raw(str):
-    """The right side of an override: text, or any YAML, as its field asks for."""
+    """The right side of an override: text, or any YAML, by the type of its field."""
 
 
 QUOTED = re.compile(r"""\s*(".*"|'.*')\s*""", re.DOTALL)  # an override's text that is YAML after all
@@ -45,16 +45,15 @@ class TextLoader(Loader):
 
 TextLoader.yaml_implicit_resolvers = {}
 TextLoader.add_constructor(
-    "tag:yaml.org,2002:str",
-    lambda loader, node: node.value if getattr(node, "style", None) else Plain(node.value),
+    "tag:yaml.org,2002:str", lambda loader, node: node.value if getattr(node, "style", None) else Plain(node.value)
 )
 
 
 def load(
     path: str | os.PathLike | None, overrides: Sequence[str] = (), settings: Mapping[str, Any] = MappingProxyType({})
 ) -> Config:
-    """Read an experiment file (None: take the defaults), put `settings` (dotted key -> value) and then `key=value` overrides
-    over it, check everything.
+    """Read an experiment file (None: take the defaults), put `settings` (dotted key -> value) and then `key=value`
+    overrides over it, check everything.
 
     Raises UserError (one sentence) for a missing or malformed file, an unknown key, a wrong type, an impossible value.
     """
@@ -103,7 +102,7 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _place(values: dict[str, Any], dotted: str, value: Any, what: str) -> None:
-    """Set the value of a dotted key. Raises UserError, beginning with `what`, where a parent key holds a plain value."""
+    """Set the value of a dotted key. Raises UserError that begins with `what` where a parent key has a plain value."""
     *parents, last = dotted.split(".")
     for key in parents:
         inner = values.get(key, {})

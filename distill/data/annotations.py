@@ -46,6 +46,10 @@ _CENTRE_Y = (0.37, 0.72)
 _READ_IMAGE = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # labels are in the stored pixels, not the turned ones
 
 
+class BadImage(UserError):
+    """An image of a set, or its label, cannot be used."""
+
+
 class _Broken(Exception):
     """Why one image, or its label, cannot be used."""
 
@@ -300,7 +304,7 @@ def _check_images(folder: Path, names, rows, files: dict[str, int], labelled: bo
 
     def broken(name: str, reason: _Broken) -> None:
         if on_bad == "stop":
-            raise UserError(f"Image '{folder / name}' cannot be used: {reason} (data.on_bad=skip leaves such out).")
+            raise BadImage(f"Image '{folder / name}' cannot be used: {reason}.")
         skipped.append((name, str(reason)))
 
     readable = []

@@ -1,4 +1,4 @@
-"""Pictures of data, predictions and results. The only package that knows matplotlib.
+"""Pictures of data, predictions and results. The only package that imports matplotlib.
 
 Functions take arrays and return a matplotlib `Figure` (object-oriented, Agg canvas, no pyplot, so nothing global is
 touched); `to_png`, `to_jpeg` and `to_svg` write one. A chart whose `title` is empty has no heading, for pages that set
@@ -9,14 +9,12 @@ the `markup` that a function is given.
     style.py       the palette; empty figures, headings, axes; writing to files and pages
     faces.py       landmarks and heatmaps on images, errors on the mean face
     curves.py      learning curves, cumulative errors, errors by region, yaw and roll
-    compare.py     differences with intervals, accuracy against cost, grids of two keys
-    search.py      the course of a search: values by trial, learning curves and what pruning spared, the front
-    parameters.py  its parameters: importance, slices, parallel coordinates
+    compare.py     differences with intervals, accuracy against cost
 """
 
 from __future__ import annotations
 
-from distill.figures.compare import Candidate, Effect, forest, heat, pareto
+from distill.figures.compare import Candidate, Effect, forest, pareto
 from distill.figures.curves import ced, curves, error_by_region_and_pose, learning_curves
 from distill.figures.faces import (
     Cell,
@@ -30,31 +28,3 @@ from distill.figures.faces import (
     teacher_against_student,
 )
 from distill.figures.style import PREDICTION, TRUTH, colours, to_jpeg, to_png, to_svg, typefaces
-
-__all__ = [
-    "Candidate",
-    "Cell",
-    "Effect",
-    "PREDICTION",
-    "TRUTH",
-    "best_median_worst",
-    "ced",
-    "choose",
-    "colours",
-    "curves",
-    "draw",
-    "error_by_point",
-    "error_by_region_and_pose",
-    "forest",
-    "heat",
-    "heat_over",
-    "learning_curves",
-    "overlay_sheet",
-    "pareto",
-    "sheet",
-    "teacher_against_student",
-    "to_jpeg",
-    "to_png",
-    "to_svg",
-    "typefaces",
-]

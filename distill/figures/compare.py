@@ -1,14 +1,14 @@
-"""Comparisons as pictures: differences with intervals, accuracy against cost, a grid of two keys."""
+"""Comparisons as pictures: differences with intervals, accuracy against cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill.figures.style import BETTER, CYCLE, INK, UNSURE, WORSE, chart, ramp, style_axes
+from distill.figures.style import BETTER, CYCLE, INK, UNSURE, WORSE, chart, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +16,21 @@ if TYPE_CHECKING:
 
 LINE = 0.34  # inches a row
 BUDGET = 15.0  # MB, rule 3 of the challenge
+# of a label beside its dot, in points, the best first
+PLACES = (
+    (7, 0),
+    (-7, 0),
+    (5, 9),
+    (5, -9),
+    (-5, 9),
+    (-5, -9),
+    (0, 13),
+    (0, -13),
+    (7, 20),
+    (7, -20),
+    (-7, 20),
+    (-7, -20),
+)
 
 
 @dataclass(frozen=True)
@@ -103,11 +118,10 @@ def pareto(
         if axes is panels[0] and max(values) > 0.8 * limit_mb:
             axes.axvline(limit_mb, color=WORSE, linewidth=1, linestyle="--")
         for index in range(len(candidates)):
-            strong = index in ahead
-            axes.plot(values[index], errors[index], "o", color=CYCLE[0] if strong else UNSURE, markersize=7 if strong else 5.5,
-                      markeredgecolor="white", zorder=4)  # fmt: skip
-    figure.canvas.draw()  # places of dots, and so of labels, are only known then
-    figure.set_layout_engine("none")
+            colour, dot = (CYCLE[0], 7.0) if index in ahead else (UNSURE, 5.5)
+            axes.plot(
+                values[index], errors[index], "o", color=colour, markersize=dot, markeredgecolor="white", zorder=4
+            )
     for axes, (_, _, values) in zip(panels, costs, strict=True):
         place_labels(axes, values, errors, [candidate.label for candidate in candidates], front(values, errors))
     return figure
@@ -115,8 +129,9 @@ def pareto(
 
 def place_labels(axes: Axes, x: Sequence[float], y: Sequence[float], labels: Sequence[str], ahead: list[int]) -> None:
     """Each label beside its dot, where it covers no dot, no other label and not the front (its members are `ahead`)."""
-    figure = axes.figure
-    figure.canvas.draw()
+    figure: Any = axes.figure
+    figure.canvas.draw()  # places of dots, and so of labels, are only known then
+    figure.set_layout_engine("none")
     to_pixels, renderer = axes.transData.transform, figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
     unit = figure.dpi / 72
@@ -127,12 +142,13 @@ def place_labels(axes: Axes, x: Sequence[float], y: Sequence[float], labels: Seq
         taken += [(u, v - 1, next_u, v + 1), (next_u - 1, next_v, next_u + 1, v)]
     for index in sorted(range(len(labels)), key=lambda i: dots[i][1]):
         best = None
-        for dx, dy, side in ((7, 0, "left"), (-7, 0, "right"), (5, 9, "left"), (5, -9, "left"), (-5, 9, "right"),
-                             (-5, -9, "right"), (0, 13, "center"), (0, -13, "center"), (7, 20, "left"), (7, -20, "left"),
-                             (-7, 20, "right"), (-7, -20, "right")):  # fmt: skip
-            text = axes.annotate(labels[index], (x[index], y[index]), xytext=(dx, dy), textcoords="offset points", ha=side,
-                                 va="center", fontsize=8, color=INK, zorder=5,
-                                 weight="bold" if index in ahead else "normal")  # fmt: skip
+        weight = "bold" if index in ahead else "normal"
+        for dx, dy in PLACES:
+            side = "left" if dx > 0 else "right" if dx < 0 else "center"
+            text = axes.annotate(
+                labels[index], (x[index], y[index]), xytext=(dx, dy), textcoords="offset points", ha=side, va="center",
+                fontsize=8, color=INK, zorder=5, weight=weight,
+            )  # fmt: skip
             box = text.get_window_extent(renderer)
             corners = (box.x0, box.y0, box.x1, box.y1)
             cost = sum(_overlap(corners, other) for other in taken) + 50 * unit * _outside(corners, frame)
@@ -153,27 +169,3 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 def _outside(a: tuple[float, ...], frame) -> float:
     return max(0.0, frame.x0 - a[0]) + max(0.0, a[2] - frame.x1) + max(0.0, frame.y0 - a[1]) + max(0.0, a[3] - frame.y1)
-
-
-def heat(values: Mapping[tuple[float, float], float], x: str, y: str, title: str, caption: str = "") -> Figure:
-    """A grid of two keys: (x value, y value) -> NME; dark green is best, the best one framed. Values not there stay white."""
-    from matplotlib.patches import Rectangle
-
-    columns, rows = (sorted({key[axis] for key in values}) for axis in (0, 1))
-    table = np.array([[values.get((column, row), np.nan) for column in columns] for row in rows])
-    figure = chart((max(1.6 + 1.05 * len(columns), 5.2), 1.45 + 0.62 * len(rows)), title, caption)
-    axes = figure.add_subplot()
-    axes.imshow(table, cmap=ramp(("#1b7f6b", "#8fd0b5", "#f3f0e6", "#f0b78c")), aspect="auto", origin="lower")
-    low, high = np.nanmin(table), np.nanmax(table)
-    for (row, column), value in np.ndenumerate(table):
-        if np.isfinite(value):
-            dark = high > low and (value - low) / (high - low) < 0.25
-            axes.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=9.5,
-                      color="white" if dark else INK)  # fmt: skip
-    row, column = np.unravel_index(np.nanargmin(table), table.shape)
-    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.8, zorder=5))
-    style_axes(axes, "", x, y)
-    axes.grid(False)
-    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
-    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
-    return figure

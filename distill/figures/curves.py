@@ -36,14 +36,15 @@ def learning_curves(
     panels = [(name, curves) for name, curves in panels if curves]
     best = min(val["nme"], key=lambda pair: pair[1]) if "nme" in val else None
     figure = chart(size, title, f"best validation NME {best[1]:.2f} %, epoch {best[0]}" if best else "")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.3, 1]) if panels else (figure, None)
+    parts: Any = figure.subfigures(1, 2, width_ratios=[1.3, 1]) if panels else (figure, None)
+    left, right = parts
     axes = left.add_subplot()
     style_axes(axes, "Validation NME (%)", "epoch")
     plot_curves(axes, val, dict(zip(val, cycle(len(val)), strict=True)), bold="nme")
     if best:
         axes.plot(*best, "o", color=CYCLE[0], markersize=7, markeredgecolor="white", zorder=5)
     if len(val) > 1:
-        legend(axes, *axes.get_legend_handles_labels(), loc="upper right", ncols=2)
+        legend(axes, axes.get_legend_handles_labels(), loc="upper right", ncols=2)
     if right:
         names = list(dict.fromkeys([*weighted, *raw]))
         tint = dict(zip(names, cycle(len(names)), strict=True))  # a term keeps its colour in both panels
@@ -78,9 +79,9 @@ def curves(
     tint = colours(values)
     plot_curves(axes, values, tint)
     for label, pairs in values.items() if mark_lowest else ():
-        axes.plot(*min(pairs, key=lambda pair: pair[1]), "o", color=tint[label], markersize=5.5, markeredgecolor="white",
-                  zorder=5)  # fmt: skip
-    legend(axes, *axes.get_legend_handles_labels(), loc="best", ncols=1 + (len(values) > 5))
+        lowest = min(pairs, key=lambda pair: pair[1])
+        axes.plot(*lowest, "o", color=tint[label], markersize=5.5, markeredgecolor="white", zorder=5)
+    legend(axes, axes.get_legend_handles_labels(), loc="best", ncols=1 + (len(values) > 5))
     return figure
 
 
@@ -91,7 +92,9 @@ def ced(
     size: tuple[float, float] = (6.6, 4.3),
     summary: bool = True,
 ) -> Figure:
-    """Cumulative error distributions: label -> per-image NME (N,) in percent. summary: NME, AUC and failures in the legend."""
+    """Cumulative error distributions: label -> per-image NME (N,) in percent. summary: NME, AUC and failures in the
+    legend.
+    """
     figure = chart(size, title, f"cumulative error; above {maximum:g} % an image counts as a failure" if title else "")
     axes = figure.add_subplot()
     for label, colour in colours(errors).items():
@@ -106,7 +109,7 @@ def ced(
     style_axes(axes, "", "NME of an image (%)", "images (%)")
     axes.set_xlim(0, maximum)
     axes.set_ylim(0, 102)
-    legend(axes, *axes.get_legend_handles_labels(), loc="lower right", ncols=1)
+    legend(axes, axes.get_legend_handles_labels(), loc="lower right", ncols=1)
     return figure
 
 
@@ -115,7 +118,8 @@ def error_by_region_and_pose(
     title: str = "Where the error is",
     size: tuple[float, float] = (11.0, 4.2),
 ) -> Figure:
-    """Grouped bars of NME in percent by region, |yaw| and |roll|; one colour a model, means over the reports of its seeds.
+    """Grouped bars of NME in percent by region, |yaw| and |roll|; one colour a model, means over the reports of its
+    seeds.
 
     Regions stand in the order of the first report. Bins without images stay away.
     """
@@ -146,8 +150,8 @@ def error_by_region_and_pose(
         _bars(place, groups, values, dense=size[0] / sum(ratios) < 0.26 * len(seeds))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="upper right" if title else "outside upper right", ncols=min(4, len(labels)), frameon=False,
-        fontsize=9, handlelength=1, handleheight=1, columnspacing=1.4, labelcolor=INK,
+        handles, labels, loc="upper right" if title else "outside upper right", ncols=min(4, len(labels)),
+        frameon=False, fontsize=9, handlelength=1, handleheight=1, columnspacing=1.4, labelcolor=INK,
     )  # fmt: skip
     return figure
 
@@ -159,6 +163,7 @@ def bin_words(bounds: tuple[float, float]) -> str:
 
 
 def plot_curves(axes: Axes, curves: Mapping[str, Points], colours: Mapping[str, str], bold: str = "") -> None:
+    """Curves by label; logarithmic where the values span more than a factor of two. bold: the label of a thick one."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     for label, pairs in curves.items():
@@ -185,7 +190,9 @@ def plot_curves(axes: Axes, curves: Mapping[str, Points], colours: Mapping[str, 
 
 
 def _term(key: str) -> str:
-    """`train/raw/kl`, `train/weighted/kl` -> `kl`, so that a term has one colour in both panels; `train/loss` -> `loss`."""
+    """`train/raw/kl`, `train/weighted/kl` -> `kl`, so that a term has one colour in both panels; `train/loss` ->
+    `loss`.
+    """
     return key.split("/")[-1]
 
 

@@ -121,7 +121,7 @@ def best_median_worst(
 ) -> Figure:
     """Three rows of `each` images by their NME in percent (N,), which is printed in each with its name.
 
-    `images` may be any sequence that decodes on access: only the images shown are asked for.
+    `images` may be any sequence that decodes on access: only the images shown are read.
     """
     chosen = choose(errors, each)
     rows = [
@@ -163,10 +163,12 @@ def outlines(
 
 
 def key(with_target: bool) -> str:
+    """What the colours of a sheet mean."""
     return "orange: prediction   ·   green: label" if with_target else "orange: prediction"
 
 
 def short(name: str, length: int = 22) -> str:
+    """The end of a name, for a corner of an image."""
     return name if len(name) <= length else "…" + name[1 - length :]
 
 
@@ -211,11 +213,11 @@ def heat_over(
     scale = np.array([[(right - left) / columns, 0, left], [0, (bottom - top) / rows, top]], dtype=np.float64)
     # from cell centres to pixel centres
     scale[:, 2] += 0.5 * scale[[0, 1], [0, 1]] - 0.5
-    large = cv2.warpAffine(
-        np.asarray(heat, dtype=np.float32), scale, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )  # fmt: skip
+    heat = np.asarray(heat, dtype=np.float32)
+    edge = cv2.BORDER_REPLICATE
+    large = cv2.warpAffine(heat, scale, (width, height), flags=cv2.INTER_CUBIC, borderMode=edge)
     share = np.clip(large / max(float(large.max()), 1e-12), 0, 1)
-    places, stops = zip(*HEAT_RAMP, strict=True)
+    places, stops = [place for place, _ in HEAT_RAMP], [stop for _, stop in HEAT_RAMP]
     tint = np.stack([np.interp(share, places, [stop[channel] for stop in stops]) for channel in range(3)], axis=-1)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float64)
     alpha = (strength * share**0.7)[..., None]
@@ -254,7 +256,7 @@ def draw(
         # Two halves through yellow: a straight blend of red and green passes through mud.
         low, middle, high = np.array([230, 30, 50]), np.array([255, 205, 40]), np.array([40, 210, 120])
         blend = np.where(sure < 0.5, low + 2 * sure * (middle - low), middle + (2 * sure - 1) * (high - middle))
-        colours = [tuple(int(round(c)) for c in colour) for colour in blend]
+        colours = [(round(red), round(green), round(blue)) for red, green, blue in blend.tolist()]
     for (x, y), colour in zip(fixed.tolist(), colours, strict=True):
         cv2.circle(canvas, (x, y), round(radius * 2**shift), colour, cv2.FILLED, cv2.LINE_AA, shift)
     return canvas
@@ -275,9 +277,9 @@ def error_by_point(
 ) -> Figure:
     """Values (P,) as discs on the mean frontal face, by size and colour; the three largest are written beside theirs.
 
-    Unsigned: errors in percent, pale to dark. Signed: differences in percent points, green where below zero (better) and
-    red above. layout: (P, 2) where the points of a set other than the 68 lie, as in metrics.Report. top: the value of the
-    largest disc; 0: the largest there is.
+    Unsigned: errors in percent, pale to dark. Signed: differences in percent points, green where below zero (better)
+    and red above. layout: (P, 2) where the points of a set other than the 68 lie, as in metrics.Report. top: the value
+    of the largest disc; 0: the largest there is.
     """
     values = np.asarray(per_point, dtype=np.float64)
     top = top or max(float(np.abs(values).max()), 1e-9)
@@ -287,8 +289,9 @@ def error_by_point(
     outlines(axes, layout, RULE, 1.2, markup, zorder=1)
     share = np.clip(np.abs(values) / top, 0, 1)
     unit = (min(size) / 5.4) ** 2 * min(1, 68 / len(values))
+    colours = ramp(DIFFERENCE_RAMP if signed else ERROR_RAMP)
     discs = axes.scatter(
-        *layout.T, c=np.clip(values, -top, top), s=(40 + 160 * share) * unit, cmap=ramp(DIFFERENCE_RAMP if signed else ERROR_RAMP),
+        layout[:, 0], layout[:, 1], c=np.clip(values, -top, top), s=(40 + 160 * share) * unit, cmap=colours,
         vmin=-top if signed else 0.0, vmax=top, zorder=2, edgecolors=MUTED, linewidths=0.4,
     )  # fmt: skip
     centre = layout.mean(axis=0)

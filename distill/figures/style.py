@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from distill.files import atomic
 
@@ -42,7 +41,7 @@ PAGE_COLOURS = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that no pyplot knows of."""
+    """An empty figure, in inches, outside pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -52,23 +51,28 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def chart(size: tuple[float, float], title: str = "", caption: str = "") -> Figure:
-    """A figure of `size` inches whose axes get all the room that their labels leave, below a heading if there is one."""
+    """A figure of `size` inches; its axes fill the room that labels leave, below a heading if there is one."""
     figure = new_figure(*size)
     figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
     if title or caption:
         heading(figure, title, caption)
-        figure.get_layout_engine().set(rect=(0, 0, 1, 1 - (0.66 if caption else 0.42) / size[1]))
+        layout: Any = figure.get_layout_engine()
+        layout.set(rect=(0, 0, 1, 1 - (0.66 if caption else 0.42) / size[1]))
     return figure
 
 
 def heading(figure: Figure, title: str, caption: str = "") -> None:
+    """A title and a grey caption at the upper left."""
     width, height = figure.get_size_inches()
     figure.text(MARGIN / width, 1 - 0.13 / height, title, fontsize=13, weight="bold", color=INK, va="top")
     top = 0.39 if title else 0.14
     figure.text(MARGIN / width, 1 - top / height, caption, fontsize=9.5, color=MUTED, va="top")
 
 
-def style_axes(axes: Axes, title: str, x: str = "", y: str = "", size: float = 10.5, grid: str = "both") -> None:
+def style_axes(
+    axes: Axes, title: str, x: str = "", y: str = "", size: float = 10.5, grid: Literal["both", "x", "y"] = "both"
+) -> None:
+    """Title, labels and grid of a chart in this project's look; size: of the title, in points."""
     axes.set_title(title, fontsize=size, color=INK, loc="left", weight="bold", pad=6)
     axes.set_xlabel(x, fontsize=9.5, color=MUTED)
     axes.set_ylabel(y, fontsize=9.5, color=MUTED)
@@ -80,10 +84,12 @@ def style_axes(axes: Axes, title: str, x: str = "", y: str = "", size: float = 1
         spine.set_color(RULE)
 
 
-def legend(where: Figure | Axes, handles: Sequence[Any], labels: Sequence[str], loc: str, ncols: int) -> None:
+def legend(where: Figure | Axes, entries: tuple[Sequence[Any], Sequence[str]], loc: str, ncols: int) -> None:
+    """entries: handles and labels, as `Axes.get_legend_handles_labels` gives them."""
     where.legend(
-        handles, labels, loc=loc, ncols=ncols, frameon=True, facecolor="white", edgecolor="none", framealpha=0.85,
-        fontsize=8.5, handlelength=1.2, borderpad=0.5, labelspacing=0.35, columnspacing=1.3, labelcolor=INK,
+        entries[0], entries[1], loc=loc, ncols=ncols, frameon=True, facecolor="white", edgecolor="none",
+        framealpha=0.85, fontsize=8.5, handlelength=1.2, borderpad=0.5, labelspacing=0.35, columnspacing=1.3,
+        labelcolor=INK,
     )  # fmt: skip
 
 
@@ -95,6 +101,7 @@ def ramp(colours: Sequence[str]) -> Any:
 
 
 def cycle(count: int) -> list[str]:
+    """The first colours of the palette, repeated where there are too few."""
     return [CYCLE[index % len(CYCLE)] for index in range(count)]
 
 
@@ -114,6 +121,7 @@ def colours(labels: Iterable[str]) -> dict[str, str]:
 
 
 def rgb255_of(colour: str) -> tuple[int, int, int]:
+    """`#rrggbb` as three numbers from 0 to 255."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
@@ -129,6 +137,7 @@ def to_png(figure: Figure, path: str | os.PathLike, dpi: int = DPI) -> Path:
 
 
 def to_jpeg(figure: Figure, dpi: int = 200, quality: int = 86) -> bytes:
+    """The figure as the bytes of a JPEG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="jpg", dpi=dpi, facecolor="white", pil_kwargs={"quality": quality})
     return buffer.getvalue()
@@ -179,19 +188,3 @@ def plain_log(axis: Any) -> None:
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0) if upright else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
-
-
-@contextmanager
-def pyplot_apart() -> Iterator[None]:
-    """While inside, a library may draw with pyplot: on no screen, with nobody else's settings or figures changed."""
-    import matplotlib
-    from matplotlib import pyplot
-
-    pyplot.switch_backend("agg")
-    before = set(pyplot.get_fignums())
-    try:
-        with matplotlib.rc_context():
-            yield
-    finally:
-        for number in set(pyplot.get_fignums()) - before:
-            pyplot.close(number)

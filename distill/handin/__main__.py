@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--images", metavar="DIR", help="test images, for --check and for a run that has no submission yet"
     )
-    parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
+    cli.add_store_argument(parser)
     parser.add_argument(
         "--check", metavar="ZIP", nargs="?", const="", help="check this zip, or with --run the one that was just built"
     )

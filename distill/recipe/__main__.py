@@ -19,6 +19,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--config", metavar="FILE", required=True, help="a recipe, e.g. experiments/recipes/dwpose.yaml"
     )
+    cli.add_store_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the stages and what sets them apart, and stop")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for all stages, e.g. seed=1 data.root=DIR teacher=RUN_ID; for one: "

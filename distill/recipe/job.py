@@ -12,6 +12,7 @@ from distill.config import Config
 from distill.errors import UserError
 from distill.models.files import check_budget
 from distill.models.landmarker import Landmarker, skeleton
+from distill.models.references import resolve_model
 from distill.recipe.file import Recipe, Stage, describe
 from distill.runs import find_or_train
 from distill.runs.find_or_train import Outcome
@@ -46,6 +47,10 @@ def run(recipe: Recipe, on_stage: Callable[[Stage], None] = lambda _: None) -> F
     """
     check_models(recipe)
     tracking = recipe.stages[0].config.tracking
+    for stage in recipe.stages:
+        teacher = stage.config.teacher if stage.config.distill.terms and not stage.teacher else ""
+        for reference in filter(None, (teacher, "" if stage.init else stage.config.init)):
+            resolve_model(reference, tracking)  # before anything is made
     lock = track.store_root(tracking) / "work" / "locks" / f"recipe-{recipe.digest}.lock"
     with track.exclusive(lock, f"Another process is at work on the recipe '{recipe.name}' right now."):
         with _parent(recipe) as parent:

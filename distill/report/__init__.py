@@ -1,4 +1,4 @@
-"""The report: what MLflow knows of runs, as one HTML page and as a PDF of at most four pages.
+"""The report: runs in MLflow, as one HTML page and as a PDF of at most four pages.
 
 job.py         gathers runs, ablations and images from the store, and writes both files
 facts.py       what is known of them, as plain values

@@ -10,9 +10,10 @@ from distill.errors import UserError
 
 
 def main(argv: list[str]) -> None:
+    """Read the arguments, write page and PDF, print where they are."""
     parser = cli.Parser(
         prog="python -m distill.report",
-        description="Write report.html, one self-contained page, and report.pdf, at most four pages, from what MLflow knows.",
+        description="Write report.html, one self-contained page, and report.pdf, at most four pages, from MLflow.",
     )
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="run id, its beginning, or name: teachers, students, ablations"
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="show images of this labelled set, not of the validation set")
     parser.add_argument("--title", metavar="TEXT", default="", help="title of the report")
-    parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
+    cli.add_store_argument(parser)
     parser.add_argument("--no-log", action="store_true", help="do not store the report with the student's run")
     args = parser.parse_args(argv)
     if bool(args.runs) == bool(args.experiment):

@@ -37,18 +37,22 @@ class Model:
 
     @property
     def nmes(self) -> list[float]:
+        """val/nme of each run, percent."""
         return [run.nme for run in self.runs]
 
     @property
     def nme(self) -> float:
+        """Their mean."""
         return float(np.mean(self.nmes))
 
     @property
     def ids(self) -> tuple[str, ...]:
+        """Run ids, by seed."""
         return tuple(run.id for run in self.runs)
 
     @cached_property
     def reports(self) -> list[metrics.Report]:
+        """Of the runs that have one."""
         return [run.report for run in self.runs if run.report is not None]
 
     def pooled(self) -> np.ndarray:
@@ -70,7 +74,8 @@ class Versus:
     differing: tuple[str, ...]  # config keys, beyond distillation itself, in which the two differ
 
 
-def is_taught(run: RunFacts) -> bool:
+def is_distilled(run: RunFacts) -> bool:
+    """Whether a run had a teacher."""
     return run.role in ("distilled", "averaged") and bool(run.config.distill.terms or run.teacher_id)
 
 
@@ -127,12 +132,12 @@ def choose(runs: Sequence[RunFacts]) -> list[RunFacts]:
     sets = Counter(run.validated_on for run in ([run for run in runs if run.role in STUDENTS] or runs))
     usual = sets.most_common(1)[0][0] if sets else ""
     runs = [run for run in runs if run.validated_on == usual and math.isfinite(run.nme)]
-    taught = [run for run in runs if is_taught(run)]
-    pool = taught or [run for run in runs if run.role == "control"] or runs
+    distilled = [run for run in runs if is_distilled(run)]
+    pool = distilled or [run for run in runs if run.role == "control"] or runs
     if not pool:
         return []
     best = min(pool, key=lambda run: run.nme)
-    control = nearest_control(best, runs) if taught else None
+    control = nearest_control(best, runs) if distilled else None
     return siblings(best, runs) + (siblings(control, runs) if control else [])
 
 
@@ -152,7 +157,7 @@ def models(runs: Sequence[RunFacts]) -> list[Model]:
         for label, group in zip(labels, ordered, strict=True)
     ]
     best = [min(group, key=lambda run: run.nme) for group in ordered]
-    student = next((run for run in reversed(best) if is_taught(run)), None)
+    student = next((run for run in reversed(best) if is_distilled(run)), None)
 
     def lead(group: list[RunFacts], top: RunFacts) -> RunFacts:
         """A control is shown with the seed of the student beside it."""
@@ -174,7 +179,7 @@ class Cast:
     @cached_property
     def student(self) -> Model | None:
         """The best student with a teacher."""
-        return min((m for m in self.models if is_taught(m.lead)), key=lambda m: m.nme, default=None)
+        return min((m for m in self.models if is_distilled(m.lead)), key=lambda m: m.nme, default=None)
 
     @cached_property
     def control(self) -> Model | None:
@@ -228,7 +233,8 @@ def versus(model: Model, reference: Model) -> Versus | None:
     if not ours or not theirs or len(same) != 1 or ours[0].report.count < 2:
         return None
     rows = [np.stack([run.report.per_image for run in runs]) for runs in (ours, theirs)]
-    seeds = [[run.config.seed for run in runs] for runs in (ours, theirs)]
+    seeds: list[Sequence[int]] = [[run.config.seed for run in runs] for runs in (ours, theirs)]
     if reference.role != "control" or any(len(set(some)) < len(some) for some in seeds):
         seeds = [range(len(ours)), range(-len(theirs), 0)]  # no pairs: a teacher's seed is not its student's
-    return Versus(model, reference, metrics.compare(*rows, *seeds), differing(model.lead, reference.lead))
+    result = metrics.compare(rows[0], rows[1], seeds[0], seeds[1])
+    return Versus(model, reference, result, differing(model.lead, reference.lead))

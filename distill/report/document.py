@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 MAX_PAGES = 4
 WIDE, HALF, THIRD = 7.8, 3.8, 2.55  # inches: one, two and three charts beside each other; a page shows them at 0.9
-# What the PDF may leave out for want of room, the most important first, and after it further ablations: part -> what it is
-# called, and a figure of it, without which a report has no such part
+# What the PDF may leave out for want of room, the most important first, and after it further ablations: part -> what it
+# is called, and a figure of it, without which a report has no such part
 OPTIONAL = {
     "pictures": ("images with predictions", "pictures"),
     "pose": ("error by region and pose", "pose"),
@@ -64,10 +64,13 @@ class Line(NamedTuple):
 
     @property
     def differ(self) -> bool:
+        """Whether the models differ in it."""
         return len(set(self.cells)) > 1
 
 
 class Pdf(NamedTuple):
+    """A PDF that was written."""
+
     path: Path
     pages: int
     left_out: tuple[str, ...]  # what had no room
@@ -75,6 +78,8 @@ class Pdf(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Document:
+    """The report of some findings, as a page and as a PDF."""
+
     findings: Findings
     cast: Cast
     title: str = ""
@@ -95,7 +100,8 @@ class Document:
         return write_text(path, self.html())
 
     def write_pdf(self, path: Path) -> Pdf | None:
-        """At most MAX_PAGES pages: what has no room is left out and named. None: there is no PlutoPrint on this platform.
+        """At most MAX_PAGES pages: what has no room is left out and named. None: there is no PlutoPrint on this
+        platform.
 
         Raises UserError where even what must be in it takes more pages.
         """
@@ -138,7 +144,7 @@ class Document:
         there = {part: title for part, (title, key) in OPTIONAL.items() if not key or key in self.figures}
         if not self.findings.others:
             del there["others"]
-        titles = {key: f"ablation '{ablation.title}'" for key, ablation in self._ablations.items()}
+        titles = {key: f"ablation '{ablation.table.title}'" for key, ablation in self._ablations.items()}
         return there | titles
 
     @property
@@ -154,24 +160,26 @@ class Document:
             undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"],
         )  # fmt: skip
         environment.filters |= {
-            "num": number, "method": methods.title, "plain": plain, "listed": listed, "spread": metrics.format_mean, "p": metrics.format_p,
-            "short": lambda ids: ", ".join(run_id[:8] for run_id in ids),
+            "num": number, "method": methods.title, "plain": plain, "listed": listed, "spread": metrics.format_mean,
+            "p": metrics.format_p, "short": lambda ids: ", ".join(run_id[:8] for run_id in ids),
         }  # fmt: skip
         return environment.get_template("page.html.j2")
 
     def _values(self, paper: bool, left_out: Collection[str]) -> dict[str, Any]:
-        """What the template knows."""
+        """The variables of the template."""
         from markupsafe import Markup
 
         cast = self.cast
         return {
-            "document": self, "findings": self.findings, "cast": cast, "main": cast.main.lead, "config": cast.main.lead.config,
+            "document": self, "findings": self.findings, "cast": cast, "main": cast.main.lead,
+            "config": cast.main.lead.config,
             "figures": {key: Markup(figure) for key, figure in self.figures.items()},
             "ablations": self._ablations, "paper": paper, "left_out": [self.parts[part] for part in left_out],
             "show": lambda part: part in self.parts and part not in left_out,
             "css": Markup((HERE / "page.css").read_text(encoding="utf-8")), "scale": 1.0,
             "hyperparameters": _hyperparameters(cast), "data_sets": _data_sets(cast), "environment": _environment(cast),
-            "failure": metrics.FAILURE, "interval": metrics.format_interval, "revision": _revision, "data_uri": data_uri,
+            "failure": metrics.FAILURE, "interval": metrics.format_interval, "revision": _revision,
+            "data_uri": data_uri,
         }  # fmt: skip
 
     def _book(self, left_out: Collection[str], scale: float = 1.0) -> Any:
@@ -233,23 +241,23 @@ def _figures(findings: Findings, cast: Cast) -> Iterable[tuple[str, Figure]]:
         yield "terms", figures.curves(terms, "weighted loss", size=(HALF, 2.5))
     yield from _by_point(cast)
     top = 1.25 * max(m.nme for m in cast.models)
-    models = [(m.label, m.nme, m.lead.megabytes, findings.latency(m.lead)) for m in cast.models]
+    models = [(m.label, m.nme, m.lead.megabytes, findings.latency([m.lead.id])) for m in cast.models]
     models += [
-        (r.name, r.nme, r.megabytes, findings.latency(r))
+        (r.name, r.nme, r.megabytes, findings.latency([r.id]))
         for r in findings.others
         if r.validated_on == cast.main.lead.validated_on and r.nme <= top
     ]
     yield from _cost("cost", models)
     for key, ablation in numbered(findings.ablations, cast.main.ids).items():
-        effects = [
-            figures.Effect(row.name, e.mean, e.low, e.high, e.clear, e.differences)
-            for row in ablation.rows
-            if (e := row.effect)
-        ]
-        if effects:
-            yield key, figures.forest(effects, ablation.control, width=WIDE)
-        if ablation.by_cost:
-            rows = [(row.name, row.mean, row.megabytes, findings.latency(row)) for row in ablation.rows if row.nme]
+        table = ablation.table
+        if effects := [
+            figures.Effect(row.cell, d.mean, d.low, d.high, d.clear, d.differences)
+            for row in table.rows
+            if (d := row.difference)
+        ]:
+            yield key, figures.forest(effects, table.control, width=WIDE)
+        if table.pareto:
+            rows = [(r.cell, r.mean, r.megabytes, findings.latency(r.runs.values())) for r in table.rows if r.nme]
             yield from _cost(f"{key}-cost", rows)
     if findings.pictures:
         yield from _pictures(findings.pictures, cast)
@@ -263,11 +271,14 @@ def _markup(key: str, figure: Figure) -> str:
 
 
 def numbered(ablations: Sequence[Ablation], shown: Collection[str]) -> dict[str, Ablation]:
-    """ablation-1, ablation-2, ...: first those that hold one of the `shown` run ids, then those of more seeds, then by title."""
+    """ablation-1, ablation-2, ...: first those that hold one of the `shown` run ids, then those of more seeds, then by
+    title.
+    """
 
     def order(ablation: Ablation) -> tuple[bool, int, str]:
-        ids = {run_id for row in ablation.rows if row.name != ablation.control for run_id in row.run_ids}
-        return ids.isdisjoint(shown), -ablation.seeds, ablation.title
+        table = ablation.table
+        ids = {run_id for row in table.rows if row.cell != table.control for run_id in row.runs.values()}
+        return ids.isdisjoint(shown), -len(table.seeds), table.title
 
     return {f"ablation-{i}": ablation for i, ablation in enumerate(sorted(ablations, key=order), 1)}
 
@@ -280,7 +291,7 @@ def _by_point(cast: Cast) -> Iterable[tuple[str, Figure]]:
     if not pair:
         return
     values = [m.per_point() for m in pair]
-    drawn = {"title": "", "markup": markup, "layout": pair[0].reports[0].layout, "size": (THIRD, 2.7)}
+    drawn: dict[str, Any] = {"title": "", "markup": markup, "layout": pair[0].reports[0].layout, "size": (THIRD, 2.7)}
     top = float(np.ceil(2 * np.max(values)) / 2)
     for index, found in enumerate(values, 1):
         yield f"face-{index}", figures.error_by_point(found, top=top, **drawn)
@@ -417,4 +428,5 @@ def listed(words: Iterable[str]) -> str:
 
 
 def data_uri(data: bytes, kind: str) -> str:
+    """Bytes as a `data:` URI; kind: png, jpeg."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from distill.ablation.table import Table
 from distill.config import Config, markup_of
 from distill.landmarks import IBUG68, Markup
-from distill.metrics import Comparison, Report
+from distill.metrics import Report
 
 ROLES = ("teacher", "assistant", "control", "tuned", "distilled", "averaged")  # the order in which models are named
-
-Network = tuple[float | None, ...]
-
-
-def network_of(metrics: Mapping[str, float]) -> Network:
-    """Equal for runs of one network, by the sizes that each run logs."""
-    return tuple(metrics.get(f"model/{key}") for key in ("parameters", "mmacs"))
 
 
 @dataclass(frozen=True)
 class Dataset:
+    """A data set that a run was given."""
+
     name: str
     use: str  # training, validation
     fingerprint: str
@@ -47,14 +43,17 @@ class RunFacts:
 
     @property
     def nme(self) -> float:
+        """val/nme of the kept epoch, percent; nan without one."""
         return self.metrics.get("best/val/nme", float("nan"))
 
     @property
     def markup(self) -> Markup:
+        """The landmark set."""
         return markup_of(self.config)
 
     @property
     def teacher_id(self) -> str:
+        """Run id of its teacher; empty: none, or a bare file."""
         return self.tags.get("teacher.run_id", "")
 
     @property
@@ -69,10 +68,12 @@ class RunFacts:
 
     @property
     def megabytes(self) -> float:
+        """Of the float32 file."""
         return self.metrics.get("model/file_bytes", float("nan")) / 1e6
 
     @property
     def minutes(self) -> float:
+        """Spent training."""
         return sum(value for _, value in self.history.get("train/epoch_seconds", ())) / 60
 
     def dataset(self, use: str) -> str:
@@ -84,31 +85,11 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
-class AblationRow:
-    name: str
-    nme: tuple[float, ...]  # val/nme of each seed, percent
-    run_ids: tuple[str, ...]
-    effect: Comparison | None  # against the control, Holm-corrected; None: the control, or nothing to compare with
-    agreement: float | None = None  # NME between student and teacher
-    megabytes: float | None = None
-    network: Network = ()
-
-    @property
-    def mean(self) -> float:
-        return sum(self.nme) / len(self.nme) if self.nme else float("nan")
-
-
-@dataclass(frozen=True)
 class Ablation:
+    """The table that a parent run keeps."""
+
     run_id: str  # of the parent
-    title: str
-    control: str  # name of the row that the others are compared with
-    seeds: int  # asked for
-    images: int  # validated on
-    data: str  # fingerprint of the validation set
-    rows: tuple[AblationRow, ...]
-    missing: tuple[str, ...] = ()  # trainings that are not there
-    by_cost: bool = False  # the variants differ in size and time, which matter as much as their error
+    table: Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +105,8 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
+    """An image, and what the models make of it."""
+
     name: str
     rank: str  # best, median, worst
     image: np.ndarray  # (H, W, 3) uint8 RGB
@@ -133,6 +116,8 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
+    """The images that a report shows, and the set that they are from."""
+
     set_name: str
     fingerprint: str
     count: int  # images in the set
@@ -150,10 +135,11 @@ class Findings:
     ablations: tuple[Ablation, ...] = ()
     pictures: Pictures | None = None
     no_pictures: str = ""  # why there are none, one sentence
-    source: str = ""  # where this was gathered from, for people
+    source: str = ""  # where this was gathered from, in words
     remarks: tuple[str, ...] = ()  # what was left out and why
-    latencies: Mapping[Network, float] = field(default_factory=dict)  # ms an image: the least of the runs of a network
+    # run id -> milliseconds an image: the least of all runs of the same network, as other work on a machine only adds
+    latencies: Mapping[str, float] = field(default_factory=dict)
 
-    def latency(self, of: RunFacts | AblationRow) -> float | None:
-        """Milliseconds an image. Other work on a machine only adds to it, so equal networks share their least."""
-        return self.latencies.get(of.network if isinstance(of, AblationRow) else network_of(of.metrics))
+    def latency(self, run_ids: Iterable[str]) -> float | None:
+        """Of the first of these runs that has one."""
+        return next((self.latencies[run_id] for run_id in run_ids if run_id in self.latencies), None)

@@ -1,4 +1,4 @@
-"""Gather what MLflow knows of runs, and write it as a page and a PDF."""
+"""Gather runs from MLflow, and write them as a page and a PDF."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 import distill
 from distill import config as configs
-from distill import metrics
 from distill import tracking as track
 from distill.ablation.job import TABLE_FILE
-from distill.ablation.table import Row, Table
+from distill.ablation.table import Table, latencies
 from distill.config import Config, TrackingConfig
 from distill.data.annotations import read_labelled
 from distill.errors import UserError
 from distill.report import document
 from distill.report import pictures as seen
 from distill.report.compare import Cast, choose, models
-from distill.report.facts import ROLES, Ablation, AblationRow, Dataset, Findings, Network, RunFacts, network_of
+from distill.report.facts import ROLES, Ablation, Dataset, Findings, RunFacts
 from distill.tracking import RunInfo, datasets
 from distill.tracking.client import redact
 
@@ -35,6 +32,8 @@ ARTIFACT_FOLDER = "report"
 
 @dataclass(frozen=True)
 class Written:
+    """The files of a report."""
+
     html: Path
     pdf: document.Pdf | None  # None: this platform has no build of the library that makes it
     headline: str
@@ -77,14 +76,12 @@ def cast_of(findings: Findings) -> Cast:
 
 
 def with_pictures(findings: Findings, tracking: TrackingConfig, data: Path | None) -> Findings:
-    """Add images of `data`, or of the validation set where this machine has it, and what can be measured with its labels."""
+    """Add images of `data`, or of the validation set where this machine has it, and what can be measured with its
+    labels.
+    """
     cast = cast_of(findings)
     main = cast.main.lead
     labelled, reason = seen.validation_set(main, tracking)
-    if labelled is not None:
-        findings = replace(
-            findings, runs=tuple(replace(run, report=seen.with_roll(run, labelled)) for run in findings.runs)
-        )
     if data is not None:
         labelled = read_labelled(data, main.config)
     pictures = None if labelled is None else seen.pictures(cast, tracking, labelled)
@@ -163,16 +160,12 @@ def _findings(
     source: str,
     remarks: Sequence[str],
 ) -> Findings:
+    measured: list[RunFacts | RunInfo] = [*runs, *others, *cells.values()]
     tables = [(parent, _table(parent, tracking)) for parent in sorted(parents, key=lambda info: info.name)]
-    latencies: dict[Network, float] = {}
-    for metric in [run.metrics for run in (*runs, *others)] + [info.metrics for info in cells.values()]:
-        if found := metric.get("model/latency_ms"):
-            network = network_of(metric)
-            latencies[network] = min(found, latencies.get(network, found))
     return Findings(
         tuple(_whole(run, tracking) for run in runs), tuple(others),
-        tuple(_ablation(parent.id, table, cells, tracking) for parent, table in tables if table),
-        source=source, remarks=tuple(remarks), latencies=latencies,
+        tuple(Ablation(parent.id, table) for parent, table in tables if table), source=source, remarks=tuple(remarks),
+        latencies=latencies({run.id: run.metrics for run in measured}),
     )  # fmt: skip
 
 
@@ -272,37 +265,3 @@ def _cells(parents: Sequence[RunInfo], tracking: TrackingConfig) -> dict[str, Ru
             with suppress(UserError):
                 found[run_id] = track.find_run(tracking, run_id)
     return found
-
-
-def _ablation(run_id: str, table: Table, cells: dict[str, RunInfo], tracking: TrackingConfig) -> Ablation:
-    """Rows are compared anew, from the errors that their runs logged."""
-    errors = {row.cell: _errors(row, tracking) for row in table.rows}
-    control = errors.get(table.control, {})
-    effects = [None if row.cell == table.control else _effect(errors[row.cell], control) for row in table.rows]
-    rows = []
-    for row, effect in zip(table.rows, metrics.holm_corrected(effects), strict=True):
-        sizes = [network_of(cells[run].metrics) for run in row.runs.values() if run in cells]
-        rows.append(AblationRow(
-            row.cell, tuple(row.nme.values()), tuple(row.runs.values()), effect, row.agreement, row.megabytes,
-            sizes[0] if sizes else (),
-        ))  # fmt: skip
-    missing = tuple(f"{cell} seed {seed}" for cell, seed in table.missing)
-    return Ablation(
-        run_id, table.title, table.control, len(table.seeds), table.images, table.data.get("val", ""), tuple(rows), missing,
-        table.pareto,
-    )  # fmt: skip
-
-
-def _errors(row: Row, tracking: TrackingConfig) -> dict[int, np.ndarray]:
-    """Seed -> (N,) NME in percent, of the runs that are still there."""
-    found = {}
-    for seed, run_id in row.runs.items():
-        with suppress(UserError):
-            found[seed] = track.read_report(tracking, run_id).per_image
-    return found
-
-
-def _effect(own: dict[int, np.ndarray], control: dict[int, np.ndarray]) -> metrics.Comparison | None:
-    if not own or not control or len({len(errors) for errors in (*own.values(), *control.values())}) > 1:
-        return None
-    return metrics.compare(list(own.values()), list(control.values()), list(own), list(control))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distill import figures, headpose, metrics
+from distill import figures, metrics
 from distill import tracking as track
 from distill.config import DataConfig, TrackingConfig
 from distill.data.annotations import LandmarkSet, read_labelled, resolve
@@ -30,7 +30,8 @@ DEFAULT_TAP = "stride:16"
 def pictures(cast: Cast, tracking: TrackingConfig, labelled: LandmarkSet) -> Pictures | None:
     """Best, median and worst images of the main model, with what the leads of the trio see in them.
 
-    labelled: the runs' own validation set (`validation_set`), or another one, on all of which the models are then run. None where the main model has neither predictions nor a model file.
+    labelled: the runs' own validation set (`validation_set`), or another one, on all of which the models are then run.
+    None where the main model has neither predictions nor a model file.
     """
     main = cast.main.lead
     recorded = labelled.fingerprint == main.validated_on
@@ -86,21 +87,10 @@ def validation_set(run: RunFacts, tracking: TrackingConfig) -> tuple[LandmarkSet
         other = f"'{place.name}' here has fingerprint {labelled.fingerprint}, not {run.validated_on}"
     why = f" ({other.rstrip('.')})" if other else ""
     return None, (
-        f"The validation set of these runs, {run.dataset('validation')}, is not on the machine that wrote this report{why}; "
-        "the pictures are those that the runs logged when they ended, without heatmaps and attention maps."
+        f"The validation set of these runs, {run.dataset('validation')}, is not on the machine that wrote this "
+        f"report{why}; the pictures are those that the runs logged when they ended, without heatmaps and "
+        "attention maps."
     )
-
-
-def with_roll(run: RunFacts, labelled: LandmarkSet) -> metrics.Report | None:
-    """The run's report, with errors by roll where it was logged before these were measured."""
-    report = run.report
-    if report is None or report.by_roll or run.validated_on != labelled.fingerprint:
-        return report
-    if not headpose.can_tell(labelled.markup) or report.count != len(labelled):
-        return report
-    roll = headpose.estimate(labelled.landmarks, labelled.markup)[:, 2]
-    by_roll = metrics.by_angle(report.per_image, roll, metrics.ROLL_BINS, "roll")
-    return metrics.Report(**vars(report) | {"by_roll": by_roll})
 
 
 # ---------------------------------------------------------------------------------------------------- inside

@@ -1,4 +1,4 @@
-"""What files of many trainings share (ablations, recipes, searches): sections, known keys, overrides of a base."""
+"""What files of many trainings share (ablations, recipes, searches): known keys, overrides of a base."""
 
 from __future__ import annotations
 
@@ -16,22 +16,17 @@ DEFAULTS = {"tracking.outputs": "light", "tracking.register": False}
 
 
 def known(section: dict, keys: Sequence[str], where: str, prefix: str = "") -> None:
-    """Raises UserError, beginning with `where`, for a key that is not one of `keys`; `prefix` stands before it in the message."""
+    """Raises UserError, beginning with `where`, for a key that is not one of `keys`; `prefix` stands before it in the
+    message.
+    """
     for key in section:
         if key not in keys:
             raise UserError(f"{where}'{prefix}{key}' is unknown; expected one of {', '.join(keys)}.")
 
 
-def section(parent: dict, key: str, path: Path, full: str = "") -> dict[str, Any]:
-    """The keys and values under a key; none where it is missing. `full` is the key as messages show it."""
-    value = parent.get(key) or {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: '{full or key}' is {value!r}; expected keys and values.")
-    return {str(name): inner for name, inner in value.items()}
-
-
 def opened(path: Path, keys: Sequence[str], expected: str) -> tuple[dict[str, Any], str]:
-    """A file's contents, and the experiment file that its `base` names, as written there; `expected` completes the message.
+    """A file's contents, and the experiment file that its `base` names, as written there; `expected` completes the
+    message.
 
     Raises UserError for a file that cannot be read, a key that is not one of `keys`, and one that names no base.
     """

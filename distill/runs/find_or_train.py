@@ -1,8 +1,8 @@
 """One training: found if it was done before, continued if it was cut, else done now.
 
 Two trainings are the same when job, config digest, data fingerprints and teacher are; if a finished run of the same
-training exists, from an ablation, a recipe or the command line, it is used. A lock file per training lets several processes
-work on plans that overlap.
+training exists, from an ablation, a recipe or the command line, it is used. A lock file per training lets several
+processes work on plans that overlap.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAUSE = 5.0  # seconds between looks at a training that another process is at
 
 @dataclass(frozen=True)
 class Cell:
-    """A training to be had. `job` is teacher or student; `name` is for people."""
+    """A training to be had. `job` is teacher or student; `name` is for messages."""
 
     name: str
     job: str
@@ -41,6 +41,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Fingerprints:
+    """Of a training and a validation set."""
+
     train: str
     val: str
 
@@ -50,7 +52,7 @@ class Identity:
     """All that makes a training what it is."""
 
     job: str
-    digests: tuple[str, ...]  # of the config, under each way in which it may have named this same teacher
+    digests: tuple[str, ...]  # of the config, under each name that it may have had for this same teacher
     data: Fingerprints
     sources: dict[str, str]  # tag -> value: the runs of the models it goes out from, or hashes of bare files
 
@@ -63,7 +65,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Found:
-    """What the store knows of a training."""
+    """What the store has of a training."""
 
     state: Literal["finished", "unfinished", "new"]
     run: RunInfo | None = None
@@ -71,20 +73,18 @@ class Found:
 
 @dataclass(frozen=True)
 class Outcome:
+    """A finished run, and how it came about."""
+
     run_id: str
     how: Literal["found", "continued", "trained"]
 
 
-def run_cell(cell: Cell, tags: dict[str, str] | None = None) -> str:
-    """The id of a finished run of this training; made now if need be, in a run that carries `tags`.
-
-    Waits while another process makes it. Raises UserError as training does, and in one of several torchrun processes.
-    """
-    return settle(cell, tags, wait=True).run_id
-
-
 def settle(cell: Cell, tags: dict[str, str] | None = None, *, wait: bool = True) -> Outcome:
-    """`run_cell`, and how its run came about. wait=False: raises Held where another process is at it."""
+    """A finished run of this training, made now if need be, in a run that carries `tags`; and how it came about.
+
+    Waits while another process makes it; wait=False: raises Held then. Raises UserError as training does, and in one of
+    several torchrun processes.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("Trainings of an ablation, recipe or search run in one process each; expected no torchrun.")
     data = fingerprints(cell.config.data)
@@ -105,13 +105,13 @@ def settle(cell: Cell, tags: dict[str, str] | None = None, *, wait: bool = True)
 
 
 def fingerprints(data: DataConfig) -> Fingerprints:
-    """Of the sets that the config means, read and checked as training does. Raises UserError where they cannot be used."""
+    """Of the config's data sets, read and checked as training does. Raises UserError where they cannot be used."""
     train_set, val_set = training.read_sets(Config(data=data), resolve(data))
     return Fingerprints(train_set.fingerprint, val_set.fingerprint)
 
 
 def teacher_of(config: Config, data: Fingerprints) -> ModelReference | None:
-    """What the config's teacher is at this moment; None for a config without terms. Raises UserError if there is none."""
+    """The config's teacher as of now; None for a config without terms. Raises UserError where there is none."""
     return resolve_teacher(config.teacher, config.tracking, data.train) if config.distill.terms else None
 
 
@@ -121,19 +121,19 @@ def identify(cell: Cell, data: Fingerprints, teacher: ModelReference | None) -> 
     Raises UserError where the weights that it starts from are not to be found.
     """
     config = cell.config
-    ways, sources = [config], {"teacher.run_id": ""}
+    variants, sources = [config], {"teacher.run_id": ""}
     if config.distill.terms and teacher:
         sources = _source("teacher", teacher)
-        ways.insert(0, replace(config, teacher=teacher.run_id or config.teacher))
-        ways.append(replace(config, teacher=""))
+        variants.insert(0, replace(config, teacher=teacher.run_id or config.teacher))
+        variants.append(replace(config, teacher=""))
     if config.init:
         sources |= _source("init", resolve_model(config.init, config.tracking))
-    digests = tuple(dict.fromkeys(configs.digest(way) for way in ways))
-    return replace(cell, config=ways[0]), Identity(cell.job, digests, data, sources)
+    digests = tuple(dict.fromkeys(configs.digest(variant) for variant in variants))
+    return replace(cell, config=variants[0]), Identity(cell.job, digests, data, sources)
 
 
 def find(tracking: TrackingConfig, identity: Identity) -> Found:
-    """A finished run of this training, else one with a checkpoint to continue from. Raises Held where one is at work."""
+    """A finished run of this training, else one with a checkpoint to continue. Raises Held where one is at work."""
     runs = _same(tracking, identity)
     for run in runs:
         if run.status == "FINISHED" and METRIC in run.metrics:
@@ -156,6 +156,7 @@ def is_busy(tracking: TrackingConfig, identity: Identity) -> bool:
 
 
 def load_checkpoint(tracking: TrackingConfig, run_id: str) -> dict:
+    """The checkpoint of a run. Raises UserError where there is none that can be read."""
     return checkpoint.load(track.work_dir(tracking, run_id) / training.CHECKPOINT)
 
 
@@ -193,7 +194,9 @@ def _can_continue(tracking: TrackingConfig, run: RunInfo, identity: Identity) ->
 
 
 def _end_killed(tracking: TrackingConfig, identity: Identity) -> None:
-    """End runs of this training that were killed before their first checkpoint; MLflow would show them RUNNING for ever."""
+    """End runs of this training that were killed before their first checkpoint; MLflow would show them RUNNING for
+    ever.
+    """
     for run in _same(tracking, identity):
         work = _work(tracking, run)
         if run.status == "RUNNING" and work.is_dir() and not track.is_held(work):  # without a folder: another machine's

@@ -1,8 +1,8 @@
 """Trainings in processes of their own, several at a time, each with its part of the machine.
 
-A worker sits in a session of its own, so that Ctrl-C reaches the runner alone, which then signals every worker once to save
-and stop; and it watches its runner, to do the same when that is killed. The workers here are
-`python -m distill.ablation cell SPEC`, one a training; `launch`, `follow`, `why` and `stop` serve others too.
+A worker sits in a session of its own, so that Ctrl-C reaches the runner alone, which then signals every worker once to
+save and stop; and it watches its runner, to do the same when that is killed. The workers here are `python -m
+distill.ablation cell SPEC`, one a training; `launch`, `follow`, `why` and `stop` serve others too.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ GLANCE = 0.2  # seconds between looks at the workers
 
 @dataclass(frozen=True)
 class Task:
+    """A training for a worker."""
+
     cell: Cell
     identity: Identity
     tags: dict[str, str]
@@ -53,21 +55,25 @@ class Process:
 
     popen: subprocess.Popen
     log: Path
-    log_start: int  # where in the log its own words begin
+    log_start: int  # where in the log its own output begins
 
 
 @dataclass(frozen=True)
 class Ended:
+    """What became of a task."""
+
     task: Task
     outcome: Outcome | None  # None: it failed
     error: str = ""
 
 
 def shares(workers: int, device: str, gpus: int) -> list[Share]:
-    """The machine in equal parts: its cores, and its GPUs in turn. device: auto, cpu or cuda."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+    """The machine in equal parts: its cores, and its GPUs in turn. workers: parts, 0: one a GPU, or one; device: auto,
+    cpu or cuda."""
+    workers = workers or max(1, gpus if device != "cpu" else 1)
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, (int(asked) if asked.isdigit() and int(asked) else cores) // workers)
+    threads = max(1, (int(wanted) if wanted.isdigit() and int(wanted) else cores) // workers)
     common = {"OMP_NUM_THREADS": str(threads)}
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     names = names or [str(index) for index in range(gpus)]
@@ -77,15 +83,12 @@ def shares(workers: int, device: str, gpus: int) -> list[Share]:
 
 
 def work_off(
-    tasks: Sequence[Task],
-    parts: Sequence[Share],
-    is_busy: Callable[[Task], bool],
-    on_end: Callable[[Ended], None],
+    tasks: Sequence[Task], parts: Sequence[Share], is_busy: Callable[[Task], bool], on_end: Callable[[Ended], None]
 ) -> None:
     """Run every task, in this order, as many at a time as there are parts; `on_end` is called with each.
 
-    A task that another process is at waits until that one is through. However this call ends, its workers are asked to save
-    and waited for.
+    A task that another process is at waits until that one is through. However this call ends, its workers are signalled
+    to save and waited for.
     """
     waiting = [(task, 0.0) for task in tasks]  # with the moment from which on it may be tried
     live: dict[int, tuple[Task, Process]] = {}  # by part
@@ -161,7 +164,7 @@ def follow(runner: int) -> None:
 
 
 def stop(processes: Iterable[Process]) -> None:
-    """Ask each once, for a second signal would not let it save; and wait for all."""
+    """Signal each once, for a second signal would not let it save; and wait for all."""
     processes = list(processes)
     for process in processes:
         process.popen.terminate()

@@ -170,14 +170,10 @@ def _parser() -> cli.Parser:
     added.add_argument("--run", default="", help="the run that made it (default: the one that exported these bytes)")
     added.add_argument("--date", type=_date, help="when, as 2026-11-22 (default: today)")
     added.add_argument("--note", metavar="TEXT", help="anything worth remembering")
-    _store(added)
+    cli.add_store_argument(added)
 
-    _store(command("ledger", show_ledger, "what was submitted, when, with which run"))
+    cli.add_store_argument(command("ledger", show_ledger, "what was submitted, when, with which run"))
     return parser
-
-
-def _store(parser: cli.Parser) -> None:
-    parser.add_argument("--store", metavar="DIR", default="mlruns", help="where runs are kept (default: %(default)s)")
 
 
 def _date(text: str) -> datetime.date:

@@ -1,8 +1,8 @@
 """The only package that uses MLflow, and it imports MLflow only when a store is first used.
 
 `Run` records one training or evaluation and never lets a tracking failure reach it: a server that goes away is retried
-for a few seconds, then the run is logged to a local store under `<store>/offline/` and copied later, by the run itself or by
-`python -m distill.tracking upload`. The lookups answer "which run, which file, which registered model" and raise
+for a few seconds, then the run is logged to a local store under `<store>/offline/` and copied later, by the run itself
+or by `python -m distill.tracking upload`. The lookups answer "which run, which file, which registered model" and raise
 UserError with one sentence when there is no answer; they make nothing.
 
     database.py     the sqlite file of a local store: made whole, recognised when broken, moved
@@ -21,8 +21,8 @@ UserError with one sentence when there is no answer; they make nothing.
 from __future__ import annotations
 
 from distill.tracking.amend import add_artifacts, end_run, tag_run, write_entry
-from distill.tracking.client import store_root, tracking_uri, work_dir
-from distill.tracking.database import sqlite_uri
+from distill.tracking.client import redact, retried, store_root, tracking_uri, work_dir
+from distill.tracking.database import sqlite_file, sqlite_uri
 from distill.tracking.locks import Held, exclusive, hold, is_held
 from distill.tracking.lookup import (
     MODEL_FOLDER,
@@ -43,37 +43,3 @@ from distill.tracking.lookup import (
 from distill.tracking.offline import send_waiting, upload
 from distill.tracking.run import NullRun, Run
 from distill.tracking.ui import NOTE
-
-__all__ = [
-    "MODEL_FOLDER",
-    "NOTE",
-    "DatasetInput",
-    "Held",
-    "NotFound",
-    "NullRun",
-    "Run",
-    "RunInfo",
-    "add_artifacts",
-    "alias_holder",
-    "artifact_path",
-    "datasets",
-    "end_run",
-    "exclusive",
-    "find_run",
-    "hold",
-    "is_held",
-    "list_runs",
-    "metric_history",
-    "newest_run",
-    "read_report",
-    "resolve_registry",
-    "runs_tagged",
-    "send_waiting",
-    "sqlite_uri",
-    "store_root",
-    "tag_run",
-    "tracking_uri",
-    "upload",
-    "work_dir",
-    "write_entry",
-]

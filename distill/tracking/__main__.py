@@ -13,8 +13,9 @@ from distill import cli
 
 
 def parser() -> cli.Parser:
+    """Of the three commands."""
     store = cli.Parser(add_help=False)
-    store.add_argument("--store", metavar="DIR", default="mlruns", help="folder of the store (default: %(default)s)")
+    cli.add_store_argument(store)
     made = cli.Parser(prog="python -m distill.tracking", description="Look at a store of runs, and look after it.")
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     ui = commands.add_parser("ui", parents=[store], help="serve MLflow's pages of the runs to a browser")

@@ -1,14 +1,20 @@
-"""What is written to a run from outside: its process has ended, or there was none. Raises UserError where that is impossible."""
+"""What is written to a run from outside: its process has ended, or there was none. Raises UserError where that is
+impossible.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill.config import TrackingConfig
 from distill.tracking import records
 from distill.tracking.lookup import reach
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 def end_run(tracking: TrackingConfig, run_id: str, status: str) -> None:
@@ -24,12 +30,13 @@ def tag_run(tracking: TrackingConfig, run_id: str, tags: Mapping[str, str]) -> N
 
 def add_artifacts(tracking: TrackingConfig, run_id: str, files: Iterable[Path], folder: str = "") -> None:
     """Store files under `folder` of the run's artifacts, over those of the same name."""
-    for file in files:
-        reach(
-            tracking,
-            lambda _, file=file: records.log_artifact(tracking, run_id, file, folder),
-            f"There is no run '{run_id}'",
-        )
+    paths = [str(file) for file in files]
+
+    def add(client: MlflowClient) -> None:
+        for path in paths:
+            client.log_artifact(run_id, path, folder or None)
+
+    reach(tracking, add, f"There is no run '{run_id}'")
 
 
 def write_entry(
@@ -46,8 +53,8 @@ def write_entry(
 ) -> str:
     """Write a run in which nothing was computed, an entry of a ledger, as a whole or not at all; its id.
 
-    key: 12 characters or more that identify it. An entry that is there already gets the new tags and metrics and keeps the
-    others; its time and files stay. time: milliseconds since 1970 at which it began (0: now).
+    key: 12 characters or more that identify it. An entry that is there already gets the new tags and metrics and keeps
+    the others; its time and files stay. time: milliseconds since 1970 at which it began (0: now).
     """
     place = replace(tracking, experiment=experiment)
     began = time or records.now_ms()

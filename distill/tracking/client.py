@@ -28,7 +28,8 @@ log = logging.getLogger("distill.tracking")
 PATIENCE = 4.0  # seconds for which a failing call is repeated before the server counts as away
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 
-# MLflow would otherwise retry an absent server for minutes, and draw its own bars. (distill/__init__.py stops its telemetry.)
+# MLflow would otherwise retry an absent server for minutes, and draw its own bars. (distill/__init__.py stops its
+# telemetry.)
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -46,7 +47,7 @@ class Refused(Exception):
 
 
 class Missing(Refused):
-    """The store knows no such run, model or version."""
+    """The store has no such run, model or version."""
 
 
 # ---------------------------------------------------------------------------------------------------- places
@@ -120,8 +121,8 @@ def exists(tracking: TrackingConfig) -> bool:
 
 
 def redact(text: str) -> str:
-    """The text with the password of every `scheme://user:password@host` in it replaced by `***`."""
-    return re.sub(r"(\w+://[^\s:/@]*):[^\s/@]+@", r"\1:***@", text)
+    """The text with every password in a URL, `scheme://user:password@host` or `?password=...`, replaced by `***`."""
+    return re.sub(r"(\w+://[^\s:/@]*:)[^\s/@]+(?=@)|([?&]\w*password\w*=)[^\s&]+", r"\1\2***", text)
 
 
 # ---------------------------------------------------------------------------------------------------- connecting
@@ -195,15 +196,20 @@ def ask(call: Callable[[], T]) -> T:
 
 def patiently(call: Callable[[], T]) -> T:
     """`ask(call)`, repeated with growing pauses for about PATIENCE seconds while the store is away."""
-    end, pause = time.monotonic() + PATIENCE, 0.5
+    return retried(lambda: ask(call), ServerAway, PATIENCE)
+
+
+def retried(call: Callable[[], T], errors: type[Exception] | tuple[type[Exception], ...], seconds: float) -> T:
+    """`call()`, repeated with growing pauses for about `seconds` while it raises one of these errors."""
+    end, pause = time.monotonic() + seconds, 0.25
     while True:
         try:
-            return ask(call)
-        except ServerAway:
+            return call()
+        except errors:
             if time.monotonic() + pause > end:
                 raise
         time.sleep(pause)
-        pause *= 2
+        pause = min(2 * pause, 5.0)
 
 
 def listening(uri: str, seconds: float = 3.0) -> bool:
@@ -236,7 +242,7 @@ def arrive(tracking: TrackingConfig) -> MlflowClient:
     """`connect`, after making sure that somebody answers there. Raises ServerAway if not."""
     uri = tracking_uri(tracking)
     if not listening(uri):
-        raise ServerAway(f"nobody answers at {redact(uri)}")
+        raise ServerAway(f"nothing answers at {redact(uri)}")
     return connect(tracking)
 
 

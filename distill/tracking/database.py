@@ -1,14 +1,12 @@
-"""The sqlite file of a local store: its URI, made whole or not at all, recognised when broken, moved with its folder."""
+"""The sqlite file of a local store: its URI, made whole or not at all, refused when broken, moved with its folder."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
-import shutil
+import re
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,18 +20,15 @@ from distill.files import atomic
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-log = logging.getLogger("distill.tracking")
-
-# parts of what SQLite, Alembic and MLflow say of a database that another open will not mend
-_HALF_MADE = ("already exists", "duplicate column", "no such table", "no such column")
-_DAMAGED = ("malformed", "not a database")
-_connected: set[Path] = set()  # database files that this process has opened
+# parts of the errors of SQLite, Alembic and MLflow for a database that another open will not mend
+_DAMAGED = ("malformed", "not a database", "already exists", "duplicate column", "no such table", "no such column")
 _OTHER_VERSION = ("out-of-date database schema", "Can't locate revision")
+_connected: set[Path] = set()  # database files that this process has opened
 
 
 def sqlite_uri(file: Path) -> str:
     """The SQLAlchemy URI of a database file (absolute path), for MLflow and Optuna; special characters are escaped."""
-    path = str(file).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    path = re.sub(r"[%?#{}]", lambda found: f"%{ord(found[0]):02X}", str(file))  # Optuna formats braces
     # to SQLAlchemy the longer scheme is the same; with the short one MLflow makes a folder named as the escaped path
     return f"sqlite{'+pysqlite' if '%' in path else ''}:///{path}"
 
@@ -47,8 +42,8 @@ def sqlite_file(uri: str) -> Path | None:
 def opened(file: Path, client: Callable[[str], MlflowClient]) -> MlflowClient:
     """`client(uri)` of the file: made first if need be, by one process at a time, and read-only where its folder is.
 
-    A file without runs that a kill left half made (by MLflow itself) is copied aside and made again. Raises UserError for a
-    damaged file and for one of another MLflow version.
+    A file without runs that a kill left half made (by MLflow itself) is copied aside and made again. Raises UserError
+    for a damaged file and for one of another MLflow version.
     """
     if file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
         return client(_read_only_uri(file))
@@ -65,14 +60,11 @@ def opened(file: Path, client: Callable[[str], MlflowClient]) -> MlflowClient:
             return client(sqlite_uri(file))
         except Exception as error:  # sqlalchemy's, Alembic's or MLflow's
             _refuse(file, str(error))
-            if not any(sign in str(error) for sign in _HALF_MADE):
-                raise
-        _make_again(file)
-        return client(sqlite_uri(file))
+            raise
 
 
 def _make(file: Path) -> None:
-    """Beside its place first: MLflow builds its tables in hundreds of steps, and cannot go on where a kill stopped it."""
+    """Beside its place first: MLflow makes its tables in hundreds of steps, and cannot resume after a kill."""
     for left in file.parent.glob(f".{file.stem}.*.tmp{file.suffix}"):  # by a process that was killed here
         left.unlink(missing_ok=True)
     with atomic(file) as temporary:
@@ -102,34 +94,16 @@ def _check_header(file: Path) -> None:
 
 
 def _refuse(file: Path, error: str) -> None:
-    """UserError where the failure is one of the file that only a person can mend."""
+    """UserError where the failure is one of the file itself."""
     if any(sign in error for sign in _OTHER_VERSION):
         raise UserError(
             f"'{file}' was made by another version of MLflow; copy it, then bring it up to date with: "
             f"mlflow db upgrade '{sqlite_uri(file)}'"
         ) from None
     if any(sign in error for sign in _DAMAGED):
-        raise UserError(f"'{file}' is damaged; restore it from a copy, or move it away to begin a new store.") from None
-
-
-def _make_again(file: Path) -> None:
-    """Replace a half-made database that holds no runs, keeping a copy. UserError where it holds some."""
-    with contextlib.closing(sqlite3.connect(file)) as base:
-        tables = {name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        runs = base.execute("SELECT count(*) FROM runs").fetchone()[0] if "runs" in tables else 0
-        if runs:
-            raise UserError(
-                f"'{file}' has {runs} runs but lacks tables or columns: an upgrade by MLflow was cut off. Restore it from a "
-                "copy, or move it away to begin a new store."
-            )
-        aside = shutil.copyfile(file, file.with_name(f"{file.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}"))
-        with contextlib.closing(sqlite3.connect(":memory:")) as whole:
-            whole.deserialize(_empty())
-            whole.backup(base)  # into the same file: MLflow keeps connections to it open
-        base.execute("PRAGMA journal_mode=WAL")
-    log.warning(
-        "The store's database was half made and held no runs. It was made again; a copy of the old one: '%s'.", aside
-    )
+        raise UserError(
+            f"'{file}' is damaged or half made; restore it from a copy, or move it away to begin a new store."
+        ) from None
 
 
 def _read_only_uri(file: Path) -> str:
@@ -143,8 +117,8 @@ def _read_only_uri(file: Path) -> str:
 def relocate(store: Path) -> dict[str, int]:
     """After a store was moved or copied: old store folder -> how many runs of it now have their artifacts in `store`.
 
-    MLflow keeps absolute paths of all artifacts and would go on writing to the old ones. Only paths of the shape that this
-    package makes, FOLDER/artifacts/EXPERIMENT, are changed, and only in the sqlite file of the store; all in one
+    MLflow keeps absolute paths of all artifacts and would go on writing to the old ones. Only paths of the shape that
+    this package makes, FOLDER/artifacts/EXPERIMENT, are changed, and only in the sqlite file of the store; all in one
     transaction. Raises UserError where there is no such file, or another program writes to it.
     """
     root = store.expanduser().resolve()

@@ -67,6 +67,7 @@ def code_state() -> dict[str, Any]:
 
 @functools.cache
 def packages() -> dict[str, str]:
+    """Name -> version of every installed package."""
     found = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions() if dist.name}
     return dict(sorted(found.items()))
 

@@ -1,4 +1,4 @@
-"""Finding runs, their files, and registered models. Nothing found: NotFound with one sentence. Looking makes nothing."""
+"""Finding runs, their files, and registered models. Nothing found: NotFound, one sentence. Looking makes nothing."""
 
 from __future__ import annotations
 
@@ -38,11 +38,13 @@ MODEL_FOLDER = "model"  # the artifact folder of a run that holds its one model 
 
 
 class NotFound(UserError):
-    """The store was asked and has no such thing."""
+    """The store has no such thing."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
+    """A run as the store has it."""
+
     id: str
     name: str
     job: str  # teacher, student, evaluate; "" for a run that this package did not make
@@ -116,7 +118,9 @@ def metric_history(tracking: TrackingConfig, run_id: str, key: str) -> list[tupl
 
 
 def artifact_path(tracking: TrackingConfig, run_id: str, path: str) -> Path:
-    """Local path of a run's artifact, file or folder; fetched into `<store>/downloads/` if the server keeps it. Raises NotFound."""
+    """Local path of a run's artifact, file or folder; fetched into `<store>/downloads/` if the server keeps it. Raises
+    NotFound.
+    """
     run = reach(tracking, lambda client: client.get_run(run_id), f"There is no run '{run_id}'")
     nothing = f"Run {run_id} has no artifact '{path}' in {_place(tracking)}."
     place = urlsplit(run.info.artifact_uri)
@@ -157,7 +161,7 @@ def datasets(tracking: TrackingConfig, run_id: str) -> list[DatasetInput]:
 
 
 def read_report(tracking: TrackingConfig, run_id: str) -> Report:
-    """The errors on the validation set that a finished run logged. Raises UserError where it has none that can be read."""
+    """The errors on the validation set that a run logged. Raises UserError where it has none that can be read."""
     name = "evaluation/report.json"
     path = artifact_path(tracking, run_id, name)
     try:
@@ -195,6 +199,7 @@ def alias_holder(tracking: TrackingConfig, name: str, alias: str) -> tuple[str, 
 
 
 def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """The model version that an alias points to; None where there is no such model or alias."""
     try:
         return ask(lambda: client.get_model_version_by_alias(name, alias))
     except Refused:  # no such model, or no such alias
@@ -207,17 +212,19 @@ def by_key(client: MlflowClient, key: str) -> str | None:
     return found[0].info.run_id if found else None
 
 
-# ---------------------------------------------------------------------------------------------------- not on its server yet
+# ---------------------------------------------------------------------------------------------------- offline
 
 
 def offline_folders(root: Path, name: str | None = None) -> list[Path]:
-    """The little stores, one an outage, in which the run `name` (an id, or `offline-...`; None: every run) waits for its
-    server, oldest first. offline.py makes, fills and copies them."""
+    """The little stores, one an outage, in which the run `name` (an id, or `offline-...`; None: every run) waits for
+    its server, oldest first. offline.py makes, fills and copies them.
+    """
     found = [file.parent for file in root.glob("offline/*.*/mlflow.db")]
     return sorted((folder for folder in found if name in (None, folder.stem)), key=lambda folder: folder.suffix)
 
 
 def offline_place(folder: Path) -> TrackingConfig:
+    """The store in such a folder."""
     return TrackingConfig(uri=sqlite_uri(folder.resolve() / "mlflow.db"), store=str(folder.resolve()))
 
 
@@ -235,8 +242,9 @@ def reach(
     nothing: str = "There is no such entry",
     make: bool = False,
 ) -> T:
-    """`question(client)`. Raises UserError where the store is away, and NotFound where it has nothing of the kind or is not
-    there itself (`nothing` names what was looked for). make: a store that is not there is made."""
+    """`question(client)`. Raises UserError where the store is away, and NotFound where it has nothing of the kind or is
+    not there itself (`nothing` names what was looked for). make: a store that is not there is made.
+    """
     if not make and not exists(tracking):
         raise NotFound(f"{nothing} in {_place(tracking)}, which does not exist.")
     try:
@@ -302,6 +310,7 @@ def _search(
 
 
 def info_of(run: MlflowRun) -> RunInfo:
+    """A run of MLflow's as plain values."""
     tags = dict(run.data.tags)
     return RunInfo(
         id=run.info.run_id,

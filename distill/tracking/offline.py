@@ -1,11 +1,12 @@
-"""What a run logs while its server is away: an ordinary MLflow store of its own, copied to the server when that is back.
+"""What a run logs while its server is away: an ordinary MLflow store of its own, copied to the server when that is
+back.
 
 <store>/offline/<run id, or offline-<12 hex> for a run that its server has never seen>.<milliseconds since 1970>/
-    mlflow.db, artifacts/    one run; its tag `distill.offline` says where it belongs
+    mlflow.db, artifacts/    one run; its tag `distill.offline` names the server and run
     lock                     held by the process that logs to it or copies it
 
-A folder is of one outage of one process. Copying may be cut off and repeated: everything that is sent is sent so that the
-server has it once (records.py), and the folder is deleted when all of it is there.
+A folder is of one outage of one process. Copying may be cut off and repeated: everything that is sent is sent so that
+the server has it once (records.py), and the folder is deleted when all of it is there.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -56,13 +58,12 @@ class Local:
     lock: FileLock
 
 
-def begin(
-    tracking: TrackingConfig, name: str, run_id: str, start: Mapping[str, object], resumed: bool = False
-) -> Local:
+def begin(tracking: TrackingConfig, name: str, run_id: str, start: Mapping[str, Any], resumed: bool = False) -> Local:
     """Open a local store for the run `name`; raises what the disk and MLflow raise.
 
     run_id: its id on the server, "" if that has never seen it; it is then created there with `start`, the arguments of
-    records.create. resumed: the last steps that the server has are not known, so points up to them are left out when copied.
+    records.create. resumed: the last steps that the server has are not known, so points up to them are left out when
+    copied.
     """
     folder = store_root(tracking) / "offline" / f"{name}.{records.now_ms()}"
     folder.mkdir(parents=True)
@@ -82,9 +83,10 @@ def begin(
 def copy(folder: Path, uri: str = "", held: bool = False) -> tuple[str, dict[str, int]]:
     """Send the run in `folder` to its server and delete the folder.
 
-    Returns the run's id there, and for a resumed run the last step of each metric that the server had before. uri: another
-    server than the one it was meant for. held: this process has the lock. Raises ServerAway (try again later; nothing is lost
-    or sent twice), and UserError where no URI is known, or the server does not have a run that was begun there.
+    Returns the run's id there, and for a resumed run the last step of each metric that the server had before. uri:
+    another server than the one it was meant for. held: this process has the lock. Raises ServerAway (try again later;
+    nothing is lost or sent twice), and UserError where no URI is known, or the server does not have a run that was
+    begun there.
     """
     with contextlib.nullcontext() if held else _alone(folder):
         place = offline_place(folder)
@@ -101,7 +103,7 @@ def copy(folder: Path, uri: str = "", held: bool = False) -> tuple[str, dict[str
         floor = ask(lambda: records.last_steps(target, run_id)) if belongs["resumed"] else {}
         for write, *args in _contents(place, run, folder, floor):
             try:
-                ask(lambda write=write, args=args: write(target, run_id, *args))
+                ask(partial(write, target, run_id, *args))
             except Refused as refusal:  # it would be refused for ever
                 log.warning("The tracking server refused '%s' of run %s: %s.", write.__name__, run_id, refusal)
         shutil.rmtree(folder, ignore_errors=True)
@@ -109,7 +111,7 @@ def copy(folder: Path, uri: str = "", held: bool = False) -> tuple[str, dict[str
 
 
 def _contents(place: TrackingConfig, run: MlflowRun, folder: Path, floor: dict[str, int]) -> Iterator[tuple]:
-    """What there is to send, as functions of records.py and what they are given after the run's id; its end comes last."""
+    """What there is to send: functions of records.py and their arguments after the run's id; its end comes last."""
     client = connect(place)
     yield records.log_params, run.data.params
     yield records.set_tags, {key: value for key, value in run.data.tags.items() if key not in LOCAL_TAGS}
@@ -149,13 +151,9 @@ def sent_as(root: Path, name: str) -> str:
 
 
 def upload(root: Path, names: list[str], uri: str = "") -> bool:
-    """Copy what waits in the store at `root` to its servers (names: only of these runs), and print what happened to each; True
-    if nothing is left to send. Raises UserError for a name of which nothing waits."""
-    old = next(root.glob("offline/*/events.jsonl"), None)
-    if old is not None:
-        raise UserError(
-            f"'{old.parent}' has the form of before 0.2, which only commit c02a7de of this project can send."
-        )
+    """Copy what waits in the store at `root` to its servers (names: only of these runs), and print what happened to
+    each; True if nothing is left to send. Raises UserError for a name of which nothing waits.
+    """
     for name in names:
         if not offline_folders(root, name):
             raise UserError(f"Nothing of a run '{name}' waits in '{root / 'offline'}'.")
@@ -176,7 +174,7 @@ def upload(root: Path, names: list[str], uri: str = "") -> bool:
 
 
 def send_waiting(root: Path, uri: str) -> None:
-    """Copy what earlier runs of the store at `root` could not send to the server at `uri`; what cannot be sent stays."""
+    """Copy what earlier runs of the store at `root` could not send to the server at `uri`; the rest stays."""
     for folder in offline_folders(root):
         with contextlib.suppress(ServerAway, UserError, FileNotFoundError):
             run = only_run(offline_place(folder))

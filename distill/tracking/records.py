@@ -24,6 +24,7 @@ DIGITS = 7  # significant digits of a metric: those of a float32
 
 
 def now_ms() -> int:
+    """Milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
@@ -33,11 +34,13 @@ def key_text(name: str) -> str:
 
 
 def value_text(value: Any, limit: int) -> str:
+    """A value as text of at most `limit` characters."""
     text = str(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def tag_texts(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Tags in the form that MLflow admits."""
     return {key_text(key): value_text(value, MAX_TAG) for key, value in tags.items()}
 
 
@@ -47,7 +50,9 @@ def rounded(value: float) -> float:
 
 
 def create(place: TrackingConfig, *, key: str, name: str, tags: Mapping[str, str], time: int) -> str:
-    """The id of a new run, or of the one that an earlier, half-failed attempt with this `key` made. time: its start, in ms."""
+    """The id of a new run, or of the one that an earlier, half-failed attempt with this `key` made. time: its start, in
+    ms.
+    """
     client = connect(place)
     experiment = experiment_id(client, place)
     made = client.search_runs([experiment], f"tags.`distill.key` = '{key}'", max_results=1)
@@ -65,10 +70,12 @@ def log_metrics(place: TrackingConfig, run_id: str, values: Mapping[str, float],
 
 
 def log_points(place: TrackingConfig, run_id: str, points: Sequence[Metric]) -> None:
+    """Points of metrics, of any steps and times."""
     _batches(place, run_id, "metrics", points)
 
 
 def set_tags(place: TrackingConfig, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags, over those that are there."""
     from mlflow.entities import RunTag
 
     _batches(place, run_id, "tags", [RunTag(key, value) for key, value in tags.items()])
@@ -95,6 +102,7 @@ def log_artifact(place: TrackingConfig, run_id: str, path: Path, folder: str) ->
 
 
 def log_dataset(place: TrackingConfig, run_id: str, name: str, digest: str, source: str, context: str) -> None:
+    """Enter a data set as an input. source: its folder; context: training, validation."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(name=name, digest=digest[:MAX_DIGEST], source_type="local", source=json.dumps({"uri": source}))
@@ -102,6 +110,7 @@ def log_dataset(place: TrackingConfig, run_id: str, name: str, digest: str, sour
 
 
 def reopen(place: TrackingConfig, run_id: str) -> None:
+    """Set the run's status to RUNNING."""
     connect(place).update_run(run_id, status="RUNNING")
 
 

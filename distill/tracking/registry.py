@@ -1,9 +1,9 @@
 """The model registry: which name a model gets, what its versions show, and which version `champion` means.
 
-Errors on different images cannot be compared, so each validation set has a champion of its own, `champion-<first 8 of the
-set's fingerprint>`, which moves only to a model whose errors on that set are smaller by more than the choice of images
-explains. Plain `champion` moves with that of one set: the first that is not the bundled sample's, or the one to whose model
-somebody has moved it by hand.
+Errors on different images cannot be compared, so each validation set has a champion of its own, `champion-<first 8 of
+the set's fingerprint>`, which moves only to a model whose errors on that set are smaller by more than the choice of
+images explains. Plain `champion` moves with that of one set: the first that is not the bundled sample's, or the one to
+whose model somebody has moved it by hand.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ class Verdict:
 
 
 def model_name(job: str, role: str) -> str:
+    """The name under which a model is registered. role: as `distill.role`."""
     # an assistant is of the teachers' job, but no student means it by "the newest teacher"
     return f"distill-{role if role == 'assistant' else job}"
 
 
 def register(tracking: TrackingConfig, name: str, run_id: str) -> tuple[str, Verdict]:
-    """Enter a run's model as a version of `name`; (version, what became of the champion). The same run again updates its version.
+    """Enter a run's model as a version of `name`; (version, what became of the champion). The same run again updates
+    its version.
 
     Raises UserError where the store is away, and NotFound where it has no such run.
     """
@@ -81,8 +83,9 @@ def enter(tracking: TrackingConfig, run_id: str, name: str) -> tuple[str, Verdic
 
 
 def challenge(tracking: TrackingConfig, client: MlflowClient, name: str, run: RunInfo) -> Verdict:
-    """Whether the champion of the run's validation set moves to it: where its errors on the same images are smaller, by an
-    interval (95 %, over images) that lies below 0."""
+    """Whether the champion of the run's validation set moves to it: where its errors on the same images are smaller, by
+    an interval (95 %, over images) that lies below 0.
+    """
     if VAL not in run.tags:
         return Verdict(False, "its validation images are not known")
     holder = version_by_alias(client, name, _own_alias(run))
@@ -105,7 +108,7 @@ def challenge(tracking: TrackingConfig, client: MlflowClient, name: str, run: Ru
 
 
 def per_image(tracking: TrackingConfig, run_id: str) -> np.ndarray:
-    """(N,) NME in percent of the validation images, as a finished run reports them. Raises UserError where it does not."""
+    """(N,) NME in percent of the validation images, from a run's report. Raises UserError where it has none."""
     return read_report(tracking, run_id).per_image
 
 
@@ -122,8 +125,6 @@ def _version(client: MlflowClient, name: str, run: RunInfo) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        if (client.get_registered_model(name).description or ui.OLD_MODEL_NOTE).startswith(ui.OLD_MODEL_NOTE):
-            client.update_registered_model(name, ui.model_note(name))
     source = f"runs:/{run.id}/{MODEL_FOLDER}"
     made = client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'")
     version = next((str(found.version) for found in made if found.source == source), None)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill.config import TrackingConfig
 from distill.errors import UserError
@@ -35,9 +35,6 @@ from distill.tracking.client import (
 )
 from distill.tracking.lookup import by_key, offline_folders
 from distill.tracking.records import MAX_PARAM, key_text, now_ms, tag_texts, value_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PROBE_SECONDS = 60.0  # an offline run looks for its server at most this often
 
@@ -74,6 +71,7 @@ class Run:
     def __init__(self, tracking: TrackingConfig):
         self._tracking = tracking
         self._root = make_store(tracking)
+        self.work = self._root  # until `start` knows its id
         self._run_id = ""  # on the server; empty where that has never seen the run
         self._name = ""  # `offline-<key>` of a run that began offline
         self._start: dict[str, Any] = {}  # arguments of records.create
@@ -82,7 +80,7 @@ class Run:
         self._local: offline.Local | None = None
         self._unknown_floor = False  # resumed without its server
         self._floor: dict[str, int] = {}  # per metric, the last step logged before a resume
-        self._monitor = None
+        self._monitor: Any = None
         self._last_probe = 0.0
         self._warned: set[str] = set()
         self._finished = False
@@ -103,8 +101,9 @@ class Run:
         """Open a new run, or reopen `resume_id`, and log what it is: parameters, config file, environment.
 
         `job` is teacher, student or evaluate. With a resumed run, metric points at steps that it already has are
-        dropped from here on. If the server is away the run starts offline. Raises UserError for an impossible URI, a store
-        that cannot be written to or is damaged, a deleted experiment, or a `resume_id` that the store does not have.
+        dropped from here on. If the server is away the run starts offline. Raises UserError for an impossible URI, a
+        store that cannot be written to or is damaged, a deleted experiment, or a `resume_id` that the store does not
+        have.
         """
         tracking_uri(tracking)
         run = cls(tracking)
@@ -123,10 +122,12 @@ class Run:
 
     @property
     def id(self) -> str:
+        """The run's id in MLflow, or `offline-...` before its server has seen it."""
         return self._run_id or self._name
 
     @property
     def online(self) -> bool:
+        """Whether the server takes what is logged."""
         return not self._away
 
     # ------------------------------------------------------------------------------------------------ logging
@@ -148,6 +149,7 @@ class Run:
 
     @guarded
     def set_tags(self, tags: dict[str, Any]) -> None:
+        """Set tags, over those that are there."""
         self._log(records.set_tags, tag_texts(tags))
 
     @guarded
@@ -166,14 +168,9 @@ class Run:
 
     @guarded
     def log_text(self, text: str, file: str) -> None:
+        """Store a text file; `file` is its path among the artifacts."""
         with self._temporary(file) as path:
             path.write_text(text, encoding="utf-8")
-
-    @guarded
-    def log_figure(self, fig: Figure, file: str) -> None:
-        """Store a matplotlib figure as PNG; the figure stays open."""
-        with self._temporary(file) as path:
-            fig.savefig(path, format="png")
 
     @guarded
     def log_dataset(self, name: str, digest: str, folder: str | Path, context: str) -> None:
@@ -285,7 +282,9 @@ class Run:
         self._monitor.start()
 
     def _log(self, write: Callable, *args: Any) -> Any:
-        """`write(place, run id, *args)`, a function of records.py or of its kind: to the server, else to the local store."""
+        """`write(place, run id, *args)`, a function of records.py or of its kind: to the server, else to the local
+        store.
+        """
         with self._lock:
             if self._away:
                 self._probe()
@@ -386,5 +385,5 @@ class NullRun:
     def _nothing(self, *_: Any, **__: Any) -> None:
         pass
 
-    log_metrics = log_params = set_tags = log_artifact = log_dict = log_text = log_figure = _nothing
+    log_metrics = log_params = set_tags = log_artifact = log_dict = log_text = _nothing
     log_dataset = register = finish = _nothing

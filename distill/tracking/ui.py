@@ -1,7 +1,7 @@
-"""MLflow's pages: what they show of an experiment before anybody has arranged them, and the command that serves them.
+"""MLflow's pages: what they show of an experiment by default, and the command that serves them.
 
-What they show (description, kind, measure, saved views) is tags of the experiment. The views are those of the "Views" menu
-above the run list (seen with MLflow 3.17; an MLflow that does not know them ignores the tags).
+What they show (description, kind, measure, saved views) is tags of the experiment. The views are those of the "Views"
+menu above the run list (seen with MLflow 3.17; an MLflow that does not know them ignores the tags).
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 NOTE = "mlflow.note.content"  # the description of a run or an experiment, in Markdown
 RESULT = "best/val/nme"
-# beginnings of what earlier versions wrote
-OLD_NOTES = ("Facial-landmark distillation. Filter by", "Landmark teachers, students and what is asked about them.")
-OLD_MODEL_NOTE = "`champion`: the smallest `val/nme` on its validation images;"
 _VIEW = "mlflow.sharedViewState."
 _ALL, _STUDENTS = "distill-runs", "distill-students"  # names of the views in links
 _NEWEST, _BEST = ("attributes.start_time", False), (f"metrics.`{RESULT}`", True)
@@ -44,20 +41,19 @@ _FIRST = {"attributes.`Run Name`": 245, "runDateAndNestInfo": 130}  # always the
 
 
 def arrange(client: MlflowClient, experiment: Experiment) -> None:
-    """Give the experiment what it lacks of the tags below; a description that a person wrote stays."""
+    """Give the experiment what it lacks of the tags below; what is there stays."""
     for key, value in _tags(experiment.experiment_id).items():
-        found = experiment.tags.get(key)
-        if found is None or (key == NOTE and found.startswith(OLD_NOTES)):
+        if key not in experiment.tags:
             client.set_experiment_tag(experiment.experiment_id, key, value)
 
 
 def model_note(name: str) -> str:
     """The description of a registered model."""
     words = (
-        "`champion`: on its validation images better than every champion before, by more than the choice of images explains; "
-        "`previous`: the champion before; `champion-...`: the same for other validation images, by the first 8 digits of their "
-        "fingerprint `data.val`; `newest`: registered last. A version's description is its run's; its model card is the file "
-        "`README.md` among the run's artifacts, in `model`."
+        "`champion`: better on its validation images than every champion before, by more than the choice of images "
+        "explains; `previous`: the champion before; `champion-...`: the same for other validation images, by the "
+        "first 8 digits of their fingerprint `data.val`; `newest`: registered last. A version's description is its "
+        "run's; its model card is the file `README.md` among the run's artifacts, in `model`."
     )
     load = f"\n\n```python\nmodel = mlflow.pyfunc.load_model('models:/{name}@champion')\n```"
     return words + (load if name.endswith("student") else "")  # only students are kept as MLflow models
@@ -93,11 +89,13 @@ def _note(experiment_id: str) -> str:
     return f"""Teachers and students of facial landmarks, and comparisons of them. Tables: \
 [all runs, newest first]({page}{_ALL}) · [students, best first]({page}{_STUDENTS})
 
-- `{RESULT}`: a run's result, the error on the validation images in percent of the image's side, lower is better; `val/nme` is its \
-course over the epochs.
-- `control/val/difference`: the result less that of the same training without a teacher; `teacher/val/nme`: the teacher's own result.
-- A filter: ``tags.`distill.job` = 'student' and metrics.`{RESULT}` < 4``. Jobs: `teacher`, `student`, and parents of other runs: \
-`ablation`, `study`, `recipe`. Roles (`distill.role`): `teacher`, `control`, `distilled`, `assistant`, `tuned`, `averaged`.
+- `{RESULT}`: a run's result, the error on the validation images in percent of the image's side, lower is better; \
+`val/nme` is its course over the epochs.
+- `control/val/difference`: the result less that of the same training without a teacher; `teacher/val/nme`: the \
+teacher's own result.
+- A filter: ``tags.`distill.job` = 'student' and metrics.`{RESULT}` < 4``. Jobs: `teacher`, `student`, and parents of \
+other runs: `ablation`, `study`, `recipe`. Roles (`distill.role`): `teacher`, `control`, `distilled`, `assistant`, \
+`tuned`, `averaged`.
 """
 
 
@@ -122,14 +120,15 @@ def serve(uri: str, experiment: str, host: str, port: int) -> None:
                 f"Port {port} of {host} cannot be served ({error.strerror}); choose another with --port."
             ) from None
     print(f"The runs: http://{host}:{port}/{page}", flush=True)
-    # a third of the memory and start-up time of the defaults; the URI is not for the list of processes, it may hold a password
+    # a third of the memory and start-up time of the defaults; the URI is not for the list of processes, it may hold a
+    # password
     os.environ.update(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_BACKEND_STORE_URI=uri)
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     os.execv(sys.executable, command)
 
 
 def _runs_page(uri: str, experiment: str) -> str:
-    """The path of the experiment's run list, below that of all experiments; "" where the store does not say at once."""
+    """The path of the experiment's run list, below that of all experiments; "" where the store is not a local file."""
     file = sqlite_file(uri)
     if file is None:
         return ""

@@ -16,7 +16,7 @@ from distill import config as configs
 from distill import tracking
 from distill.config import Config
 from distill.data import cache
-from distill.data.annotations import LandmarkSet, SetPaths, assert_disjoint, read_labelled, resolve
+from distill.data.annotations import BadImage, LandmarkSet, SetPaths, assert_disjoint, read_labelled, resolve
 from distill.data.augment import Augmenter
 from distill.data.loading import EpochSampler, TrainDataset, train_loader
 from distill.distillation import balance, targets
@@ -211,7 +211,10 @@ def read_sets(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet
     real = paths.train.resolve().name
     if real.lower().startswith("aflw"):  # under whatever name or link the config reaches it
         raise UserError(f"data.train '{data.train}' is the folder '{real}'; the AFLW photographs are never trained on.")
-    train_set = read_labelled(paths.train, config, on_bad=data.on_bad, limit=data.limit)
+    try:
+        train_set = read_labelled(paths.train, config, on_bad=data.on_bad, limit=data.limit)
+    except BadImage as error:
+        raise UserError(f"{error} data.on_bad=skip leaves such images out.") from None
     val_set = read_labelled(paths.val, config)
     assert_disjoint(train_set, val_set)
     return train_set, val_set

@@ -1,14 +1,14 @@
-"""An ablation file becomes cells that differ in what is asked about; whatever is wrong with it is told in one sentence."""
+"""An ablation file becomes cells that differ in the keys under study; what is wrong with it is one sentence."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from running import refusal
 
 from distill import config as configs
 from distill.ablation import file as grid
-from distill.errors import UserError
 
 BASE = """
 name: base
@@ -28,7 +28,9 @@ ablation:
   cells:
     control: {distill.terms: {}}
     heatmap: {teacher: "@small", distill.terms.kl: {loss: heatmap_kl, weight: 2}}
-    both: {teacher: "@small", distill.terms: {kl: {loss: heatmap_kl, weight: 2}, f: {loss: fitnet, student: "level:2", teacher: "level:2"}}}
+    both:
+      teacher: "@small"
+      distill.terms: {kl: {loss: heatmap_kl, weight: 2}, f: {loss: fitnet, student: "level:2", teacher: "level:2"}}
 """
 GRID = """
 base: base.yaml
@@ -77,11 +79,6 @@ def test_a_grid_is_the_product_of_its_values_and_leaves_the_control_alone(read):
     assert list(found.cells) == ["control", *names]
     term = found.cells["weight=8 temperature=2"].distill.terms["kl"]
     assert (term.loss, term.weight, term.args) == ("heatmap_kl", 8.0, {"temperature": 2})
-    assert found.points["weight=8 temperature=2"] == {
-        "distill.terms.kl.weight": 8,
-        "distill.terms.kl.args.temperature": 2,
-    }
-    assert found.points["control"] == {}
 
 
 def test_a_grid_crosses_every_cell_but_the_control(read):
@@ -125,7 +122,7 @@ def test_overrides_are_for_all_cells_and_where_and_how_for_the_teachers_too(read
 
 
 def test_a_cell_computes_what_the_same_experiment_file_would(read, tmp_path):
-    """So that runs of the door and of other ablations are found."""
+    """So that runs of the command line and of other ablations are found."""
     (tmp_path / "alone.yaml").write_text(
         "base: base.yaml\nseed: 2\ntrain: {epochs: 16, amp: bf16}\nteacher: '@small'\n"
         "distill: {terms: {kl: {loss: heatmap_kl, weight: 2.0}}}"
@@ -134,7 +131,7 @@ def test_a_cell_computes_what_the_same_experiment_file_would(read, tmp_path):
     assert configs.digest(planned.config) == configs.digest(configs.load(tmp_path / "alone.yaml"))
 
 
-def test_the_digest_tells_what_is_computed_and_not_how_often(read):
+def test_the_digest_is_of_what_is_computed_and_not_how_often(read):
     digest = read(TERMS).digest
     assert digest == read(TERMS.replace("[0, 2]", "[0, 1, 2]"), "tracking.store=x", "data.root=y").digest
     for was, now in (
@@ -146,56 +143,56 @@ def test_the_digest_tells_what_is_computed_and_not_how_often(read):
         assert read(TERMS.replace(was, now)).digest != digest, now
 
 
+CONTROL = "control: {distill.terms: {}}"
+
+
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "place"),
     [
-        ("ablation: {}", ["'base'", "expected the experiment file"]),
-        ("base: absent.yaml\nablation: {control: a, cells: {a: {}}}", ["cell 'a'", "absent.yaml", "cannot be read"]),
-        (TERMS.replace("seeds", "sedes"), ["'ablation.sedes' is unknown", "seeds"]),
-        (TERMS + "model: {}", ["'model' is unknown", "base, ablation"]),
-        (TERMS.replace("[0, 2]", "[0, 0]"), ["ablation.seeds", "different"]),
-        (TERMS.replace("[0, 2]", "[]"), ["ablation.seeds"]),
-        (TERMS.replace("[0, 2]", "[-1]"), ["ablation.seeds", "-1"]),
-        (TERMS.replace("control: control", "control: contrl"), ["'contrl'", "control, heatmap, both"]),
-        (TERMS.replace("  control: control\n", ""), ["ablation.control"]),
-        (TERMS.replace("control: {distill.terms: {}}", "control: {train.lrr: 1}"), ["cell 'control'", "lrr"]),
-        (TERMS.replace("control: {distill.terms: {}}", "control: {train.lr: -1}"), ["cell 'control'", "train.lr", "-1"]),
-        (TERMS.replace("control: {distill.terms: {}}", "control: 3"), ["cell 'control'", "3", "dotted keys"]),
-        (TERMS.replace("control: {distill.terms: {}}", "control: {seed: 3}"), ["cell 'control'", "'seed'", "ablation.seeds"]),
-        (TERMS.replace('heatmap: {teacher: "@small"', 'heatmap: {teacher: "@smal"'), ["cell 'heatmap'", "@smal", "@small"]),
-        (TERMS.replace("small: {set", "small: {sett"), ["teachers.small.sett", "base, set"]),
-        (TERMS.replace("train.lr: 1e-3", "train.lr: none"), ["teacher 'small'", "train.lr"]),
-        (TERMS.replace("train.lr: 1e-3", "distill.terms.a.loss: heatmap_kl"), ["teacher 'small'", "distill.terms"]),
-        (TERMS.replace("train.amp: bf16", "train.amp: fp4"), ["cell 'control'", "train.amp", "fp4"]),
-        (GRID.replace("[1, 2]", "[]"), ["temperature", "a list of values"]),
-        (GRID.replace("[1, 2]", "1"), ["temperature", "a list of values"]),
-        (GRID.replace("[0.5, 2, 8]", "[0.5, -2]"), ["cell 'weight=-2 temperature=1'", "weight", "is -2;"]),
-        (GRID.replace("[1, 2]", "[1, 1]"), ["weight=0.5 temperature=1", "another cell has this name"]),
-        (GRID.replace("[0.5, 2, 8]", "[2, 2.0]"), ["'weight=2 temperature=1' and 'weight=2.0 temperature=1'", "compute the same"]),
-        (GRID[: GRID.index("  grid:")] + "  grid: {}", ["ablation.grid", "empty"]),
-        ("base: base.yaml\nablation: {control: a}", ["neither 'ablation.cells' nor 'ablation.grid'"]),
-        (TERMS.replace("  cells:\n", "  cells:\n    same: {}\n"), ["'same' and 'control' compute the same"]),
-        (TERMS.replace("control: {distill.terms: {}}", "control: {tracking.store: other}"), ["tracking.store", "one store"]),
-        (TERMS.replace("title: Which terms help", "title: [1]"), ["ablation.title"]),
+        ("ablation: {control: a, cells: {a: {}}}", "'base'"),
+        ("base: absent.yaml\nablation: {control: a, cells: {a: {}}}", "absent.yaml"),
+        (TERMS.replace("seeds", "sedes"), "'ablation.sedes'"),
+        (TERMS + "model: {}", "'model'"),
+        (TERMS.replace("[0, 2]", "[0, 0]"), "'ablation.seeds'"),
+        (TERMS.replace("[0, 2]", "[]"), "'ablation.seeds'"),
+        (TERMS.replace("[0, 2]", "[-1]"), "'ablation.seeds.0'"),
+        (TERMS.replace("control: control", "control: contrl"), "'contrl'"),
+        (TERMS.replace("  control: control\n", ""), "'ablation.control'"),
+        (TERMS.replace(CONTROL, "control: {train.lrr: 1}"), "lrr"),
+        (TERMS.replace(CONTROL, "control: {train.lr: -1}"), "cell 'control'"),
+        (TERMS.replace(CONTROL, "control: 3"), "'ablation.cells.control'"),
+        (TERMS.replace(CONTROL, "control: {seed: 3}"), "'ablation.cells.control.seed'"),
+        (TERMS.replace('heatmap: {teacher: "@small"', 'heatmap: {teacher: "@smal"'), "'@smal'"),
+        (TERMS.replace("small: {set", "small: {sett"), "'ablation.teachers.small.sett'"),
+        (TERMS.replace("train.lr: 1e-3", "train.lr: none"), "teacher 'small'"),
+        (TERMS.replace("train.lr: 1e-3", "distill.terms.a.loss: heatmap_kl"), "'distill.terms'"),
+        (TERMS.replace("train.amp: bf16", "train.amp: fp4"), "'fp4'"),
+        (GRID.replace("[1, 2]", "[]"), "'ablation.grid.distill.terms.kl.args.temperature'"),
+        (GRID.replace("[1, 2]", "1"), "'ablation.grid.distill.terms.kl.args.temperature'"),
+        (GRID.replace("[0.5, 2, 8]", "[0.5, -2]"), "cell 'weight=-2 temperature=1'"),
+        (GRID.replace("[1, 2]", "[1, 1]"), "cell 'weight=0.5 temperature=1'"),
+        (GRID.replace("[0.5, 2, 8]", "[2, 2.0]"), "'weight=2 temperature=1' and 'weight=2.0 temperature=1'"),
+        (GRID[: GRID.index("  grid:")] + "  grid: {}", "'ablation.grid'"),
+        ("base: base.yaml\nablation: {control: a}", "'ablation'"),
+        (TERMS.replace("  cells:\n", "  cells:\n    same: {}\n"), "'same' and 'control'"),
+        (TERMS.replace(CONTROL, "control: {tracking.store: other}"), "'tracking.store'"),
+        (TERMS.replace("title: Which terms help", "title: [1]"), "'ablation.title'"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence_that_names_the_place(read, text, place):
+    message = refusal(lambda: read(text))
+    assert place in message and "terms.yaml" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("seed=3", "'seed'"), ("resume=last", "'resume'"), ("teachers.big.train.lr=1", "'big'"),
+        ("train.lr=-1", "cell 'control'"), ("nonsense", "'nonsense'"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_is_one_sentence_that_names_the_place(read, text, words):
-    with pytest.raises(UserError) as refused:
-        read(text)
-    message = str(refused.value)
-    assert "\n" not in message and all(word in message for word in words), message
-    assert "terms.yaml" in message
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [("seed=3", ["ablation.seeds"]), ("resume=last", ["'resume'"]), ("teachers.big.train.lr=1", ["no teacher 'big'"]),
-     ("train.lr=-1", ["cell 'control'", "train.lr"]), ("nonsense", ["key=value"])],
-)  # fmt: skip
-def test_a_wrong_override_too(read, override, words):
-    with pytest.raises(UserError) as refused:
-        read(TERMS, override)
-    assert all(word in str(refused.value) for word in words), refused.value
+def test_a_wrong_override_too(read, override, place):
+    assert place in refusal(lambda: read(TERMS, override))
 
 
 def test_names_become_file_names():

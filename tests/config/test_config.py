@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import EXPERIMENTS
+from running import EXPERIMENTS, refusal
 
 from distill import config as configs
 from distill.config import Config, TrainConfig
@@ -135,8 +135,7 @@ def test_a_file_inherits_from_its_base_key_by_key(tmp_path):
 
 def test_a_base_that_is_not_there_is_told_with_the_file_that_names_it(tmp_path):
     (tmp_path / "top.yaml").write_text("base: lost.yaml\n")
-    with pytest.raises(UserError, match="top.yaml': its base 'lost.yaml' is no file"):
-        configs.load(tmp_path / "top.yaml")
+    assert "lost.yaml" in refusal(lambda: configs.load(tmp_path / "top.yaml"))
 
 
 def test_terms_of_a_base_are_added_to_and_can_be_taken_away(tmp_path):
@@ -350,7 +349,7 @@ def test_the_digest_says_only_what_differs_from_the_defaults(read):
 @pytest.mark.parametrize(
     "override",
     ["seed=1", "train.lr=0.02", "data.limit=5", "distill.terms.kl.weight=2", "model.head.stride=8", "train.epochs=31",
-     "augment.photometric.gray.p=0.3", "distill.terms.kl.args.temperature=3", "model.backbone=lcnet_050", "train.amp=off"],
+     "augment.photometric.gray.p=0.3", "distill.terms.kl.args.temperature=3", "model.backbone=lcnet_050"],
 )  # fmt: skip
 def test_the_digest_changes_with_what_is_computed(read, override):
     config = full(read)
@@ -364,7 +363,7 @@ def test_the_digest_changes_with_what_is_computed(read, override):
     "body",
     [
         "configs.load('experiments/distill.yaml', ['train.lr=0.1'])",
-        "\ntry: configs.load('experiments/distill.yaml', ['train.lrr=0.1'])\nexcept Exception as e: assert 'lrr' in str(e)",
+        "\ntry: configs.load('experiments/cpu/distill.yaml', ['lr=0.1'])\nexcept Exception as e: assert 'lr' in str(e)",
     ],
     ids=["good", "refused"],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import refusal
 
 from distill import metrics, tracking
 from distill.ablation.table import Result, tabulate
@@ -47,7 +48,8 @@ def another_run(tiny, status: str, experiment: str, job_name: str = "student"):
     """A run in `experiment` that is open inside the block and ends with `status`."""
     store = dataclasses.replace(tiny.tracking, experiment=experiment)
     run = tracking.Run.start(
-        store, job=job_name, run_name=f"{experiment}-{job_name}", params={}, config_yaml="name: x\n", tags={"distill.role": "control"}
+        store, job=job_name, run_name=f"{experiment}-{job_name}", params={}, config_yaml="name: x\n",
+        tags={"distill.role": "control"},
     )  # fmt: skip
     try:
         yield run
@@ -101,13 +103,13 @@ def test_an_experiment_gives_its_best_student_and_lists_the_rest(tiny, runs):
     found = job.of_experiment(store.experiment, store)
     trained = [run for run in tracking.list_runs(store) if run.job in ("teacher", "student")]
     finished = [run for run in trained if run.status == "FINISHED" and "best/val/nme" in run.metrics]
-    taught = [run.metrics["best/val/nme"] for run in finished if run.tags["distill.role"] == "distilled"]
+    distilled = [run.metrics["best/val/nme"] for run in finished if run.tags["distill.role"] == "distilled"]
     student = min((run for run in found.runs if run.role == "distilled"), key=lambda run: run.nme)
-    assert student.nme == min(taught)
+    assert student.nme == min(distilled)
     assert {run.role for run in found.runs} == {"teacher", "control", "distilled"}
     assert student.teacher_id in {run.id for run in found.runs}
     shown, rest = {run.id for run in found.runs}, {run.id for run in found.others}
-    compared = {run_id for table in found.ablations for row in table.rows for run_id in row.run_ids}
+    compared = {run_id for ablation in found.ablations for row in ablation.table.rows for run_id in row.runs.values()}
     assert not (shown | compared) & rest and shown | compared | rest >= {run.id for run in finished}
 
 
@@ -155,19 +157,11 @@ def test_stored_predictions_are_shown_even_where_the_model_file_is_gone(tiny, ru
     assert look.nme == pytest.approx(tiny.control.report.per_image.min())
 
 
-def test_errors_by_roll_are_added_to_reports_from_before_they_were_measured(tiny, runs):
-    found = job.of_runs([runs[1].id], tiny.tracking)
-    (run,) = found.runs
-    old = dataclasses.replace(run, report=dataclasses.replace(run.report, by_roll={}))
-    found = job.with_pictures(dataclasses.replace(found, runs=(old,)), tiny.tracking, None)
-    assert found.runs[0].report.by_roll == run.report.by_roll and any(run.report.by_roll.values())
-
-
-def test_an_ablation_is_compared_anew_and_shows_what_is_missing(tiny, runs):
+def test_an_ablation_is_its_stored_table(tiny, runs):
     store = dataclasses.replace(tiny.tracking, experiment="questions")
     results = [
         Result("control", 0, runs[1].id, tiny.control.report.per_image),
-        Result("both", 0, runs[2].id, tiny.distilled.report.per_image + 1),  # as another test once stored it
+        Result("both", 0, runs[2].id, tiny.distilled.report.per_image),
     ]
     cells = {"control": {}, "both": {}, "never": {}}
     table = tabulate("terms", "Which terms help", cells, "control", [0], {"val": "v", "train": "t"}, results)
@@ -175,22 +169,15 @@ def test_an_ablation_is_compared_anew_and_shows_what_is_missing(tiny, runs):
         run.log_dict(table.to_dict(), "table.json")
     found = job.of_runs([run.id], store)
     (ablation,) = found.ablations
-    expected = metrics.compare(tiny.distilled.report.per_image, tiny.control.report.per_image)
-    row = ablation.rows[1]
-    assert (row.name, row.run_ids) == ("both", (runs[2].id,))
-    assert (row.effect.mean, row.effect.p, row.effect.clear) == (expected.mean, expected.p, False)
-    assert ablation.missing == ("never seed 0",)
+    assert (ablation.run_id, ablation.table) == (run.id, table)
     assert {run.id for run in found.runs} == {run.id for run in runs}, "the table's best cell, its control, its teacher"
 
 
 def test_a_run_that_is_not_finished_is_refused(tiny):
     with another_run(tiny, "FAILED", "halves") as run:
-        with pytest.raises(UserError, match="RUNNING; expected a FINISHED run"):
-            job.of_runs([run.id], tiny.tracking)
-    with pytest.raises(UserError, match="FAILED; expected a FINISHED run"):
-        job.of_runs([run.id], tiny.tracking)
-    with pytest.raises(UserError, match="none of them finished"):
-        job.of_experiment("halves", tiny.tracking)
+        assert "RUNNING" in refusal(lambda: job.of_runs([run.id], tiny.tracking))
+    assert "FAILED" in refusal(lambda: job.of_runs([run.id], tiny.tracking))
+    assert "'halves'" in refusal(lambda: job.of_experiment("halves", tiny.tracking))
 
 
 def test_one_broken_run_does_not_stop_the_report_of_an_experiment(tiny, runs, monkeypatch):
@@ -212,32 +199,25 @@ def test_one_broken_run_does_not_stop_the_report_of_an_experiment(tiny, runs, mo
 def test_runs_of_other_jobs_and_empty_experiments_are_refused(tiny):
     with another_run(tiny, "FINISHED", "measured", job_name="evaluate") as run:
         pass
-    with pytest.raises(UserError, match="job 'evaluate'"):
-        job.of_runs([run.id], tiny.tracking)
-    with pytest.raises(UserError, match="'never made' has no runs"):
-        job.of_experiment("never made", tiny.tracking)
-    with pytest.raises(UserError, match="no finished teacher or student"):
-        job.of_experiment("measured", tiny.tracking)
+    assert "'evaluate'" in refusal(lambda: job.of_runs([run.id], tiny.tracking))
+    assert "'never made'" in refusal(lambda: job.of_experiment("never made", tiny.tracking))
+    assert "'measured'" in refusal(lambda: job.of_experiment("measured", tiny.tracking))
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="not a folder"):
-        entry.main(["no such run", "--store", str(tmp_path / "store"), "--out", str(tmp_path / "file")])
+    assert str(tmp_path / "file") in refusal(
+        lambda: entry.main(["no such run", "--store", str(tmp_path / "store"), "--out", str(tmp_path / "file")])
+    )
     assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        ([], "either runs or --experiment"),
-        (["a", "--experiment", "b"], "either runs or --experiment"),
-        (["a", "--data", "nowhere"], "'nowhere' is not a folder"),
-    ],
+    ("argv", "name"),
+    [([], "--experiment"), (["a", "--experiment", "b"], "--experiment"), (["a", "--data", "nowhere"], "'nowhere'")],
 )
-def test_the_entry_point_refuses_what_makes_no_sense(argv, message):
-    with pytest.raises(UserError, match=message):
-        entry.main(argv)
+def test_the_entry_point_refuses_what_makes_no_sense(argv, name):
+    assert name in refusal(lambda: entry.main(argv))
 
 
 def test_the_entry_point_prints_where_the_files_are(tmp_path, capsys, monkeypatch):
@@ -251,8 +231,8 @@ def test_the_entry_point_prints_where_the_files_are(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(job, "report", fake)
     entry.main(["run", "--store", str(tmp_path / "store"), "--out", str(tmp_path), "--no-log", "--title", "T"])
     assert asked == {
-        "refs": ["run"], "store": str(tmp_path / "store"), "out": tmp_path, "experiment": "", "data": None, "title": "T",
-        "keep": False,
+        "refs": ["run"], "store": str(tmp_path / "store"), "out": tmp_path, "experiment": "", "data": None,
+        "title": "T", "keep": False,
     }  # fmt: skip
     printed = capsys.readouterr().out
     assert "The answer." in printed and "4 pages" in printed and "A chart" in printed

@@ -129,7 +129,7 @@ def test_several_processes_that_make_the_tables_and_the_study_at_once_make_one(s
     given = server.database("fresh")
     space = spaces.load(file)
     url = storage.url_of(space.base.tracking.store, given)
-    assert url.startswith("postgresql+psycopg://") and "{secret}" not in storage.redacted(url)
+    assert url.startswith("postgresql+psycopg://") and "{secret}" not in tracking.redact(url)
     assert opened_by_three(file, url, "rates") == [0, 0, 0]
     assert len(storage.find_study("rates", url).trials) == 1  # the recipe, waiting
     with pytest.raises(UserError, match=r"database .*/absent cannot be used: .*does not exist") as error:
@@ -160,10 +160,10 @@ def command(file: Path, url: str, trials: int) -> Iterator[tuple[psutil.Popen, P
     args = ["--config", str(file), "--trials", str(trials), "--workers", "2", "--storage", url]
     args += ["--study", file.parent.name]
     environment = os.environ | {"PYTHONPATH": str(REPO), "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false"}
-    with open(log, "ab") as said:
+    with open(log, "ab") as printed:
         process = psutil.Popen(
             [sys.executable, "-m", "search.study", *args, "--out", str(file.parent / "out")],
-            cwd=REPO, stdout=said, stderr=subprocess.STDOUT, env=environment,
+            cwd=REPO, stdout=printed, stderr=subprocess.STDOUT, env=environment,
         )  # fmt: skip
     try:
         yield process, log

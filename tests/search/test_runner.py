@@ -13,8 +13,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from running import REPO
-from studies import refusal
+from running import REPO, refusal
 
 from distill import tracking
 from distill.errors import UserError
@@ -75,8 +74,8 @@ def here(tiny, tmp_path, monkeypatch):
 def test_a_worker_process_trains_a_study_whose_runs_and_trials_know_each_other(here, capsys):
     """The real thing: `python -m search.worker`, two trainings of one epoch, MLflow, files."""
     command.main([*here.args, "--trials", "2"])
-    said = capsys.readouterr().out
-    assert f"study '{here.name}' of 2 trials, 0 of them done; 1 at a time; kept in {here.url}" in said
+    printed = capsys.readouterr().out
+    assert f"study '{here.name}' of 2 trials, 0 of them done; 1 at a time; kept in {here.url}" in printed
     rows, runs = here.rows(), here.runs()
     (parent,) = here.parents
     assert [row.state for row in rows] == ["done", "done"] and rows[0].params == {"train.lr": 0.005}
@@ -91,10 +90,10 @@ def test_a_worker_process_trains_a_study_whose_runs_and_trials_know_each_other(h
         assert row.value == pytest.approx(run.metrics["best/val/nme"]) and row.trial.intermediate_values == {
             1: row.value
         }
-    assert f"best: trial {min(rows, key=lambda row: row.value).number}, val/nme {best:.6g}" in said
-    assert parent.id in said and (here.folder / "out" / here.name / "best.yaml").is_file()
+    assert f"best: trial {min(rows, key=lambda row: row.value).number}, val/nme {best:.6g}" in printed
+    assert parent.id in printed and (here.folder / "out" / here.name / "best.yaml").is_file()
     following = ["search.best", here.name, "--seeds", "3", "--store", str(here.tiny.store), "--storage", here.url]
-    assert shlex.join(["python", "-m", *following]) in said
+    assert shlex.join(["python", "-m", *following]) in printed
     assert not list((here.tiny.store / "work" / "studies").rglob("*.json")), "no spec is left"
 
 
@@ -115,7 +114,7 @@ class FakeProcess:
 
 @pytest.fixture
 def ends(tmp_path, monkeypatch):
-    """Have workers end with these codes, one after the other; gives back what `work` raises or None, and the processes."""
+    """Have workers end with these codes, one after the other; returns what `work` raises, and the processes."""
 
     def ends(*codes: int | None, parts: int = 1):
         started = []
@@ -141,13 +140,13 @@ def ends(tmp_path, monkeypatch):
 
 def test_a_worker_that_dies_is_replaced_and_workers_that_keep_dying_are_not(ends):
     assert ends(-9, 1, 0)[0] is None
-    said, started = ends(*[-9] * 9)
-    assert "keep dying" in said and "the reason" in said and len(started) == runner.MOST_DEATHS + 1
+    printed, started = ends(*[-9] * 9)
+    assert "keep dying" in printed and "the reason" in printed and len(started) == runner.MOST_DEATHS + 1
 
 
 def test_an_error_that_only_a_person_can_mend_ends_the_study_and_stops_the_others(ends):
-    said, started = ends(None, runner.USER_ERROR, parts=2)
-    assert said == "the reason" and started[0].stopped
+    printed, started = ends(None, runner.USER_ERROR, parts=2)
+    assert printed == "the reason" and started[0].stopped
 
 
 # ---------------------------------------------------------------------------------------------------- the command
@@ -185,27 +184,6 @@ def test_a_dry_run_prints_configurations_and_makes_nothing(here, capsys):
     assert {path.name for path in here.folder.iterdir()} == {"rates.yaml"}
 
 
-def test_both_ways_to_name_the_store_mean_the_same_in_both_commands(here, monkeypatch):
-    from distill import cli
-    from search import best
-
-    asked = []
-    monkeypatch.setattr(
-        runner, "run", lambda space, order, out: asked.append((space.base.tracking.store, order)) or 1 / 0
-    )
-    monkeypatch.setattr(storage, "find_study", lambda name, url: asked.append(url) or 1 / 0)
-    store = str(here.folder / "q?1")
-    for way in (["--store", store], [f"tracking.store={store}"], ["--store", store, f"tracking.store={store}"]):
-        with pytest.raises(ZeroDivisionError):
-            command.main(["--config", str(here.file), "--trials", "1", *way])
-        found, order = asked[-1]
-        assert (found, order.url) == (store, storage.url_of(store)) and f"tracking.store={store}" in order.overrides
-        with pytest.raises(ZeroDivisionError):
-            best.main(["rates", "--out", str(here.folder), *way])
-        assert asked[-1] == storage.url_of(store)
-    assert cli.store_of([]) == "mlruns" and not Path(store).exists()
-
-
 # ---------------------------------------------------------------------------------------------------- real signals
 
 
@@ -238,8 +216,10 @@ def test_ctrl_c_has_every_worker_save_and_the_same_command_goes_on(here):
     workers = process.children(recursive=True)
     process.send_signal(signal.SIGINT)
     assert process.wait(120) == 130 and not psutil.wait_procs(workers, timeout=10)[1]
-    said = log.read_text()
-    assert "of 4 trials are done. Continue with: python -m search.study --config" in said and "Traceback" not in said
+    printed = log.read_text()
+    assert (
+        "of 4 trials are done. Continue with: python -m search.study --config" in printed and "Traceback" not in printed
+    )
     states = [row.state for row in here.rows()]
     assert set(states) == {"done", "interrupted"} and len(states) <= 4
     assert all(run.status != "RUNNING" for run in here.runs().values())

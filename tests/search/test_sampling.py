@@ -40,7 +40,13 @@ search:
         two:
           set: {distill.terms.hint: {loss: attention, student: "level:2", teacher: "level:2"}}
           space:
-            fade: {recipe: hold, branches: {hold: {}, fade: {set: {distill.terms.hint.schedule: linear}, space: {distill.terms.hint.final: {float: [0.1, 1]}}}}}
+            fade:
+              recipe: hold
+              branches:
+                hold: {}
+                fade:
+                  set: {distill.terms.hint.schedule: linear}
+                  space: {distill.terms.hint.final: {float: [0.1, 1]}}
 """
 
 

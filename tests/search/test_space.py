@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from studies import refusal
+from running import refusal
 
 from distill import config as configs
 from distill.ablation import file as ablation_file
@@ -107,14 +107,6 @@ def test_overrides_are_for_the_recipe_and_marked_ones_for_trials(read):
     assert (trial.data.limit, trial.train.patience, full.train.patience) == (7, 2, 0)
 
 
-def test_overrides_of_sampler_and_pruner_add_to_the_file_s(read):
-    about = ("  title: A test", "  sampler: {startup: 4}\n  pruner: {kind: median, startup: 7}")
-    space = read(about, overrides=("sampler.seed=5", "pruner.min_epochs=2"))
-    assert (space.search.sampler.kind, space.search.sampler.startup, space.search.sampler.seed) == ("tpe", 4, 5)
-    assert (space.search.pruner.kind, space.search.pruner.startup, space.search.pruner.min_epochs) == ("median", 7, 2)
-    assert read(about, overrides=("sampler.kind=random", "pruner.kind=none")).search.pruner.kind == "none"
-
-
 def test_without_a_pruner_named_one_objective_is_pruned_and_two_are_not(read):
     assert read().search.pruner.kind == "hyperband"
     assert read(("  title: A test", "  objectives: [val/nme, model/mmacs]")).search.pruner.kind == "none"
@@ -161,8 +153,8 @@ def test_a_point_of_another_space_is_refused(read, changes):
 
 
 def test_enqueued_points_are_completed_as_the_recipe_or_as_their_branch_sets_it(read):
-    more = "  enqueue: [{train.lr: 5e-3}, {hints: fine}, {hints: fine, distill.terms.hint.weight: 2}, {train.lr: 2e-3}]\n  space:"
-    space = read(("  space:\n    train", more + "\n    train"))
+    more = "[{train.lr: 5e-3}, {hints: fine}, {hints: fine, distill.terms.hint.weight: 2}, {train.lr: 2e-3}]"
+    space = read(("  space:\n    train", f"  enqueue: {more}\n  space:\n    train"))
     assert space.enqueue == (
         RECIPE,
         {**RECIPE, "train.lr": 0.005},
@@ -172,18 +164,14 @@ def test_enqueued_points_are_completed_as_the_recipe_or_as_their_branch_sets_it(
 
 
 def test_numbers_may_be_written_with_a_bare_exponent_everywhere(read):
+    more = "train.ema: {choice: [9e-1, 0.999]}\n    loss.coordinate_weight: {float: [0, 1e1], step: 5e-1}"
     space = read(
-        ("[8, 32], step: 8}", "[8, 32], step: 8}\n    train.ema: {choice: [9e-1, 0.999]}\n    loss.coordinate_weight: {float: [0, 1e1], step: 5e-1}"),
+        ("[8, 32], step: 8}", f"[8, 32], step: 8}}\n    {more}"),
         ("  title", "  constraints: {model/file_bytes: 15e6}\n  title"),
-    )  # fmt: skip
-    assert (space.search.space["train.lr"].bounds, space.search.space["train.ema"].choices) == (
-        [3e-4, 6e-3],
-        [0.9, 0.999],
     )
-    assert (space.search.space["loss.coordinate_weight"].bounds, space.search.space["loss.coordinate_weight"].step) == (
-        [0, 10],
-        0.5,
-    )
+    nodes = space.search.space
+    assert (nodes["train.lr"].bounds, nodes["train.ema"].choices) == ([3e-4, 6e-3], [0.9, 0.999])
+    assert (nodes["loss.coordinate_weight"].bounds, nodes["loss.coordinate_weight"].step) == ([0, 10], 0.5)
     assert space.search.constraints == {"model/file_bytes": 15e6}
 
 
@@ -213,16 +201,18 @@ def test_what_a_study_stores_of_its_space_survives_json(read):
 
 WIDTH, RATE, TEMPERATURE = "search.space.model.head.width", "search.space.train.lr", "distill.terms.kl.args.temperature"
 
+NODE = "model.head.width: {int: [8, 32], step: 8}"
+
 
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [
         ("train.lr:", "train.lrr:", "search.space.train.lrr"),
         ("train.lr:", "train.lr.x:", "train.lr.x"),
-        ("model.head.width: {int: [8, 32], step: 8}", "train.batch_size: {float: [2, 8]}", "search.space.train.batch_size"),
-        ("model.head.width: {int: [8, 32], step: 8}", 'train.batch_size: {choice: [4, "8"]}', "search.space.train.batch_size"),
-        ("model.head.width: {int: [8, 32], step: 8}", "model.backbone: {choice: [lcnet_050, 7]}", "search.space.model.backbone"),
-        ("model.head.width: {int: [8, 32], step: 8}", "train.channels_last: {int: [0, 1]}", "search.space.train.channels_last"),
+        (NODE, "train.batch_size: {float: [2, 8]}", "search.space.train.batch_size"),
+        (NODE, 'train.batch_size: {choice: [4, "8"]}', "search.space.train.batch_size"),
+        (NODE, "model.backbone: {choice: [lcnet_050, 7]}", "search.space.model.backbone"),
+        (NODE, "train.channels_last: {int: [0, 1]}", "search.space.train.channels_last"),
         ("[3e-4, 6e-3]", "[3e-4, 60]", RATE),
         ("[3e-4, 6e-3]", "[6e-3, 3e-4]", f"{RATE}.float"),
         ("[3e-4, 6e-3]", "[3e-4, .inf]", f"{RATE}.float.1"),
@@ -274,8 +264,8 @@ WIDTH, RATE, TEMPERATURE = "search.space.model.head.width", "search.space.train.
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_searched_is_refused_by_file_and_key(read, old, new, key):
-    said = refusal(lambda: read((old, new)))
-    assert "wide.yaml" in said and f"{key}'" in said
+    message = refusal(lambda: read((old, new)))
+    assert "wide.yaml" in message and f"{key}'" in message
 
 
 @pytest.mark.parametrize(
@@ -303,8 +293,8 @@ def test_a_file_that_cannot_be_searched_is_refused_by_file_and_key(read, old, ne
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_file_and_key(read, line, key):
-    said = refusal(lambda: read(("  title: A test", f"  {line}")))
-    assert "wide.yaml" in said and f"{key}'" in said
+    message = refusal(lambda: read(("  title: A test", f"  {line}")))
+    assert "wide.yaml" in message and f"{key}'" in message
 
 
 def test_a_refusal_says_what_would_do(read):
@@ -325,8 +315,8 @@ def test_a_file_without_a_space_or_a_base_that_is_there_is_refused(read):
 
 def test_a_value_that_only_the_full_length_refuses_is_found_before_any_trial(read):
     given = ("[8, 32], step: 8}", "[8, 32], step: 8}\n    train.snapshots: {int: [0, 6]}")
-    said = refusal(lambda: read(given, ("train.epochs: 3", "train.epochs: 7"), overrides=("train.epochs=5",)))
-    assert "'search.space.train.snapshots' at 6" in said
+    message = refusal(lambda: read(given, ("train.epochs: 3", "train.epochs: 7"), overrides=("train.epochs=5",)))
+    assert "'search.space.train.snapshots' at 6" in message
 
 
 # ------------------------------------------------------------------------------------------------- what ships

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from studies import inside_at_once, opened_by_three, refusal, write_search
+from running import refusal
+from studies import inside_at_once, opened_by_three, write_search
 
+from distill import tracking as track
 from search import space as spaces
 from search import storage
 
@@ -19,7 +21,7 @@ def test_a_database_is_named_in_the_ways_that_people_know(tmp_path):
     assert storage.url_of("x", f"sqlite:///{tmp_path}/a.db") == f"sqlite:///{tmp_path}/a.db"
     for scheme in ("postgres", "postgresql", "postgresql+psycopg"):
         assert storage.url_of("x", f"{scheme}://me:pass@host/db") == "postgresql+psycopg://me:pass@host/db"
-    assert "secret" not in storage.redacted(f"{AWAY}?password=secret")
+    assert "secret" not in track.redact(f"{AWAY}?password=secret")
 
 
 @pytest.mark.parametrize(
@@ -46,8 +48,8 @@ def test_a_store_in_a_folder_of_any_name_has_its_database_there(tmp_path):
 
 
 def test_a_server_that_does_not_answer_is_one_sentence(study):
-    said = refusal(lambda: storage.open_study(study.space, "rates", AWAY))
-    assert "127.0.0.1:9/db" in said and "refused" in said and "secret" not in said
+    message = refusal(lambda: storage.open_study(study.space, "rates", AWAY))
+    assert "127.0.0.1:9/db" in message and "refused" in message and "secret" not in message
 
 
 def test_a_file_that_is_no_database_and_one_of_mlflow_are_refused_and_left_as_they_were(study, tmp_path):
@@ -101,7 +103,7 @@ def test_a_study_is_joined_by_name_and_its_first_trials_are_enqueued_once(study,
     [
         ("[1e-4, 2e-2]", "[1e-4, 1e-2]", "space.train.lr.float"),
         ("train.epochs: 3", "train.epochs: 4", "trial.train.epochs"),
-        ("log: true}", "log: true}, train.ema: {float: [0.9, 0.999]}", "space.train.ema"),
+        ("log: true}", "log: true}, train.ema: {float: [0.9, 0.999]}", "space.train.ema.float"),
         ("title: Rates", "set: {train.weight_decay: 0.03}", "base.train.weight_decay"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Which trial comes next, what ends how, and what a stop or a kill leaves: a study gets exactly N trials, none is lost."""
+"""Which trial is next, what ends how, what a stop or a kill leaves: a study gets exactly N trials, none is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
-from studies import FakeTraining, Killed, Study, at_once, refusal, write_search
+from running import refusal
+from studies import FakeTraining, Killed, Study, at_once, write_search
 
 from distill import tracking as track
 from search import objective, storage, worker
@@ -89,7 +90,7 @@ WIDTHS = ("log: true}}", "log: true}, model.head.width: {choice: [16, 256]}}")
 
 
 def test_a_refused_trial_trains_nothing_counts_nothing_and_the_sampler_learns_why(study, training):
-    bound = "constraints: {model/file_bytes: 2.0e+6}\n  enqueue: [{model.head.width: 256}, {model.head.width: 16, train.lr: 4e-3}]"
+    bound = "constraints: {model/file_bytes: 2.0e+6}\n  enqueue: [{model.head.width: 256}, {train.lr: 4e-3}]"
     rewritten(study, WIDTHS, ("heartbeat: 1", bound))
     rows = study.work(2)
     refused = [row for row in rows if row.state == "refused"]

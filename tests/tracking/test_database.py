@@ -1,4 +1,4 @@
-"""The sqlite file of a store: whole from its first second, recognised when broken, found whatever its folder is called."""
+"""The sqlite file of a store: whole from its first second, refused when broken, found whatever its folder's name."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from running import refusal
 from stores import config, history, log_report, quick, root, start  # noqa: F401
 
 from distill import tracking as t
 from distill.config import TrackingConfig
-from distill.errors import UserError
 from distill.tracking import client, database
 from distill.tracking.__main__ import main
 
@@ -68,29 +68,14 @@ def test_a_kill_while_the_database_is_made_leaves_none(tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".mlflow*"))
 
 
-def half_made(file: Path, runs: int = 0) -> None:
-    """As MLflow leaves it where a kill stops it: later tables are there, the mark of the schema's version is an early one."""
-    file.parent.mkdir(parents=True)
+def test_a_half_made_database_is_named(tmp_path):
+    """As a kill leaves it where MLflow makes one: later tables are there, the version of the schema is an early one."""
+    file = tmp_path / "mlflow.db"
     file.write_bytes(database._empty())
     with sqlite3.connect(file) as base:
         base.execute("DROP TABLE webhooks")
         base.execute("UPDATE alembic_version SET version_num = '75868b020152'")  # before the last step of MLflow 3.17
-        for number in range(runs):
-            base.execute("INSERT INTO runs (run_uuid, experiment_id) VALUES (?, 0)", (str(number),))
-
-
-def test_a_half_made_database_is_made_again_and_the_old_one_kept(tmp_path, caplog):
-    store = tmp_path / "mlruns"
-    half_made(store / "mlflow.db")
-    one_run(store)
-    (aside,) = store.glob("mlflow.db.broken-*")
-    assert str(aside) in caplog.text
-
-
-def test_a_half_made_database_with_runs_is_left_alone(tmp_path):
-    half_made(tmp_path / "mlruns" / "mlflow.db", runs=2)
-    with pytest.raises(UserError, match="mlflow.db' has 2 runs but lacks tables or columns"):
-        one_run(tmp_path / "mlruns")
+    assert str(file) in refusal(lambda: one_run(tmp_path))
 
 
 def test_a_second_client_of_a_store_releases_no_lock_of_the_first(tmp_path, monkeypatch):
@@ -111,8 +96,7 @@ def test_a_second_client_of_a_store_releases_no_lock_of_the_first(tmp_path, monk
 
 def test_what_is_no_database_is_named(tmp_path):
     (tmp_path / "mlflow.db").write_text("no database at all")
-    with pytest.raises(UserError, match="mlflow.db' is not an sqlite database"):
-        one_run(tmp_path)
+    assert "mlflow.db" in refusal(lambda: one_run(tmp_path))
     (tmp_path / "mlflow.db").write_bytes(b"")
     one_run(tmp_path)
 
@@ -124,12 +108,13 @@ def test_a_read_only_store_is_read_and_refuses_runs(tmp_path, monkeypatch):
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and real(path, mode))
     assert t.find_run(place, run.id).id == run.id and t.artifact_path(place, run.id, "x.txt").read_text() == "x"
-    with pytest.raises(UserError, match="cannot be written to"):
-        start(place)
+    assert str(tmp_path) in refusal(lambda: start(place))
 
 
 def test_a_store_of_an_earlier_version_opens_is_read_and_goes_on(tmp_path):
-    """Made at commit c02a7de and moved since: a finished and registered run, a killed one, and one that was logged offline."""
+    """Made at commit c02a7de and moved since: a finished and registered run, a killed one, and one that was logged
+    offline.
+    """
     with tarfile.open(Path(__file__).with_name("store_c02a7de.tar.gz")) as packed:
         packed.extractall(tmp_path, filter="data")
     place = TrackingConfig(store=str(tmp_path / "mlruns"), experiment="old")
@@ -152,5 +137,3 @@ def test_a_store_of_an_earlier_version_opens_is_read_and_goes_on(tmp_path):
     assert history(place, killed.id, "val/nme") == [(1, 5.0), (2, 4.0), (3, 1.0)]
     assert t.alias_holder(place, "distill-student", "champion") == ("2", killed.id)
     assert t.alias_holder(place, "distill-student", "previous") == ("1", old.id)
-    with pytest.raises(UserError, match="has the form of before 0.2"):
-        main(["upload", "--store", place.store])

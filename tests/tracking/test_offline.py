@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+from running import refusal
 from stores import config, history, outage, quick, root, start  # noqa: F401
 
 import distill.tracking.client as client
 import distill.tracking.run as run_module
 from distill import tracking as t
 from distill.config import TrackingConfig
-from distill.errors import UserError
 from distill.tracking import offline
 from distill.tracking.__main__ import main
 
@@ -72,12 +72,11 @@ def test_offline_from_the_start_then_uploaded(root, request, tmp_path, caplog, c
         assert not run.online and run.id.startswith("offline-")
         log_all(run, tmp_path)
         (run.work / "checkpoint.pt").touch()
-    assert f"upload {run.id} --store '{root}'" in caplog.text and f"nobody answers at {config.uri}" in caplog.text
+    assert f"upload {run.id} --store '{root}'" in caplog.text and f"nothing answers at {config.uri}" in caplog.text
     assert t.find_run(config, run.id).status == "OFFLINE"
     command = [run.id, "--store", root]
     assert upload(*command) == 1 and "not sent" in capsys.readouterr().out
-    with pytest.raises(UserError, match="cannot be reached"):
-        t.list_runs(config)
+    assert config.uri in refusal(lambda: t.list_runs(config))
 
     here = TrackingConfig(store=str(root), experiment=config.experiment)
     assert upload(*command, "--uri", t.tracking_uri(here)) == 0
@@ -227,13 +226,7 @@ def test_a_run_of_another_server_is_refused(config, outage, capsys):
 
 
 def test_upload_names_what_it_cannot_send(tmp_path):
-    with pytest.raises(UserError, match="Nothing of a run 'x' waits"):
-        main(["upload", "x", "--store", str(tmp_path)])
-    old = tmp_path / "offline" / "offline-1" / "events.jsonl"
-    old.parent.mkdir(parents=True)
-    old.touch()
-    with pytest.raises(UserError, match="'.*offline-1' has the form of before 0.2"):
-        main(["upload", "--store", str(tmp_path)])
+    assert "'x'" in refusal(lambda: main(["upload", "x", "--store", str(tmp_path)]))
 
 
 def test_no_password_is_shown_or_stored(root, outage, caplog, capsys):
@@ -312,7 +305,6 @@ def test_a_real_server_killed_and_restarted(tmp_path, monkeypatch):
             assert run.online
         assert_complete(config, run.id)
         assert t.artifact_path(config, run.id, "model").is_dir()
-        with pytest.raises(UserError, match="no artifact"):
-            t.artifact_path(config, run.id, "model/none")
+        assert "model/none" in refusal(lambda: t.artifact_path(config, run.id, "model/none"))
     finally:
         kill(server)

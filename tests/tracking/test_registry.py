@@ -1,14 +1,16 @@
-"""The registry: versions that say what they are, and a champion that moves on evidence, on its own validation images only."""
+"""The registry: versions that say what they are, and a champion that moves on evidence, on its own validation images
+only.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from running import refusal
 from stores import config, log_report, outage, quick, root, start  # noqa: F401
 
 from distill import tracking as t
-from distill.errors import UserError
-from distill.tracking import client, registry, ui
+from distill.tracking import client, registry
 
 ERRORS = np.random.default_rng(0).uniform(4, 9, 60)
 NOISE = np.random.default_rng(1).normal(0, 1, 60)
@@ -128,17 +130,14 @@ def test_a_run_registered_offline_is_compared_when_it_arrives(config, name, outa
 def test_unknown_references_are_one_sentence(config, name):
     registry.register(config, name, run_with(config, ERRORS).id)
     for ref in (f"models:/{name}@nobody", "models:/nothing@champion", f"models:/{name}/9"):
-        with pytest.raises(UserError, match=f"no registered model '{ref}'"):
-            t.resolve_registry(config, ref)
-    with pytest.raises(UserError, match="not a registry reference"):
-        t.resolve_registry(config, "models:/face student")
+        assert ref in refusal(t.resolve_registry, config, ref)
+    assert "models:/face student" in refusal(lambda: t.resolve_registry(config, "models:/face student"))
 
 
-def test_a_description_by_a_person_stays_and_one_of_an_earlier_version_goes(config, name):
+def test_a_description_by_a_person_stays(config, name):
     run = run_with(config, ERRORS)
     registry.register(config, name, run.id)
     store = client.connect(config)
-    for written, kept in (("Ann's models", True), (f"{ui.OLD_MODEL_NOTE} ...", False)):
-        store.update_registered_model(name, written)
-        registry.register(config, name, run.id)
-        assert (store.get_registered_model(name).description == written) is kept
+    store.update_registered_model(name, "Ann's models")
+    registry.register(config, name, run.id)
+    assert store.get_registered_model(name).description == "Ann's models"

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from running import refusal
 from stores import config, history, quick, root, start  # noqa: F401
 
 import distill.tracking.client as store
 from distill import tracking as t
 from distill.config import TrackingConfig
-from distill.errors import UserError
 from distill.tracking import ui
 from distill.tracking.__main__ import main
 
@@ -36,11 +36,9 @@ def test_import_needs_no_mlflow():
 
 
 def test_everything_logged_is_found_again(config, tmp_path):
-    import matplotlib.figure
 
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"\x00\x01")
-    figure = matplotlib.figure.Figure(figsize=(1, 1))
     params = {"name": "kd", "long": "x" * 7000, "empty": "", "distill.terms": {}, "bad@name": 1}
     params.update({f"p{i}": i for i in range(120)})  # more than MLflow takes in one call
     uri = "uri: http://me:secret@host\n"
@@ -55,7 +53,6 @@ def test_everything_logged_is_found_again(config, tmp_path):
         run.log_artifact(weights.parent, "whole")
         run.log_dict({"é": [1]}, "deep/er/values.json")
         run.log_text("hello", "note.txt")
-        run.log_figure(figure, "pictures/curve.png")
         run.log_dataset("synthetics", "a" * 64, tmp_path, "training")
     info = t.find_run(config, run.id)
     assert (info.name, info.job, info.status) == ("mnv3 s0", "student", "FINISHED")
@@ -71,7 +68,6 @@ def test_everything_logged_is_found_again(config, tmp_path):
 
     assert read("model/weights.bin") == read(f"whole/{tmp_path.name}/weights.bin") == b"\x00\x01"
     assert json.loads(read("deep/er/values.json")) == {"é": [1]} and read("note.txt") == b"hello"
-    assert read("pictures/curve.png").startswith(b"\x89PNG")
     assert b"me:***@host" in read("config.yaml") and b"secret" not in read("config.yaml")
     environment = json.loads(read("environment.json"))
     assert environment["packages"]["mlflow"] == info.tags["env.mlflow"] and environment["hardware"]["cores"] >= 1
@@ -89,7 +85,10 @@ def test_store_lies_where_the_config_says(config, root, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(None, "FINISHED"), (ValueError("nan"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED")]
+    ("error", "status"),
+    [
+        (None, "FINISHED"), (ValueError("nan"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED"),
+    ],
 )  # fmt: skip
 def test_status_tells_how_it_ended(config, error, status):
     run = start(config)
@@ -121,8 +120,7 @@ def test_resume_goes_on_in_the_same_run_and_doubles_no_point(config):
 
 def test_resume_of_an_unknown_run_is_one_sentence(config):
     for unknown in ("0" * 32, "offline-000000000000"):
-        with pytest.raises(UserError, match=f"no run '{unknown}'"):
-            start(config, resume_id=unknown)
+        assert unknown in refusal(start, config, resume_id=unknown)
 
 
 def test_machine_load_is_recorded(config, monkeypatch):
@@ -156,8 +154,7 @@ def test_null_run_takes_every_call_that_run_takes(tmp_path):
 
 def test_impossible_uris_are_refused_before_anything_runs(root):
     for uri in ("mlruns", "ftp://host/x", "http://", "http://host:notaport", "sqlite://", "file:///tmp/x"):
-        with pytest.raises(UserError, match="tracking.uri is '"):
-            start(TrackingConfig(uri=uri, store=str(root)))
+        assert "tracking.uri" in refusal(start, TrackingConfig(uri=uri, store=str(root)))
 
 
 # ---------------------------------------------------------------------------------------------------- finding
@@ -171,10 +168,8 @@ def test_find_run_by_id_prefix_and_name(config):
     for ref in (run.id, run.id[:8], "only-one"):
         assert t.find_run(config, ref).id == run.id
     for ref in ("no-such-name", "o'brien", run.id[:5], "f" * 32):
-        with pytest.raises(UserError, match="There is no run"):
-            t.find_run(config, ref)
-    with pytest.raises(UserError, match="'twins' fits 2 runs"):
-        t.find_run(config, "twins")
+        assert ref in refusal(t.find_run, config, ref)
+    assert "'twins'" in refusal(lambda: t.find_run(config, "twins"))
 
 
 def test_newest_run(config):
@@ -194,12 +189,9 @@ def test_newest_run(config):
 def test_what_is_not_there_is_one_sentence(config):
     run = start(config)
     run.finish()
-    with pytest.raises(UserError, match="no artifact 'model/x.bin'"):
-        t.artifact_path(config, run.id, "model/x.bin")
-    with pytest.raises(UserError, match="no metric 'val/nme'"):
-        t.metric_history(config, run.id, "val/nme")
-    with pytest.raises(UserError, match="no run"):
-        t.artifact_path(config, "0" * 32, "x")
+    assert "'model/x.bin'" in refusal(lambda: t.artifact_path(config, run.id, "model/x.bin"))
+    assert "'val/nme'" in refusal(lambda: t.metric_history(config, run.id, "val/nme"))
+    assert "0" * 32 in refusal(lambda: t.artifact_path(config, "0" * 32, "x"))
 
 
 def test_looking_makes_nothing(tmp_path):
@@ -211,8 +203,7 @@ def test_looking_makes_nothing(tmp_path):
         lambda: t.end_run(nowhere, "0" * 32, "KILLED"),
         lambda: main(["ui", "--store", nowhere.store]),
     ):
-        with pytest.raises(UserError, match="mlflow.db"):
-            look()
+        assert "mlflow.db" in refusal(look)
     assert (
         t.newest_run(nowhere, "teacher", {}) is None and t.list_runs(nowhere) == t.runs_tagged(nowhere, "x", {}) == []
     )
@@ -230,8 +221,7 @@ def test_a_taken_port_is_one_sentence(root, config):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"Port {port} of 127.0.0.1 cannot be served"):
-            main(["ui", "--store", str(root), "--port", str(port)])
+        assert str(port) in refusal(lambda: main(["ui", "--store", str(root), "--port", str(port)]))
 
 
 def test_the_pages_are_served_with_one_worker_and_open_at_the_runs(root, config, monkeypatch, capsys):
@@ -248,12 +238,13 @@ def test_the_pages_are_served_with_one_worker_and_open_at_the_runs(root, config,
     assert "http://there:1/#/experiments" in capsys.readouterr().out and len(served) == 1
 
 
-# ---------------------------------------------------------------------------------------------------- nothing is reported
+# ---------------------------------------------------------------------------------------------------- network
 
 WATCH = """
 import os, sys
 connected = []
-sys.addaudithook(lambda name, args: connected.append((name, args)) if name in ("socket.connect", "socket.getaddrinfo") else None)
+calls = ("socket.connect", "socket.getaddrinfo")
+sys.addaudithook(lambda name, args: connected.append((name, args)) if name in calls else None)
 import numpy as np
 from distill import load_student
 from distill.config import TrackingConfig
@@ -267,7 +258,9 @@ print(connected, [os.environ[name] for name in ("ORT_DISABLE_TELEMETRY", "DO_NOT
 
 
 def test_no_command_calls_home(root, config, exported, tmp_path):
-    """Sockets of Python are watched; onnxruntime's are its own, so its switch and the files it would leave are looked at."""
+    """Sockets of Python are watched; onnxruntime's are its own, so its switch and the files it would leave are looked
+    at.
+    """
     start(config).finish()
     switches = ("TELEMETRY", "TRACK", "UPDATE")
     env = {key: value for key, value in os.environ.items() if not any(word in key for word in switches)}

@@ -11,7 +11,7 @@ import pytest
 import distill.tracking.client as store
 from distill import tracking
 from distill.config import TrackingConfig
-from distill.tracking import NOTE, ui
+from distill.tracking import NOTE
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -56,12 +56,11 @@ def test_the_saved_views_sort_by_and_show_what_runs_really_log(tiny, client):
         assert f"viewStateShareKey={key.removeprefix('mlflow.sharedViewState.')})" in tags_of(client, "tiny")[NOTE]
 
 
-def test_an_old_experiment_is_arranged_too_but_a_description_of_a_person_stays(tiny, client):
-    for name, note in (("old", f"{ui.OLD_NOTES[0]} more"), ("own", "Ann's runs")):
-        client.create_experiment(name, tags={NOTE: note})
-        with start(TrackingConfig(store=str(tiny.store), experiment=name)):
-            pass
-    assert "Tables:" in tags_of(client, "old")[NOTE] and tags_of(client, "own")[NOTE] == "Ann's runs"
+def test_a_description_that_is_there_stays(tiny, client):
+    client.create_experiment("own", tags={NOTE: "Ann's runs"})
+    with start(TrackingConfig(store=str(tiny.store), experiment="own")):
+        pass
+    assert tags_of(client, "own")[NOTE] == "Ann's runs"
     assert tags_of(client, "own")["mlflow.experimentKind"] == "custom_model_development"
 
 
@@ -107,7 +106,7 @@ def test_every_filter_of_the_docs_is_understood_and_finds_a_run(client, text):
         assert {run.data.tags["distill.job"] for run in runs} == {"student"}
 
 
-def test_the_command_is_told_as_it_was_typed_without_the_place_of_the_code():
+def test_the_command_is_kept_as_it_was_typed_without_the_place_of_the_code():
     from distill.tracking.environment import _command
 
     assert _command([str(REPO / "distill" / "demo.py"), "a b"]) == "python -m distill.demo 'a b'"
