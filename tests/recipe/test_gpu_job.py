@@ -6,7 +6,9 @@ import importlib
 import json
 import math
 import shutil
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from running import REPO
@@ -41,6 +43,25 @@ def test_the_trainings_share_the_time_that_is_left(job):
     third = job.budget("control", left - 60 * second - 20, 20.0)
     assert second == pytest.approx(third) and 60 * (first + second + third) + 60 + job.CLOSING == pytest.approx(400)
     assert job.budget("distilled", 30.0, 20.0) == 0.0
+
+
+def test_renders_that_the_time_allowed_get_their_labels(job, tmp_path, monkeypatch):
+    """Rendering is cut by the clock; what it has finished without a gap is labelled by a second call."""
+    counts = []
+
+    def run(command, check, timeout=None):
+        options = dict(zip(command[3::2], command[4::2], strict=True))
+        counts.append(int(options["--count"]))
+        if timeout is not None:
+            shards = tmp_path / "work/data/synthetics_train/shards"
+            shards.mkdir(parents=True)
+            for first in (0, 50, 150):
+                (shards / f"{first:06d}.npy").touch()
+            raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(job.subprocess, "run", run)
+    made = job.Job(tmp_path / "out", tmp_path / "work", 10.0, []).render(SimpleNamespace(size=64, photographs=None))
+    assert made == tmp_path / "work/data" and counts == [job.VALIDATION, job.VALIDATION_START, 100]
 
 
 def home(job, out, store, names):
