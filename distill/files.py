@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ import yaml
 
 from distill.errors import UserError
 
-LARGEST_YAML = 1_000_000  # bytes
+LARGEST_YAML = LARGEST_JSON = 1_000_000  # bytes, characters
 MOST_VALUES = 100_000
 
 
@@ -40,6 +41,37 @@ def write_text(path: Path, text: str) -> Path:
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def read_text(path: Path, kind: str, most: int) -> str:
+    """UTF-8 text of a file, without a byte order mark; `kind` is how a message calls the file.
+
+    Raises UserError for a file that is missing, not regular (a pipe or device has no end), larger than `most` bytes, or not
+    UTF-8.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{kind} '{path}' cannot be read: it is not a regular file.")
+        if path.stat().st_size > most:
+            raise UserError(f"{kind} '{path}' has {path.stat().st_size:,} bytes; expected at most {most:,}.")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{kind} '{path}' cannot be read: {error.strerror or error}.") from None
+    except ValueError:
+        raise UserError(f"{kind} '{path}' is not UTF-8 text.") from None
+
+
+def parse_json(text: str, what: str, most: int = LARGEST_JSON) -> Any:
+    """The value of a JSON text from outside. Raises UserError that begins with `what` for one that is longer than `most`
+    characters, not JSON, nested without end, or has a number of thousands of digits."""
+    if len(text) > most:
+        raise UserError(f"{what} has {len(text):,} characters of JSON; expected at most {most:,}.")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{what}, line {error.lineno} is not JSON: {error.msg}.") from None
+    except (RecursionError, ValueError):
+        raise UserError(f"{what} is nested too deeply or holds an impossible number.") from None
 
 
 def render(template: Path, **values: Any) -> str:
@@ -82,16 +114,7 @@ def read_yaml(path: Path, kind: str = "Config file", loader: type[yaml.SafeLoade
     Raises UserError for a file that is missing, not regular, larger than LARGEST_YAML, not UTF-8, not YAML, ambiguous,
     or that its aliases make larger than MOST_VALUES or endless.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{kind} '{path}' cannot be read: it is not a regular file.")
-        if path.stat().st_size > LARGEST_YAML:
-            raise UserError(f"{kind} '{path}' has {path.stat().st_size:,} bytes; expected at most {LARGEST_YAML:,}.")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{kind} '{path}' cannot be read: {error.strerror or error}.") from None
-    except (UnicodeDecodeError, ValueError):
-        raise UserError(f"{kind} '{path}' is not UTF-8 text.") from None
+    text = read_text(path, kind, LARGEST_YAML)
     try:
         values = yaml.load(text, loader)
         if _count(values, {}) > MOST_VALUES:

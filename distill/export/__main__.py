@@ -13,7 +13,8 @@ from distill.models.references import resolve_model
 def main(argv: list[str]) -> None:
     parser = cli.Parser(
         prog="python -m distill.export",
-        description="Check a student against the challenge's rules; write student.safetensors, student.onnx, solution.zip.",
+        description="Check a student against the challenge's rules; write student.safetensors, student.onnx and "
+        "solution.zip.",
     )
     cli.add_model_arguments(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="where the files go")

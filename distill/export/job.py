@@ -42,8 +42,8 @@ class Export:
 def export(model_file: Path, out: Path, images: LandmarkSet | None) -> Export:
     """Check a student's file against the challenge's rules, copy it to `out`, and derive ONNX and submission from it.
 
-    Raises UserError where a rule is broken, the ONNX model disagrees, or there are `images` and the student's points are not
-    the challenge's; nothing is left half-written.
+    Raises UserError where a rule is broken, the ONNX model disagrees, or there are `images` and the student's points
+    are not the challenge's; nothing is left half-written.
     """
     check_rules(model_file)
     model, described = load_model(model_file)
@@ -80,7 +80,7 @@ def images_to_submit(folder: Path | None, model_file: Path) -> LandmarkSet | Non
     markup = markup_of(model_file, read_description(model_file))
     if not markup.fits(IBUG68):
         print(
-            f"No submission is made: the model predicts {markup}, and a submission has the {IBUG68.count} of {IBUG68.name}."
+            f"No submission is made: the model predicts {markup}; a submission has the {IBUG68.count} of {IBUG68.name}."
         )
         return None
     return read_set(folder, need_labels=False)
@@ -107,8 +107,8 @@ def solve(model: Landmarker, images: LandmarkSet) -> np.ndarray:
 
 
 def check_rules(model_file: Path) -> None:
-    """Challenge rules 3 and 4. Raises UserError for a file over 15,000,000 bytes, weights that are not float32 or not one
-    student's, quantisation, an ensemble, teacher or adapter weights."""
+    """Challenge rules 3 and 4. Raises UserError for a file over 15,000,000 bytes, weights that are not float32 or not
+    one student's, quantisation, an ensemble, teacher or adapter weights."""
     described = read_description(model_file)
     about = described["about"]
     if about.get("job") != "student":
@@ -130,8 +130,8 @@ def check_rules(model_file: Path) -> None:
             )
         if not name.startswith(("backbone.", "head.")):
             raise UserError(
-                f"'{model_file}': tensor '{name}' belongs to no single student (an ensemble, a teacher or an adapter?); "
-                f"expected backbone and head only (challenge rule 4)."
+                f"'{model_file}': tensor '{name}' belongs to no single student (an ensemble, a teacher, an "
+                f"adapter?); expected backbone and head only (challenge rule 4)."
             )
 
 

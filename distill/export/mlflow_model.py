@@ -18,17 +18,17 @@ from distill.files import write_text
 
 CARD = "README.md"
 
-# What the model needs wherever it is served; MLflow builds an environment from these lines. Its pyfunc imports pandas, though
-# no table goes in or out; `onnx` is needed to write the model only.
+# What the model needs wherever it is served; MLflow builds an environment from these lines. Its pyfunc imports pandas,
+# though no table goes in or out; `onnx` is needed to write the model only.
 REQUIREMENTS = ["mlflow-skinny>=3.6", "numpy>=2.0", "onnxruntime>=1.22", "pandas>=2.2"]
 
 
 def pack(onnx_file: Path, folder: Path, card: str, metadata: dict[str, Any]) -> list[Path]:
     """Add to `folder` the files of MLflow's ONNX flavour, with a rendered face as input example, and the card.
 
-    onnx_file: as distill.export writes it: `image` (B, S, S, 3) uint8 RGB -> `points` (B, P, 2) float32 in pixels of that
-    image, `confidence` (B, P) float32. metadata: JSON-able facts, kept in the file `MLmodel`. Returns the folder's files. Raises
-    what MLflow or onnx raise where the file is none of theirs.
+    onnx_file: as distill.export writes it: `image` (B, S, S, 3) uint8 RGB -> `points` (B, P, 2) float32 in pixels of
+    that image, `confidence` (B, P) float32. metadata: JSON-able facts, kept in the file `MLmodel`. Returns the folder's
+    files. Raises what MLflow or onnx raise where the file is none of theirs.
     """
     import mlflow.onnx
     import onnx

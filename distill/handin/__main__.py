@@ -13,8 +13,8 @@ from distill.errors import UserError
 def main(argv: list[str]) -> None:
     parser = cli.Parser(
         prog="python -m distill.handin",
-        description="Build ID.zip from a student's run: README, pinned environment, model, submission, report and code. "
-        "--check unpacks it elsewhere and makes the submission again; exit code 1 where a digit differs.",
+        description="Build ID.zip from a student's run: README, pinned environment, model, submission, report and "
+        "code. --check unpacks it elsewhere and makes the submission again; exit code 1 where a digit differs.",
     )
     parser.add_argument("--id", metavar="ID", help="whose it is: R07654321 makes R07654321.zip")
     parser.add_argument("--run", metavar="RUN", help="run id or name of the student")

@@ -64,7 +64,8 @@ def build(
     info = track.find_run(tracking, reference)
     if info.status != "FINISHED" or info.job != "student":
         raise UserError(
-            f"Run '{info.id}' ({info.name}) is a {info.status} {info.job or 'run of another kind'}; expected a FINISHED student."
+            f"Run '{info.id}' ({info.name}) is a {info.status} {info.job or 'run of another kind'}; "
+            "expected a FINISHED student."
         )
     from distill.export.job import check_rules  # with torch, which wrong calls need not wait for
 

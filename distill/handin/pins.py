@@ -19,7 +19,8 @@ _EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)")
 
 
 def stated(files: Mapping[str, bytes]) -> list[str]:
-    """The requirements that the project's code (path -> contents) states for training, or else the installed package."""
+    """The requirements that the project's code (path -> contents) states for training, or else the installed
+    package."""
     if "pyproject.toml" in files:
         project = tomllib.loads(files["pyproject.toml"].decode())["project"]
         return project["dependencies"] + project.get("optional-dependencies", {}).get(TRAIN, [])
@@ -48,11 +49,11 @@ def requirements(
     required: Callable[[str], Iterable[str]] = _required,
     installed: Callable[[str], str] = _installed,
 ) -> str:
-    """requirements.txt: what the code needs (`needed`, and what that needs in turn) at the versions that `environment`, a
-    run's environment.json, names; all that was installed, where it is not known what the code needs.
+    """requirements.txt: what the code needs (`needed`, and what that needs in turn) at the versions that `environment`,
+    a run's environment.json, names; all that was installed, where it is not known what the code needs.
 
-    What the code states and the run did not have, because it was made by other code, is added at the version that is here.
-    required, installed: what a distribution requires, and its version here ("": none).
+    What the code states and the run did not have, because it was made by other code, is added at the version that is
+    here. required, installed: what a distribution requires, and its version here ("": none).
     """
     versions = {canonicalize_name(name): version for name, version in environment["packages"].items()}
     direct = _parse(needed, frozenset())
@@ -80,8 +81,8 @@ def _closure(direct: dict[str, frozenset[str]], required: Callable[[str], Iterab
 
 
 def _parse(lines: Iterable[str], extras: frozenset[str]) -> dict[str, frozenset[str]]:
-    """Canonical name -> extras of the requirements that hold with these extras. Platform markers are ignored: what the run's
-    machine did not need, it did not have."""
+    """Canonical name -> extras of the requirements that hold with these extras. Platform markers are ignored: what the
+    run's machine did not need, it did not have."""
     found: dict[str, frozenset[str]] = {}
     for requirement in map(Requirement, lines):
         wanted_by = set(_EXTRA.findall(str(requirement.marker or "")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import lzma
 import os
 import re
 import shlex
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import venv
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ import numpy as np
 
 from distill import submission
 from distill.errors import UserError
+from distill.files import LARGEST_JSON, parse_json, read_text
 from distill.handin.job import (
     CODE,
     ENVIRONMENT,
@@ -45,11 +47,12 @@ class Reproduction:
 
 
 def check(path: Path, images: Path, install: bool = True, say: Callable[[str], None] = lambda _: None) -> Reproduction:
-    """Unpack a hand-in into a temporary folder, run the README's command there on `images`, and compare `solution.txt` with
-    the stored one, to the last digit.
+    """Unpack a hand-in into a temporary folder, run the README's command there on `images`, and compare `solution.txt`
+    with the stored one, to the last digit.
 
     install: in a fresh environment of the pinned versions (minutes, gigabytes); False: by the running interpreter, with
-    the hand-in's code alone on its path. say: called with a line of progress. Raises UserError for a file that is no zip.
+    the hand-in's code alone on its path. say: called with a line of progress. Raises UserError for a file that is no
+    zip.
     """
     problems = inspect(path)
     if problems:
@@ -69,7 +72,7 @@ def check(path: Path, images: Path, install: bool = True, say: Callable[[str], N
             say(f"running: {shlex.join(command[1:])}")
             _run(command, root, environment | settings, "the README's command")
             made = _made(root, command)
-        except _Failed as failure:
+        except (_Failed, UserError) as failure:
             return Reproduction((str(failure),))
         return compare(root / SOLUTION, made)
 
@@ -80,7 +83,7 @@ def inspect(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             damaged = archive.testzip() if sum(entry.file_size for entry in entries) <= LARGEST else ""
-    except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+    except (OSError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"'{path}' is not an intact zip: {error}.") from None
     if damaged == "":
         return [f"unpacked it has more than {LARGEST:,} bytes"]
@@ -90,7 +93,9 @@ def inspect(path: Path) -> list[str]:
         check_id(path.stem)
     except UserError:
         problems.append(f"the file's name '{path.name}' is not a student's id and .zip")
-    stray = [name for name in names if PurePosixPath(name).parts[0] != path.stem or ".." in PurePosixPath(name).parts]
+    stray = [
+        name for name in names if PurePosixPath(name).parts[:1] != (path.stem,) or ".." in PurePosixPath(name).parts
+    ]
     if stray:
         problems.append(f"'{stray[0]}' lies outside the one folder '{path.stem}/'")
     for name in (README, MODEL, SOLUTION, REPORT, PINS, ENVIRONMENT, f"{CODE}/distill/__init__.py"):
@@ -134,7 +139,11 @@ class _Failed(Exception):
 
 def _install(root: Path, folder: Path, environment: dict[str, str], say: Callable[[str], None]) -> Path:
     """A new environment with the pinned versions; its python."""
-    wanted = ".".join(json.loads((root / ENVIRONMENT).read_text(encoding="utf-8"))["python"].split(".")[:2])
+    stated = parse_json(read_text(root / ENVIRONMENT, "The hand-in's", LARGEST_JSON), f"'{ENVIRONMENT}'")
+    python = stated.get("python") if isinstance(stated, dict) else None
+    if not re.fullmatch(r"\d+\.\d+.*", str(python)):
+        raise _Failed(f"'{ENVIRONMENT}' names no version of Python")
+    wanted = ".".join(python.split(".")[:2])
     running = ".".join(map(str, sys.version_info[:2]))
     base = sys.executable if wanted == running else shutil.which(f"python{wanted}")
     if base is None:
@@ -144,17 +153,17 @@ def _install(root: Path, folder: Path, environment: dict[str, str], say: Callabl
         venv.create(folder, with_pip=True)
     else:
         _run([base, "-m", "venv", str(folder)], root, environment, "python -m venv")
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    fresh = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     pins = [line for line in (root / PINS).read_text(encoding="utf-8").splitlines() if "==" in line]
     say(f"installing {len(pins)} pinned packages (minutes)")
-    install = [str(python), "-m", "pip", "install", "--quiet", "--requirement", PINS]
+    install = [str(fresh), "-m", "pip", "install", "--quiet", "--requirement", PINS]
     _run(install, root, environment, f"pip install -r {PINS}")
-    return python
+    return fresh
 
 
 def _command(root: Path, python: Path, images: Path) -> tuple[dict[str, str], list[str]]:
     """The README's command, with this python and these images, and the variables that it sets."""
-    text = (root / README).read_text(encoding="utf-8")
+    text = read_text(root / README, "The hand-in's", LARGEST_JSON)
     commands = r"-m distill\.(?:submission make|export)"
     found = re.search(rf"^((?:\w+=\w+ )*)python ({commands} .*\b{IMAGES}\b.*)$", text, re.MULTILINE)
     if not found:

@@ -28,7 +28,8 @@ class Sources:
 
 
 def collect(revision: str, clean: bool, private: Iterable[Path] = (), root: Path = ROOT) -> Sources:
-    """The project at `revision` where the run was made from it unchanged (`clean`) and git has it; else what is here now.
+    """The project at `revision` where the run was made from it unchanged (`clean`) and git has it; else what is here
+    now.
 
     private: folders, wherever they are, of which nothing is taken. The statement names the revision, and why.
     """

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from distill.config import ModelConfig, model_from_dict
 from distill.errors import UserError
-from distill.files import atomic
+from distill.files import atomic, parse_json
 from distill.landmarks import IBUG68, Markup, from_dict
 from distill.models.landmarker import Landmarker, skeleton
 
@@ -88,13 +88,14 @@ def read_description(path: Path) -> dict[str, Any]:
     """The JSON that the file carries. Raises UserError where it is not a model file of ours."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            described = json.loads((file.metadata() or {})["distill"])
+            text = (file.metadata() or {}).get("distill")
     except FileNotFoundError:
         raise UserError(f"Model file '{path}' does not exist.") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"Model file '{path}' is not a readable safetensors file: {error}.") from None
-    except (KeyError, json.JSONDecodeError):
-        raise UserError(f"Model file '{path}' carries no description of a landmarker in its metadata.") from None
+    if text is None:
+        raise UserError(f"Model file '{path}' carries no description of a landmarker in its metadata.")
+    described = parse_json(text, f"The description in model file '{path}'")
     found = described.get("format") if isinstance(described, dict) else None
     if found != FORMAT:
         raise UserError(f"Model file '{path}' has format {found}; this version reads format {FORMAT}.")

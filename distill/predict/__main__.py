@@ -91,9 +91,7 @@ def _print_pictures(made: Predicted) -> None:
     if made.unboxed:
         print(f"  {made.unboxed} images have no box; the whole picture was the crop")
     if made.letterboxed:
-        print(
-            f"  {made.letterboxed} images are far from square and have no box: a face fills little of the crop (--boxes)"
-        )
+        print(f"  {made.letterboxed} images are far from square and have no box: a face fills little of the crop")
     if made.unused_boxes:
         print(f"  {len(made.unused_boxes)} images of the box file are not here, such as '{made.unused_boxes[0]}'")
     print(f"  mean confidence {made.confidence:.2f}, {1000 * made.seconds / made.pictures:.0f} ms an image")

@@ -9,8 +9,9 @@ box holds.
 from __future__ import annotations
 
 import csv
-import json
 import math
+import re
+import reprlib
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
+from distill.files import parse_json, read_text
 from distill.predict.crops import Box
 
 FIELDS = ("x", "y", "w", "h")
-LARGEST = 100_000_000  # bytes of a box file
+LARGEST = 20_000_000  # bytes of a box file
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class Boxes:
         """Boxes of a video. Raises UserError where an image is no number of a frame, or a frame has several faces."""
         found = {}
         for name, boxes in self.of.items():
-            if not (name.isascii() and name.isdigit()):
+            if not re.fullmatch(r"\d{1,12}", name, re.ASCII):
                 raise UserError(
-                    f"Box file '{self.file}' has the image '{name}'; expected a video's frame number, from 0."
+                    f"Box file '{self.file}' has the image '{name[:40]}'; expected a video's frame number, from 0."
                 )
             if len(boxes) > 1 or int(name) in found:
                 raise UserError(f"Box file '{self.file}' has several boxes for frame {name}; a video is of one face.")
@@ -56,19 +58,14 @@ class Boxes:
 
 def read(path: Path) -> Boxes:
     """Read a box file. Raises UserError naming the line (CSV) or entry (JSON) and the field that is wrong."""
-    try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"Box file '{path}' has {path.stat().st_size:,} bytes; expected at most {LARGEST:,}.")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"Box file '{path}' cannot be read: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"Box file '{path}' is not a text file; expected JSON or CSV.") from None
+    text = read_text(path, "Box file", LARGEST)
     entries = _of_json(path, text) if path.suffix.lower() == ".json" else _of_csv(path, text)
     found: dict[str, list[Box]] = {}
     for where, name, values in entries:
         if not isinstance(name, (str, int)) or isinstance(name, bool) or str(name).strip() == "":
-            raise UserError(f"Box file '{path}', {where}, field 'image' is {name!r}; expected a picture's name.")
+            raise UserError(
+                f"Box file '{path}', {where}, field 'image' is {reprlib.repr(name)}; expected a picture's name."
+            )
         found.setdefault(_normal(str(name).strip()), []).append(_box(path, where, values))
     if not found:
         raise UserError(f"Box file '{path}' holds no box; expected rows of image, x, y, w, h.")
@@ -83,40 +80,39 @@ def _normal(name: str) -> str:
 def _of_csv(path: Path, text: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """(where, image, values) of each row that is not empty."""
     rows = csv.reader(text.splitlines())
-    header = [name.strip().lower() for name in next(rows, [])]
-    missing = [name for name in ("image", *FIELDS) if name not in header]
-    if missing:
-        raise UserError(f"Box file '{path}', line 1 has no column '{missing[0]}'; expected the header image,x,y,w,h.")
-    for row in rows:
-        if not row:
-            continue
-        if len(row) != len(header):
-            raise UserError(f"Box file '{path}', line {rows.line_num} has {len(row)} fields; expected {len(header)}.")
-        values = dict(zip(header, row, strict=True))
-        yield f"line {rows.line_num}", values["image"], values
+    try:
+        header = [name.strip().lower() for name in next(rows, [])]
+        missing = [name for name in ("image", *FIELDS) if name not in header]
+        if missing:
+            raise UserError(
+                f"Box file '{path}', line 1 has no column '{missing[0]}'; expected the header image,x,y,w,h."
+            )
+        for row in filter(None, rows):
+            where = f"line {rows.line_num}"
+            if len(row) != len(header):
+                raise UserError(f"Box file '{path}', {where} has {len(row)} fields; expected {len(header)}.")
+            values = dict(zip(header, row, strict=True))
+            yield where, values["image"], values
+    except csv.Error as error:  # a field of more than 131,072 characters
+        raise UserError(f"Box file '{path}', line {rows.line_num} is not CSV: {error}.") from None
 
 
 def _of_json(path: Path, text: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """(where, image, values) of each box."""
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"Box file '{path}', line {error.lineno} is not JSON: {error.msg}.") from None
-    except (RecursionError, ValueError):  # nested without end, or an integer of thousands of digits
-        raise UserError(f"Box file '{path}' is nested too deeply or holds an impossible number.") from None
+    content = parse_json(text, f"Box file '{path}'", LARGEST)
     if isinstance(content, dict):
         for name, boxes in content.items():
             several = isinstance(boxes, list) and boxes and isinstance(boxes[0], list)
             for number, box in enumerate(boxes if several else [boxes]):
                 where = f"image '{name}'" + (f", box {number}" if several else "")
                 if not isinstance(box, list) or len(box) != len(FIELDS):
-                    raise UserError(f"Box file '{path}', {where} is {json.dumps(box)}; expected [x, y, w, h].")
+                    raise UserError(f"Box file '{path}', {where} is {reprlib.repr(box)}; expected [x, y, w, h].")
                 yield where, name, dict(zip(FIELDS, box, strict=True))
     elif isinstance(content, list):
         for number, entry in enumerate(content):
             where = f"entry {number}"
             if not isinstance(entry, dict):
-                raise UserError(f"Box file '{path}', {where} is {json.dumps(entry)}; expected an object.")
+                raise UserError(f"Box file '{path}', {where} is {reprlib.repr(entry)}; expected an object.")
             for name in ("image", *FIELDS):
                 if name not in entry:
                     raise UserError(f"Box file '{path}', {where} has no field '{name}'; expected image, x, y, w, h.")
@@ -136,6 +132,6 @@ def _box(path: Path, where: str, values: dict[str, Any]) -> Box:
         positive = name in ("w", "h")
         if not math.isfinite(number) or (positive and number <= 0):
             kind = "a number above 0" if positive else "a finite number"
-            raise UserError(f"Box file '{path}', {where}, field '{name}' is {value!r}; expected {kind}.")
+            raise UserError(f"Box file '{path}', {where}, field '{name}' is {reprlib.repr(value)}; expected {kind}.")
         numbers.append(number)
     return Box(*numbers)

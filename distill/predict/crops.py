@@ -16,9 +16,9 @@ import numpy as np
 from distill.data import geometry
 from distill.errors import UserError
 
-# Side of the crop over the larger side of the face box. Training's crops are 1.9 times the box of the landmarks, and the
-# boxes of face detectors are usually somewhat larger than that. On photographs, 1.6 to 1.9 times the landmarks' box are
-# equally good, and errors rise on both sides of that.
+# Side of the crop over the larger side of the face box. Training's crops are 1.9 times the box of the landmarks, and
+# the boxes of face detectors are usually somewhat larger than that. On photographs, 1.6 to 1.9 times the landmarks' box
+# are equally good, and errors rise on both sides of that.
 BOX_SCALE = 1.75
 _LIFT = 0.17  # the crop's centre moves up by this share of what is added to the box: a forehead needs more than a chin
 LARGEST = 100  # times the picture's longer side that a crop may have
@@ -51,8 +51,8 @@ def cut(image: np.ndarray, size: int, box: Sequence[float] | None = None, box_sc
     """Crop (H, W, 3) uint8 RGB to (size, size, 3), around a face box `x, y, width, height` or whole.
 
     With a box the crop is a square of box_scale times its larger side, black outside the picture, made by the same warp
-    as training's crops. Without one the whole picture is the crop, resized just as evaluation does. A picture that is not
-    square is letterboxed: black is added at both sides of the shorter direction. Every training face has its true
+    as training's crops. Without one the whole picture is the crop, resized just as evaluation does. A picture that is
+    not square is letterboxed: black is added at both sides of the shorter direction. Every training face has its true
     proportions, and often black at a side of its crop; on photographs cut to 0.7 of their width, letterboxing keeps the
     error where it was (2.8 %) and stretching raises it to 3.6 %.
 
@@ -70,8 +70,8 @@ def cut(image: np.ndarray, size: int, box: Sequence[float] | None = None, box_sc
     side = box_scale * longest
     if side > LARGEST * max(width, height):
         raise UserError(
-            f"The face box {x:g}, {y:g}, {w:g}, {h:g} with scale {box_scale:g} makes a crop of {side:g} pixels; expected at most "
-            f"{LARGEST} times the picture's {width}x{height}."
+            f"The face box {x:g}, {y:g}, {w:g}, {h:g} with scale {box_scale:g} makes a crop of {side:g} pixels; "
+            f"expected at most {LARGEST} times the picture's {width}x{height}."
         )
     left = x + w / 2 - side / 2
     top = y + h / 2 - side / 2 - _LIFT * (side - longest)

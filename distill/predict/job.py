@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from distill.errors import UserError
 from distill.files import write_text
-from distill.predict import drawing, output, pictures, smoothing
+from distill.predict import output, pictures, smoothing
 from distill.predict.boxes import Boxes
 from distill.predict.crops import BOX_SCALE, Box
 from distill.predict.output import Face
@@ -110,9 +110,10 @@ def list_pictures(sources: Sequence[str]) -> dict[str, Path]:
 def predict_pictures(student: Student, files: dict[str, Path], options: Options) -> Predicted:
     """Landmarks of each picture, by its boxes or whole, and the drawn pictures.
 
-    Writes landmarks.json or landmarks.csv, NAME.png of each picture, and left_out.txt with each picture that could not be
-    used and why. What was predicted until Ctrl-C or an error is written, too. Raises UserError for boxes of other pictures,
-    drawings that would replace a picture, where no picture can be used, and with on_bad="stop" for the first one.
+    Writes landmarks.json or landmarks.csv, NAME.png of each picture, and left_out.txt with each picture that could not
+    be used and why. What was predicted until Ctrl-C or an error is written, too. Raises UserError for boxes of other
+    pictures, drawings that would replace a picture, where no picture can be used, and with on_bad="stop" for the first
+    one.
     """
     boxes = {name: options.boxes.find(path) if options.boxes else () for name, path in files.items()}
     if options.boxes and not any(boxes.values()):
@@ -139,7 +140,7 @@ def predict_pictures(student: Student, files: dict[str, Path], options: Options)
             found[name] = faces
             letterboxed += not boxes[name] and max(image.shape[:2]) > 1.5 * min(image.shape[:2])
             if name in targets:
-                marked = drawing.on_picture(image, [face.found for face in faces], student.markup)
+                marked = output.drawn(image, [face.found for face in faces], student.markup)
                 pictures.write(targets[name], marked)
     finally:
         if found:
@@ -181,7 +182,8 @@ def write_left_out(out: Path, left_out: dict[str, str]) -> None:
 
 
 def _targets(files: dict[str, Path], out: Path) -> dict[str, Path]:
-    """Where each picture's drawing goes: STEM.png, or NAME.png where two have one stem. Raises UserError for an input."""
+    """Where each picture's drawing goes: STEM.png, or NAME.png where two have one stem. Raises UserError for an
+    input."""
     often = Counter(unicodedata.normalize("NFC", path.stem) for path in files.values())
     targets, taken = {}, set()
     inputs = {path.absolute() for path in files.values()}

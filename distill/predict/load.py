@@ -21,10 +21,10 @@ BUNDLED_ONNX = Path(__file__).resolve().parent.parent / "assets" / "student.onnx
 def load_student(model: str | os.PathLike = "bundled", store: str | os.PathLike = "mlruns") -> Student:
     """A student to call: `points, confidence = load_student("student.onnx")("face.jpg")`.
 
-    model: 'bundled' or an .onnx file, which need neither torch nor anything else of the extra `train`; or, through torch, a
-    .safetensors file, a run id or name, or models:/NAME@ALIAS. Both ways give the same points within 0.01 px
-    of the network's input. store: the folder where runs are kept. The call takes a path, an (H, W, 3) uint8 RGB array or
-    a PIL image, and a face box where there is one: see `distill.predict.runtime.Student`.
+    model: 'bundled' or an .onnx file, which need neither torch nor anything else of the extra `train`; or, through
+    torch, a .safetensors file, a run id or name, or models:/NAME@ALIAS. Both ways give the same points within 0.01 px
+    of the network's input. store: the folder where runs are kept. The call takes a path, an (H, W, 3) uint8 RGB array
+    or a PIL image, and a face box where there is one: see `distill.predict.runtime.Student`.
 
     Raises UserError where the model cannot be found or read, or needs a package that is not installed.
     """
@@ -39,8 +39,8 @@ def load_student(model: str | os.PathLike = "bundled", store: str | os.PathLike 
         if (error.name or "distill").partition(".")[0] == "distill":
             raise
         raise UserError(
-            f"Model '{reference}' needs the package '{error.name}', which is not installed: `pip install 'distill[train]'`, or "
-            f"give the student.onnx that `python -m distill.export {reference} --out DIR` writes where it is."
+            f"Model '{reference}' needs the package '{error.name}', which is not installed: `pip install "
+            f"'distill[train]'`, or give the student.onnx that `python -m distill.export {reference} --out DIR` writes."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Landmarks as files: JSON for programs, CSV for tables. Points in pixels to 0.001, confidences in 0..1 to 0.0001."""
+"""Landmarks as files, JSON for programs and CSV for tables, and drawn. Points in pixels to 0.001, confidences in 0..1 to 0.0001."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from distill import figures
 from distill.files import write_text
+from distill.landmarks import Markup
 from distill.predict.crops import Box
 from distill.predict.runtime import Landmarks
 
@@ -35,6 +37,14 @@ class Face:
         return values | named | ({"box": list(self.box)} if self.box else {})
 
 
+def drawn(image: np.ndarray, faces: Iterable[Landmarks], markup: Markup) -> np.ndarray:
+    """A copy of (H, W, 3) uint8 RGB with the outlines and points of each face, coloured from red (unsure) to green."""
+    image = image.copy()
+    for points, confidence in faces:
+        image = figures.draw(image, points, confidence, markup)
+    return image
+
+
 def pictures_json(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) -> Path:
     """{name: {points, confidence}}, or, where there are boxes, {name: [{points, confidence, box}, ...]}."""
     rows = {name: [face.to_dict() for face in some] if boxed else some[0].to_dict() for name, some in faces.items()}
@@ -42,7 +52,8 @@ def pictures_json(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) 
 
 
 def pictures_csv(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) -> Path:
-    """A row a face: image, face (counted from 0 in its image), x1, y1, c1, x2, ...; by name where the points have one."""
+    """A row a face: image, face (counted from 0 in its image), x1, y1, c1, x2, ...; by name where the points have
+    one."""
     rows = [(name, number, face) for name, some in faces.items() for number, face in enumerate(some)]
     return _table(path, ("image", "face"), rows)
 

@@ -19,8 +19,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 def to_rgb(picture: Any) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a path, an array of that shape, or a PIL image.
 
-    Arrays and PIL images are taken as they are stored: an EXIF orientation is honoured in files only. A PIL image of 16 bits
-    is read as its file would be. Raises UserError for anything else, and for PIL modes whose value range is not known.
+    Arrays and PIL images are taken as they are stored: an EXIF orientation is honoured in files only. A PIL image of 16
+    bits is read as its file would be. Raises UserError for anything else, and for PIL modes whose value range is not
+    known.
     """
     if isinstance(picture, (str, os.PathLike)):
         return read(Path(picture))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from distill.errors import UserError
+from distill.files import parse_json
 from distill.landmarks import IBUG68, Markup, from_dict
 from distill.predict import crops, pictures
 
@@ -43,9 +43,9 @@ class Student:
     def __call__(self, image: Any, box: Sequence[float] | None = None, box_scale: float = crops.BOX_SCALE) -> Landmarks:
         """Landmarks of the face in `image`: a path, an (H, W, 3) uint8 RGB array, or a PIL image.
 
-        box: where the face is, as `x, y, width, height` in pixels; None: the whole picture is the face's crop. box_scale:
-        side of the crop over the larger side of the box. See `crops.cut` for what is cut. Points are in pixels of the
-        array or PIL image as it is, and of a file's upright picture; they may lie outside it.
+        box: where the face is, as `x, y, width, height` in pixels; None: the whole picture is the face's crop.
+        box_scale: side of the crop over the larger side of the box. See `crops.cut` for what is cut. Points are in
+        pixels of the array or PIL image as it is, and of a file's upright picture; they may lie outside it.
 
         Raises UserError where the image cannot be read, is no such array, or the box does not fit it.
         """
@@ -80,15 +80,16 @@ class OnnxNetwork:
         names = [item.name for item in (*inputs, *outputs)]
         if names != ["image", "points", "confidence"] or len(shape) != 4 or not isinstance(shape[1], int):
             raise UserError(
-                f"Model file '{path}' has the inputs and outputs {', '.join(names)}; expected image, points, confidence, as "
-                "`python -m distill.export` writes them."
+                f"Model file '{path}' has the inputs and outputs {', '.join(names)}; expected image, points, "
+                "confidence, as `python -m distill.export` writes them."
             )
         self.size: int = shape[1]
         described = self.described.get("landmarks")  # absent in files from before there was more than one set
         self.markup = from_dict(described, f"Model file '{path}'") if described else IBUG68
         if outputs[0].shape[1] != self.markup.count:
             raise UserError(
-                f"Model file '{path}' gives {outputs[0].shape[1]} points, and its landmark set is {self.markup}; expected as many."
+                f"Model file '{path}' gives {outputs[0].shape[1]} points, and its landmark set is "
+                f"{self.markup}; expected as many."
             )
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,12 +111,10 @@ def _threads() -> int:
 
 
 def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    try:
-        described = json.loads(metadata["distill"])
-    except (KeyError, json.JSONDecodeError):
-        described = None
+    described = parse_json(metadata.get("distill", "null"), f"The description in model file '{path}'")
     if not isinstance(described, dict) or not isinstance(described.get("about"), dict):
         raise UserError(
-            f"Model file '{path}' carries no description of a landmarker; expected a file that `python -m distill.export` wrote."
+            f"Model file '{path}' carries no description of a landmarker; expected a file that "
+            "`python -m distill.export` wrote."
         )
     return described

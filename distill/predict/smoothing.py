@@ -10,16 +10,18 @@ import numpy as np
 
 
 class OneEuro:
-    """The One-Euro filter of Casiez, Roussel & Vogel (CHI 2012, https://doi.org/10.1145/2207676.2208639), a point at a time.
+    """The One-Euro filter of Casiez, Roussel & Vogel (CHI 2012, https://doi.org/10.1145/2207676.2208639), a point at a
+    time.
 
     A low-pass filter whose cutoff rises with speed: still points are calmed much, moving ones follow. A point has one
-    cutoff, from the length of its velocity, so that the result does not depend on the picture's axes; speeds are in face
-    sizes a second, so that it does not depend on the picture's resolution either.
+    cutoff, from the length of its velocity, so that the result does not depend on the picture's axes; speeds are in
+    face sizes a second, so that it does not depend on the picture's resolution either.
     """
 
     def __init__(self, min_cutoff: float = 1.0, beta: float = 20.0, speed_cutoff: float = 1.0):
         """min_cutoff: Hz, of a point that rests; lower is calmer. beta: Hz for each face size a second of speed; higher
-        lags less. speed_cutoff: Hz, of the speed's own low-pass filter. Raises ValueError for one that is not above 0."""
+        lags less. speed_cutoff: Hz, of the speed's own low-pass filter. Raises ValueError for one that is not above
+        0."""
         if not (min_cutoff > 0 and beta >= 0 and speed_cutoff > 0):
             raise ValueError(f"cutoffs {min_cutoff}, {speed_cutoff} must be above 0, beta {beta} at least 0")
         self.min_cutoff, self.beta, self.speed_cutoff = min_cutoff, beta, speed_cutoff
@@ -71,7 +73,7 @@ class Calm:
         saved = f" ({100 * (self.after / self.before - 1):+.0f} %)" if self.before > 0 else ""
         late = f"{self.lag_frames:.1f} frames ({1000 * self.lag_frames / fps:.0f} ms)"
         return (
-            f"jitter (mean way of a point from frame to frame) {self.before:.3f} % of the picture without smoothing, "
+            f"jitter (mean step of a point from frame to frame) {self.before:.3f} % of the picture without smoothing, "
             f"{self.after:.3f} % with{saved}; lag {late}"
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import cv2
@@ -27,13 +27,17 @@ TICK = Fraction(1, 60_000)  # seconds; times of a written video are multiples of
 av.logging.set_level(None)  # what goes wrong is reported once, by us
 
 
-class Frame(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A decoded frame."""
+
     index: int  # place in the video, counted from 0; lost frames count
     seconds: float  # since the first frame: the container's own times for a file, measured for a camera
     image: np.ndarray  # (H, W, 3) uint8 RGB, upright
 
 
-class Lost(NamedTuple):
+@dataclass(frozen=True)
+class Lost:
     """A frame of a file that cannot be decoded, or rests on one that cannot."""
 
     index: int
@@ -76,8 +80,9 @@ def opened(source: str, camera: int | None = None) -> Iterator[Video]:
 class _Reader:
     """Decodes the first video stream of a file, and keeps account of what is lost.
 
-    Packets come in decoding order and frames in order of their times, some packets later. Where a packet cannot be decoded,
-    FFmpeg goes on and fills the gap with whatever it has. So what was decoded after it is lost, too, until a key frame.
+    Packets come in decoding order and frames in order of their times, some packets later. Where a packet cannot be
+    decoded, FFmpeg goes on and fills the gap with whatever it has. So what was decoded after it is lost, too, until a
+    key frame.
     """
 
     def __init__(self, container: Any, stream: Any):
@@ -191,9 +196,9 @@ def _camera_frames(capture: cv2.VideoCapture) -> Iterator[Frame | Lost]:
 def writer(path: Path, gop: int = 50) -> Iterator[Callable[[np.ndarray, float], None]]:
     """A function that adds (H, W, 3) uint8 RGB to an MP4 file (H.264), to be shown at so many seconds from the start.
 
-    The file appears when all is written, and not at all when something fails. Its size is that of the first frame, to which
-    others are scaled; an odd last row or column, which the codec cannot hold, is repeated once. gop: frames from one key
-    frame to the next, at most. Raises UserError where the file cannot be written.
+    The file appears when all is written, and not at all when something fails. Its size is that of the first frame, to
+    which others are scaled; an odd last row or column, which the codec cannot hold, is repeated once. gop: frames from
+    one key frame to the next, at most. Raises UserError where the file cannot be written.
     """
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     stream: Any = None
@@ -209,7 +214,7 @@ def writer(path: Path, gop: int = 50) -> Iterator[Callable[[np.ndarray, float], 
                     stream.height, stream.width = image.shape[:2]
                     stream.pix_fmt, stream.time_base, stream.codec_context.gop_size = "yuv420p", TICK, gop
                     stream.codec_context.time_base = TICK
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image, np.uint8), format="rgb24")
                 frame = frame.reformat(stream.width, stream.height, "yuv420p")
                 frame.pts, frame.time_base = round(seconds / TICK), TICK
                 container.mux(stream.encode(frame))

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from distill.errors import UserError
-from distill.predict import drawing, output, smoothing, video
+from distill.predict import output, smoothing, video
 from distill.predict.crops import Box
 from distill.predict.job import Options, Predicted, camera_index, face_in, write_left_out
 from distill.predict.output import Face
@@ -23,9 +23,9 @@ def predict_video(student: Student, source: str, options: Options) -> Predicted:
     """Landmarks of each frame, smoothed if asked for, and the drawn video; jitter both ways is always measured.
 
     A box holds from its frame on, until the next; before the first one, and without boxes, the whole frame is the crop.
-    Frames that cannot be decoded or used are left out and named; the drawn video keeps the times of the rest. A camera is
-    read until Ctrl-C, and then all is written as for a file. Raises UserError for a video that cannot be opened or gives
-    no frame, boxes of no frame, or a drawing that would replace the video.
+    Frames that cannot be decoded or used are left out and named; the drawn video keeps the times of the rest. A camera
+    is read until Ctrl-C, and then all is written as for a file. Raises UserError for a video that cannot be opened or
+    gives no frame, boxes of no frame, or a drawing that would replace the video.
     """
     boxes = options.boxes.by_frame() if options.boxes else {}
     track = _Track()
@@ -103,7 +103,8 @@ def _follow(
     track: _Track,
     write: Callable[[np.ndarray, float], None] | None,
 ) -> None:
-    """Predict every frame into `track`, and draw it. A frame that cannot be used is left out, unless on_bad is "stop"."""
+    """Predict every frame into `track`, and draw it. A frame that cannot be used is left out, unless on_bad is
+    "stop"."""
     calm, box = smoothing.OneEuro(), None
     for frame in frames:
         box = boxes.get(frame.index, box)
@@ -127,7 +128,7 @@ def _follow(
         track.smooth.append(smooth.points)
         track.faces.append(Face(box, shown, student.markup.names))
         if write:
-            write(drawing.on_picture(frame.image, [shown], student.markup), frame.seconds)
+            write(output.drawn(frame.image, [shown], student.markup), frame.seconds)
 
 
 @contextlib.contextmanager

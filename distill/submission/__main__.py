@@ -62,7 +62,8 @@ def check(args) -> None:
         sys.exit(1)
     found, points = submission.read(file)
     print(
-        f"{file}: valid, {len(found)} row{'s' if len(found) > 1 else ''} of {submission.FIELDS} fields in one file '{submission.MEMBER}'"
+        f"{file}: valid, {len(found)} row{'s' if len(found) > 1 else ''} of {submission.FIELDS} fields "
+        f"in one file '{submission.MEMBER}'"
     )
     (x0, y0), (x1, y1) = points.min(axis=(0, 1)), points.max(axis=(0, 1))
     print(f"  x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f}; sha256 {submission.sha256(file)}")
@@ -85,12 +86,12 @@ def score(args) -> None:
         print("  one image cannot be split into public and private ones")
         return
     print(
-        f"  public {split.public}, private {split.private} images, {submitting.SPLITS} random splits: the public score has a "
-        f"standard deviation of {split.deviation:.4f}"
+        f"  public {split.public}, private {split.private} images, {submitting.SPLITS} random splits: "
+        f"the public score has a standard deviation of {split.deviation:.4f}"
     )
     print(
-        f"  public minus private: {split.low:+.4f} to {split.high:+.4f} in 95 % of the splits; on average {split.gap:.4f} apart, "
-        f"at most {split.widest:.4f}"
+        f"  public minus private: {split.low:+.4f} to {split.high:+.4f} in 95 % of the splits; "
+        f"on average {split.gap:.4f} apart, at most {split.widest:.4f}"
     )
 
 

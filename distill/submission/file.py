@@ -6,27 +6,35 @@ as submitted (the challenge's crops are 384 x 384), rows in any order.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import lzma
+import math
 import os
 import re
 import zipfile
 import zlib
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from distill.errors import UserError
+from distill.files import atomic, read_text
 from distill.landmarks import IBUG68, Markup
 
 MEMBER = "solution.txt"
 NUM_POINTS = IBUG68.count  # the challenge's own, whatever a model predicts
 FIELDS = 1 + 2 * NUM_POINTS
 DECIMALS = 4
-LARGEST = 256_000_000  # bytes of text; the challenge's file has about 2 million, a zip bomb has no bound
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+FARTHEST = 1e9  # pixels; beyond, a float64 has no four decimals any more
+LARGEST = 64_000_000  # bytes of text; the challenge's file has about 2 million, a zip bomb has no bound
+LONGEST_LINE = 20_000  # characters; a row has about 1,300
+MOST_PROBLEMS = 1000  # after which the rest of a file is not read
+_DIGITS = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_NUMBER = re.compile(_DIGITS)
+_ROW = re.compile(rf"\S+(?: {_DIGITS}){{{FIELDS - 1}}}")
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
@@ -56,21 +64,16 @@ def write(path_zip: str | os.PathLike, names: Sequence[str], points: np.ndarray)
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.create_system = 3  # Unix, whatever machine writes it
     entry.external_attr = 0o644 << 16
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(temporary, "w") as archive:
-            archive.writestr(entry, "".join(rows).encode("utf-8"))
-        read_names, read_points, problems = _parse(temporary)
-        problems += _check_names(read_names, names)
-        if problems or read_names != names or not np.allclose(read_points, points, rtol=0, atol=10.0**-DECIMALS):
-            raise RuntimeError(f"{path}: what was written does not read back: {problems[:3]}")
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            with zipfile.ZipFile(temporary, "w") as archive:
+                archive.writestr(entry, "".join(rows).encode("utf-8"))
+            read_names, read_points, problems = _parse(temporary)
+            problems += _check_names(read_names, names)
+            if problems or read_names != names or not np.allclose(read_points, points, rtol=0, atol=10.0**-DECIMALS):
+                raise RuntimeError(f"{path}: what was written does not read back: {problems[:3]}")
     except OSError as error:
         raise UserError(f"'{path}' cannot be written: {error.strerror or error}.") from None
-    finally:
-        with contextlib.suppress(OSError):  # gone already, or never made: its folder may be the trouble
-            temporary.unlink()
     return path
 
 
@@ -89,19 +92,14 @@ def check(path_zip: str | os.PathLike, expected_names: Iterable[str] | None = No
     `expected_names`: the images it must hold, no more and no fewer; None: any.
     """
     names, _, problems = _parse(Path(path_zip))
-    if expected_names is not None and names:
+    if expected_names is not None and names and len(problems) < MOST_PROBLEMS:
         problems += _check_names(names, expected_names)
     return problems
 
 
 def read_names(file: Path) -> list[str]:
-    """Image names, one a line. Raises UserError for a file that is unreadable or empty, and for a name that stands twice."""
-    try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"--names '{file}' cannot be read: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"--names '{file}' is not UTF-8 text.") from None
+    """Image names, one a line. Raises UserError for a file that is unreadable or empty, or names an image twice."""
+    names = [line.strip() for line in read_text(file, "--names", LARGEST).splitlines() if line.strip()]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not names:
         found = f"names the image '{twice[0]}' more than once" if twice else "is empty"
@@ -110,7 +108,8 @@ def read_names(file: Path) -> list[str]:
 
 
 def sha256(path_zip: str | os.PathLike) -> str:
-    """64 hex digits of the file's bytes, by which the ledger and the runs know it. Raises UserError where it cannot be read."""
+    """64 hex digits of the file's bytes, by which the ledger and the runs know it. Raises UserError where it cannot be
+    read."""
     try:
         return hashlib.sha256(Path(path_zip).read_bytes()).hexdigest()
     except OSError as error:
@@ -134,74 +133,99 @@ def _check_input(names: list[str], points: np.ndarray) -> None:
         if name in seen:
             raise UserError(f"Image name '{name}' occurs twice; expected each image once.")
         seen.add(name)
-    bad = np.argwhere(~np.isfinite(points))
+    bad = np.argwhere(~(np.abs(points) < FARTHEST))
     if bad.size:
         image, point, axis = bad[0]
         raise UserError(
-            f"Image '{names[image]}', point {point}: {'xy'[axis]} is {points[tuple(bad[0])]}; expected finite."
+            f"Image '{names[image]}', point {point}: {'xy'[axis]} is {points[tuple(bad[0])]}; "
+            f"expected finite, below {FARTHEST:g}."
         )
 
 
 def _parse(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
-    """Names, points and problems. Rows with a problem have a name where there is one, but not always usable points."""
+    """Names, points (N, 68, 2) and problems. Where there are problems, the points are of the rows without any."""
     text, problem = _text(path)
-    if problem:
-        return [], np.empty((0, NUM_POINTS, 2)), [problem]
-    problems: list[str] = []
-    if "\r" in text:
-        first = text[: text.index("\r")].count("\n") + 1
-        problems.append(f"line {first}: ends in a carriage return (Windows line ends); expected plain line feeds")
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()  # the last line's own end
+    problems = [problem] if problem else []
     names: list[str] = []
-    rows: list[np.ndarray] = []
+    values = array("d")
     first_line: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        fields = line.split()
-        problems += _check_line(number, line, fields)
-        if not fields:
-            continue
-        name = fields[0]
-        if name in first_line:
-            problems.append(f"line {number}, field 1: image '{name}' stands on line {first_line[name]} already")
-        first_line.setdefault(name, number)
-        names.append(name)
-        rows.append(_coordinates(fields))
-    return names, np.array(rows).reshape(-1, NUM_POINTS, 2), problems
+    for number, line in enumerate(_lines(text), start=1):
+        row = _row(line)
+        found = [] if row else _check_line(number, line)
+        for name in line[:LONGEST_LINE].split()[:1]:
+            if name in first_line:
+                found.append(f"line {number}, field 1: image '{name}' stands on line {first_line[name]} already")
+            first_line.setdefault(name, number)
+            names.append(name)
+        values.extend(row)
+        problems += found
+        if len(problems) >= MOST_PROBLEMS:
+            problems.append(f"line {number}: the file was read to here only")
+            break
+    return names, np.array(values).reshape(-1, NUM_POINTS, 2), problems
+
+
+def _lines(text: str) -> Iterator[str]:
+    """One at a time, without their ends: a list of millions of short lines would take a hundred times the text."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        yield text[start:end]
+        start = end + 1
 
 
 def _text(path: Path) -> tuple[str, str]:
     """The text of the one member, and "", or "" and what is wrong."""
     try:
+        if path.exists() and not path.is_file():
+            return "", "the file is not a regular file"
         with zipfile.ZipFile(path) as archive:
             found = [item.filename for item in archive.infolist()]
             if found != [MEMBER]:
-                listed = ", ".join(repr(name) for name in found[:5]) + (", ..." if len(found) > 5 else "")
+                listed = ", ".join(repr(name[:80]) for name in found[:5]) + (", ..." if len(found) > 5 else "")
                 return "", f"the zip holds {listed or 'nothing'}; expected exactly one file, '{MEMBER}', at its root"
-            if archive.infolist()[0].file_size > LARGEST:
-                return "", f"'{MEMBER}' is larger than {LARGEST} bytes"
-            data = archive.read(MEMBER)
+            with archive.open(MEMBER) as member:
+                data = member.read(LARGEST + 1)  # whatever size the zip states
+            if len(data) > LARGEST:
+                return "", f"'{MEMBER}' is larger than {LARGEST:,} bytes"
+        text = data.decode("utf-8")
     except OSError as error:
         return "", f"the file cannot be read: {error.strerror or error}"
     except zipfile.BadZipFile:
         return "", "the file is not an intact zip"
-    except (RuntimeError, NotImplementedError, zlib.error, EOFError) as error:  # a password, an odd compression, damage
-        return "", f"'{MEMBER}' cannot be unpacked: {error}"
-    try:
-        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         return "", f"'{MEMBER}' is not UTF-8 text (byte {error.start})"
+    except (
+        RuntimeError,
+        ValueError,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+    ) as error:  # a password, an odd method, damage
+        return "", f"'{MEMBER}' cannot be unpacked: {error}"
     if text.startswith("\ufeff"):
         return "", f"'{MEMBER}' starts with a byte order mark; expected an image name"
     return (text, "") if text.strip() else ("", f"'{MEMBER}' is empty")
 
 
-def _check_line(number: int, line: str, fields: list[str]) -> list[str]:
-    if not fields:
-        return [f"line {number}: empty"]
+def _row(line: str) -> list[float]:
+    """The numbers of a line without fault; of another, none."""
+    values = list(map(float, line.split(" ")[1:])) if _ROW.fullmatch(line) else []
+    return values if all(map(math.isfinite, values)) else []
+
+
+def _check_line(number: int, line: str) -> list[str]:
+    """What is wrong with a line, field by field."""
+    if len(line) > LONGEST_LINE:
+        return [f"line {number}: {len(line):,} characters; expected {FIELDS} fields"]
     problems = []
+    if line.endswith("\r"):
+        problems.append(f"line {number}: ends in a carriage return (Windows line ends); expected plain line feeds")
+        line = line.removesuffix("\r")
+    fields = line.split()
+    if not fields:
+        return [*problems, f"line {number}: empty"]
     if line != " ".join(fields):
         # Where exactly one space does not separate two fields: the first empty piece, or white space of another kind.
         pieces = line.split(" ")
@@ -212,15 +236,10 @@ def _check_line(number: int, line: str, fields: list[str]) -> list[str]:
         problems.append(f"line {number}: {len(fields)} fields; expected {FIELDS}")
     for at, field in enumerate(fields[1:], start=2):
         if _NOT_FINITE.fullmatch(field) or (_NUMBER.fullmatch(field) and not np.isfinite(float(field))):
-            problems.append(f"line {number}, field {at}: '{field}' is not finite")
+            problems.append(f"line {number}, field {at}: '{field[:40]}' is not finite")
         elif not _NUMBER.fullmatch(field):
             problems.append(f"line {number}, field {at}: '{field[:40]}' is not a number")
     return problems
-
-
-def _coordinates(fields: list[str]) -> np.ndarray:
-    values = [float(field) if _NUMBER.fullmatch(field) else np.nan for field in fields[1:FIELDS]]
-    return np.array(values + [np.nan] * (FIELDS - 1 - len(values)))
 
 
 def _check_names(names: Iterable[str], expected: Iterable[str]) -> list[str]:

@@ -27,8 +27,9 @@ SPLITS = 1000
 
 
 def make(model_file: Path, images: LandmarkSet, out: Path) -> Path:
-    """Predict all images with a student and write the checked zip. Raises UserError for a model that breaks the challenge's
-    rules (a teacher, over 15 MB, not float32) or has other points, and for a file that cannot be written."""
+    """Predict all images with a student and write the checked zip. Raises UserError for a model that breaks the
+    challenge's rules (a teacher, over 15 MB, not float32) or has other points, and for a file that cannot be
+    written."""
     from distill.export.job import check_rules, solve  # torch is needed here and for nothing else
     from distill.models.files import load_model
 
@@ -61,15 +62,15 @@ class Score:
 
 
 def score(file: Path, labelled: LandmarkSet, splits: int = SPLITS, seed: int = 0) -> Score:
-    """Score a submission as the challenge does. Raises UserError for an invalid file, and where its images are not exactly
-    those of the labelled set."""
+    """Score a submission as the challenge does. Raises UserError for an invalid file, and where its images are not
+    exactly those of the labelled set."""
     names, points = submission.read(file)
     missing, unknown = sorted(set(labelled.names) - set(names)), sorted(set(names) - set(labelled.names))
     if missing or unknown:
         first = f"'{missing[0]}' is missing" if missing else f"'{unknown[0]}' has no label"
         raise UserError(
-            f"'{file}' does not hold the images of '{labelled.folder}': {len(missing)} are missing and {len(unknown)} have no "
-            f"label ({first}); expected exactly its {len(labelled)}."
+            f"'{file}' does not hold the images of '{labelled.folder}': {len(missing)} are missing and {len(unknown)} "
+            f"have no label ({first}); expected exactly its {len(labelled)}."
         )
     rows = {name: row for row, name in enumerate(names)}
     points = points[[rows[name] for name in labelled.names]]
@@ -125,8 +126,8 @@ def log(
     date: datetime.date | None = None,
     note: str | None = None,
 ) -> Logged:
-    """Enter a submitted file with its public score (percent). The same bytes again change the score of the entry they have
-    (and its date, note and run where these are given). Too many are not refused; `warnings` names them.
+    """Enter a submitted file with its public score (percent). The same bytes again change the score of the entry they
+    have (and its date, note and run where these are given). Too many are not refused; `warnings` names them.
 
     run: the run that made it; without it the run that exported these bytes, where there is one. Raises UserError for an
     invalid file, an impossible score, an unknown run, and a store that is away.
@@ -158,9 +159,16 @@ def log(
         if "best/val/nme" in maker.metrics:
             values["val/nme"] = maker.metrics["best/val/nme"]
     track.write_entry(
-        tracking, EXPERIMENT, job=JOB, key=digest[:16], name=f"{day.isoformat()} {file.name}", tags=tags, metrics=values,
-        files=[file], time=_milliseconds(day),
-    )  # fmt: skip
+        tracking,
+        EXPERIMENT,
+        job=JOB,
+        key=digest[:16],
+        name=f"{day.isoformat()} {file.name}",
+        tags=tags,
+        metrics=values,
+        files=[file],
+        time=_milliseconds(day),
+    )
     after = entries(tracking)
     entry = next(entry for entry in after if entry.sha256 == digest)
     return Logged(entry, old.public if old else None, warnings(after, entry.date))
@@ -187,20 +195,9 @@ def warnings(known: list[Entry], day: datetime.date) -> tuple[str, ...]:
 
 
 def find_maker(file: Path, tracking: TrackingConfig) -> RunInfo | None:
-    """The student's run that exported these bytes: by its tag, or, where it is older than that, by the file that it keeps."""
-    digest = submission.sha256(file)
-    tagged = track.runs_tagged(tracking, "student", {"submission.sha256": digest})
-    if tagged:
-        return tagged[0]
-    for info in track.runs_tagged(tracking, "student", {}):
-        if "submission.images" in info.tags and "submission.sha256" not in info.tags:
-            try:
-                kept = track.artifact_path(tracking, info.id, "submission/solution.zip")
-            except UserError:  # deleted since
-                continue
-            if submission.sha256(kept) == digest:
-                return info
-    return None
+    """The student's run that exported these bytes, by its tag; None: no run of this store."""
+    found = track.runs_tagged(tracking, "student", {"submission.sha256": submission.sha256(file)})
+    return found[0] if found else None
 
 
 def _entry(info: RunInfo) -> Entry | None:

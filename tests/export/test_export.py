@@ -1,4 +1,5 @@
-"""What is handed out: one float32 student under 15 MB and nobody else's weights, ONNX that agrees, a checked solution.zip."""
+"""What is handed out: one float32 student under 15 MB and nobody else's weights, ONNX that agrees, a checked
+solution.zip."""
 
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ from distill.export import job as exporting
 from distill.models import references
 from distill.models.files import load_model, read_description, save_model
 from distill.models.landmarker import Landmarker, to_input
+from distill.predict.runtime import load_onnx
 from distill.tracking import MODEL_FOLDER, Run
 
 ABOUT = {"job": "student", "role": "distilled", "run_id": "f" * 32, "val/nme": 3.3}
@@ -212,10 +214,30 @@ def test_weights_that_hide_below_backbone_or_head_are_refused_too(given, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_teachers_file_is_refused(given, tmp_path):
-    bad = altered(given, tmp_path, lambda t: None, {"job": "teacher", "run_id": "abc123"})
-    with pytest.raises(UserError, match=r"teacher \(run abc123\); only a student can be exported\.$"):
+@pytest.mark.parametrize("job", ["teacher", "", None, ["student"]])
+def test_only_a_file_that_is_described_as_a_students_is_exported(given, tmp_path, job):
+    bad = altered(given, tmp_path, lambda t: None, {"job": job, "run_id": "abc123"})
+    with pytest.raises(UserError, match="abc123"):
         exporting.export(bad, tmp_path / "out", None)
+    assert not (tmp_path / "out").exists()
+
+
+HOSTILE = {"nested": "[" * 50_000, "digits": "1" * 5_000, "large": '"' + "x" * 2_000_000 + '"', "text": "{"}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_description_is_one_sentence_in_both_kinds_of_model_file(tmp_path, text):
+    save_file({"head.weight": torch.zeros(2)}, tmp_path / "a.safetensors", metadata={"distill": text})
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "a", [value], [
+        onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    ])  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.helper.set_model_props(model, {"distill": text})
+    onnx.save(model, tmp_path / "a.onnx")
+    for read, name in ((read_description, "a.safetensors"), (load_onnx, "a.onnx")):
+        with pytest.raises(UserError, match=name):
+            read(tmp_path / name)
 
 
 def test_a_file_of_fifteen_million_bytes_passes_and_one_more_does_not(given, monkeypatch):
@@ -249,7 +271,8 @@ def test_exporting_a_file_onto_itself_keeps_it(given, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, given) -> tuple[TrackingConfig, dict[str, str]]:
-    """A store with two teachers of one training set, one of another, an unfinished one, and a student without a file."""
+    """A store with two teachers of one training set, one of another, an unfinished one, and a student without a
+    file."""
     tracking = TrackingConfig(store=str(tmp_path_factory.mktemp("store") / "mlruns"), experiment="refs")
     ids = {}
     for name, job, data in (

@@ -41,7 +41,8 @@ def test_a_process_that_knows_nothing_of_us_gets_the_same_points_from_the_regist
     np.save(tmp_path / "faces.npy", faces.numpy())
     uri = tracking.tracking_uri(tiny.tracking)
     out = subprocess.run(
-        [sys.executable, "-c", STRANGER, uri, "models:/distill-student@newest", tmp_path / "faces.npy", tmp_path / "out.npz"],
+        [sys.executable, "-c", STRANGER, uri, "models:/distill-student@newest",
+         tmp_path / "faces.npy", tmp_path / "out.npz"],
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
     )  # fmt: skip
     assert out.returncode == 0, out.stderr[-2000:]

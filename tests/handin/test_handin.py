@@ -1,11 +1,11 @@
-"""The hand-in: all that belongs in it and no data, the same bytes twice, and a submission that it makes again by itself."""
+"""The hand-in: all that belongs in it and no data, the same bytes twice, and a submission that it makes again by
+itself."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import shlex
-import subprocess
 import sys
 import zipfile
 from dataclasses import replace
@@ -81,8 +81,13 @@ def test_no_data_set_no_store_and_no_output_is_in_it(tiny, files):
     assert images and not images & set(files.values())
 
 
-def test_it_tells_nothing_of_the_machine_it_came_from(tiny, files):
-    own = [data.decode() for name, data in files.items() if not name.startswith(f"{CODE}/") and name.endswith((".md", ".yaml", ".json", ".txt"))]  # fmt: skip
+def test_it_holds_nothing_of_the_machine_it_came_from(tiny, files):
+    # fmt: skip
+    own = [
+        data.decode()
+        for name, data in files.items()
+        if not name.startswith(f"{CODE}/") and name.endswith((".md", ".yaml", ".json", ".txt"))
+    ]
     assert len(own) == 5 and not [text for text in own if str(tiny.folder) in text or str(Path.home()) + "/" in text]
 
 
@@ -95,7 +100,7 @@ def test_the_environment_is_pinned_as_it_ran(tiny, files):
     assert json.loads(files["environment.json"])["packages"] == ran
 
 
-def test_the_trainings_are_commands_that_the_doors_take(tiny, files, tmp_path):
+def test_the_trainings_are_commands_that_parse(tiny, files, tmp_path):
     lines = files[README].decode().splitlines()
     teacher, student = [
         shlex.split(line) for line in lines if line.startswith("python -m distill.") and "--config" in line
@@ -135,7 +140,9 @@ def test_the_same_run_gives_the_same_bytes_and_no_litter(tiny, report, tmp_path,
     with zipfile.ZipFile(paths[0]) as archive:
         modes = {entry.filename: entry.external_attr >> 16 & 0o777 for entry in archive.infolist()}
         text = archive.read(f"{OWNER}/{README}").decode()
-        assert "\nOMP_NUM_THREADS=1 python -m distill.export student.safetensors" in text, "this code has no other door"
+        assert "\nOMP_NUM_THREADS=1 python -m distill.export student.safetensors" in text, (
+            "this code has no other command"
+        )
     assert modes[f"{OWNER}/{CODE}/run"] == 0o755 and modes[f"{OWNER}/{README}"] == 0o644
 
 
@@ -258,6 +265,7 @@ def test_what_is_wrong_with_the_zip_itself_is_named(files, tmp_path):
     assert f"outside the one folder '{OWNER}/'" in problems(**{"../escape": b""})
     assert problems(**{REPORT: None}) == "'report.pdf' is missing"
     assert "has 15,000,001 bytes" in problems(**{MODEL: bytes(15_000_001)})
+    assert f"outside the one folder '{OWNER}/'" in problems(**{"/": b""})
     (tmp_path / "text.zip").write_text("text")
     with pytest.raises(UserError, match="not an intact zip"):
         reproduce.inspect(tmp_path / "text.zip")
@@ -269,17 +277,7 @@ def test_a_fresh_environment_makes_the_stored_submission_again(tiny, built):
     assert found == reproduce.Reproduction((), 4, 544)
 
 
-# ---------------------------------------------------------------------------------------------------- the door
-
-
-def test_help_loads_nothing_heavy():
-    watch = (
-        "import runpy, sys; sys.argv = ['handin', '--help']\n"
-        "try: runpy.run_module('distill.handin', run_name='__main__', alter_sys=True)\n"
-        "finally: print('loaded:', *sorted({'torch', 'mlflow', 'cv2'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", watch], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and done.stdout.endswith("loaded:\n") and "R07654321.zip" in done.stdout
+# ---------------------------------------------------------------------------------------------------- the command
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,8 @@ def test_what_the_code_needs_is_pinned_as_it_ran_and_nothing_else():
     head, *lines = pinned("timm>=1.0", "Typing-Extensions")
     assert head.startswith("# Python 3.11.7 on Linux")
     assert lines == [
-        "--extra-index-url https://download.pytorch.org/whl/cpu", "cuda-toolkit==13.2", "nvidia-cublas==1", "pyyaml==6.0",
-        "timm==1.0", "torch==2.15.0+cpu", "typing-extensions==4",
+        "--extra-index-url https://download.pytorch.org/whl/cpu", "cuda-toolkit==13.2", "nvidia-cublas==1",
+        "pyyaml==6.0", "timm==1.0", "torch==2.15.0+cpu", "typing-extensions==4",
     ]  # fmt: skip
 
 
@@ -226,8 +226,8 @@ def test_what_is_not_in_the_store_is_told(trace):
 
 def test_a_config_keeps_all_but_its_places(trace):
     text = (
-        "name: x\nteacher: 2a1efce3\nresume: last\ndata: {root: /data, cache: /c, train: /other/faces, val: auto, limit: 7}\n"
-        "tracking: {store: /s, uri: 'http://host'}\ntrain: {lr: 1.0e-05}\n"
+        "name: x\nteacher: 2a1efce3\nresume: last\ndata: {root: /data, cache: /c, train: /other/faces, val: auto, "
+        "limit: 7}\ntracking: {store: /s, uri: 'http://host'}\ntrain: {lr: 1.0e-05}\n"
     )
     (step,) = trace("S", [run("S", "student", "control")], {"S": text})
     assert "teacher=" not in step.command, "without terms nobody listens to it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from conftest import draw_face
 from PIL import Image
 
-from distill.data import annotations, augment
+from distill.data import augment
+from distill.data.annotations import _crop_boxes
 from distill.errors import UserError
 from distill.predict import boxes, crops, pictures
 from distill.predict.runtime import OnnxNetwork, Student
@@ -80,7 +82,7 @@ def test_a_box_around_landmarks_makes_the_crop_that_training_has():
     _, points = draw_face(np.random.default_rng(0), 512)
     low, high = points.min(0), points.max(0)
     crop = crops.cut(np.zeros((512, 512, 3), np.uint8), 64, (*low, *(high - low)), box_scale=1.9)
-    x0, y0, x1, _ = annotations._crop_boxes(points[None], 1.9, 0.08)[0]
+    x0, y0, x1, _ = _crop_boxes(points[None], 1.9, 0.08)[0]
     assert (crop.left, crop.top, crop.side) == pytest.approx((x0, y0, x1 - x0), abs=0.5)
 
 
@@ -243,10 +245,25 @@ def test_every_form_of_a_box_file_says_the_same(tmp_path):
         ("a.json", '{"a.jpg": [1, 2, 3, null]}', "image 'a.jpg', field 'h' is None"),
         ("a.json", "[[1, 2, 3, 4]]", "entry 0"),
         ("a.json", "7", "expected a list or an object"),
+        ("a.json", "[" * 20_000, "nested too deeply"),
+        ("a.json", '{"a.jpg": ' + "[" * 400 + "]" * 400 + "}", "image 'a.jpg'"),
+        ("a.json", '[{"image": "a.jpg", "x": ' + "1" * 5_000 + "}]", "impossible number"),
+        ("a.csv", "image,x,y,w,h\n" + "a" * 200_000 + ",1,2,3,4", "is not CSV"),
+        ("a.csv", "image,x,y,w,h\na.jpg," + "y" * 100_000 + ",2,3,4", "line 2, field 'x'"),
     ],
+    ids=lambda value: value[:30],
 )
 def test_a_wrong_box_file_names_its_line_and_field(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as error:
         boxes.read(tmp_path / name)
-    assert words in str(error.value) and name in str(error.value)
+    assert words in str(error.value) and name in str(error.value) and len(str(error.value)) < 300
+
+
+def test_a_frame_number_of_thousands_of_digits_or_a_pipe_is_one_sentence(tmp_path):
+    (tmp_path / "a.csv").write_text("image,x,y,w,h\n" + "7" * 5_000 + ",1,2,3,4\n")
+    with pytest.raises(UserError, match="a.csv"):
+        boxes.read(tmp_path / "a.csv").by_frame()
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError, match="pipe.csv"):
+        boxes.read(tmp_path / "pipe.csv")

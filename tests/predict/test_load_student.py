@@ -111,7 +111,10 @@ def test_a_file_that_is_not_there_is_said(reference):
 
 
 def test_the_package_itself_is_light_and_says_what_it_has():
-    code = "import sys, distill; print(sorted({'numpy', 'cv2', 'torch', 'onnxruntime'} & set(sys.modules)), distill.__version__)"
+    code = (
+        "import sys, distill; "
+        "print(sorted({'numpy', 'cv2', 'torch', 'onnxruntime'} & set(sys.modules)), distill.__version__)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"[] {distill.__version__}"
     assert "load_student" in dir(distill)

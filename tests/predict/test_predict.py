@@ -1,4 +1,5 @@
-"""`python -m distill.predict`: pictures, folders, video; as files; and from the ONNX file alone, where there is no torch."""
+"""`python -m distill.predict`: pictures, folders, video; as files; and from the ONNX file alone, where there is no
+torch."""
 
 from __future__ import annotations
 
@@ -325,11 +326,11 @@ def test_a_wrong_call_is_one_sentence(model, folder, clip, tmp_path, args, words
 
 # ---------------------------------------------------------------------------------------------------- without torch
 
-# what a light install has not; then the door runs as `python -m` does, and tells what it took
+# what a light install has not; then the command runs as `python -m` does, and prints what it loaded
 LIGHT = """
 import runpy, sys
-HEAVY = {"torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "matplotlib", "optuna", "psutil",
-         "filelock", "scipy", "pandas", "PIL", *sys.argv[1].split(",")}
+HEAVY = {"torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "matplotlib", "optuna",
+         "psutil", "filelock", "scipy", "pandas", "PIL", *sys.argv[1].split(",")}
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in HEAVY:
@@ -343,11 +344,11 @@ finally:
 """
 
 
-def light(where: Path, door: str, *args, absent: str = "") -> subprocess.CompletedProcess:
+def light(where: Path, command: str, *args, absent: str = "") -> subprocess.CompletedProcess:
     path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", LIGHT, absent, door, *(str(arg) for arg in args)]
+    call = [sys.executable, "-c", LIGHT, absent, command, *(str(arg) for arg in args)]
     return subprocess.run(
-        command, cwd=where, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": path}
+        call, cwd=where, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": path}
     )
 
 
@@ -370,8 +371,8 @@ def test_a_light_install_says_what_is_missing_in_one_sentence(folder, tmp_path):
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith(f"error: Model '{weights}' needs the package '")
     assert "pip install 'distill[train]'" in line and f"python -m distill.export {weights} --out DIR" in line
-    for door, args in (("evaluate", ["bundled"]), ("export", ["bundled", "--out", "x"])):
-        done = light(tmp_path, door, *args)
+    for command, args in (("evaluate", ["bundled"]), ("export", ["bundled", "--out", "x"])):
+        done = light(tmp_path, command, *args)
         (line,) = done.stderr.splitlines()
         assert done.returncode == 2 and line.startswith("error: This needs the package"), done.stderr
         assert line.endswith("pip install 'distill[train]'.")

@@ -1,12 +1,17 @@
 """The challenge's file: what is written reads back, and every way to spoil it is found."""
 
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from distill import submission
 from distill.errors import UserError
+from distill.submission import file
 
 NAMES = ["image00002.jpg", "image00004.jpg", "bild-ä.jpg"]
 ROW = " ".join(["a.jpg", *["1.5"] * 136])
@@ -29,6 +34,22 @@ def test_round_trip(tmp_path):
     assert names == NAMES
     np.testing.assert_allclose(found, points(), atol=0.5e-4 + 1e-9)
     assert submission.check(path, NAMES) == submission.check(path) == []
+
+
+any_name = st.text(st.characters(blacklist_categories=("C", "Z")), min_size=1, max_size=12)
+any_points = st.integers(1, 3).flatmap(
+    lambda count: arrays(np.float64, (count, 68, 2), elements=st.floats(-1e6, 1e6), fill=st.floats(-1e6, 1e6))
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(any_name, min_size=3, max_size=3, unique=True), any_points)
+def test_whatever_is_written_reads_back_to_four_decimals(tmp_path, names, found):
+    names = names[: len(found)]
+    path = submission.write(tmp_path / "any.zip", names, found)
+    read_names, read = submission.read(path)
+    assert read_names == names and np.abs(read - found).max() <= 0.5e-4 + 1e-9
+    assert submission.check(path, names[::-1]) == []
 
 
 def test_the_text_is_exactly_the_challenges(tmp_path):
@@ -108,6 +129,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
         (ROW.replace("1.5", "1e999", 1), "line 1, field 2: '1e999' is not finite"),
         (ROW.replace("1.5", "1,5", 1), "line 1, field 2: '1,5' is not a number"),
         (ROW.replace("1.5", "1_5", 1), "line 1, field 2: '1_5' is not a number"),
+        (ROW.replace("1.5", "1" * 20_000 + "x", 1), "line 1: 20,547 characters"),
         (ROW + "\r\n", "line 1: ends in a carriage return"),
         (b"\xff\xfe" + ROW.encode(), "not UTF-8"),
         ("\ufeff" + ROW, "byte order mark"),
@@ -119,6 +141,27 @@ def test_each_fault_is_named_with_line_and_field(tmp_path, text, problem):
     assert len(problems) == 1 and problem in problems[0]
     with pytest.raises(UserError, match="made.zip"):
         submission.read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("x\n" * 400_000, "the file was read to here only"),
+        ("x " * 400_000, "line 1: 800,000 characters"),
+        (" " * 1_000_001, "larger than 1,000,000 bytes"),
+    ],
+    ids=["many lines", "one line", "a zip bomb"],
+)
+def test_a_small_zip_of_much_text_costs_little_and_has_few_problems(tmp_path, monkeypatch, text, problem):
+    monkeypatch.setattr(file, "LARGEST", 1_000_000)
+    with zipfile.ZipFile(tmp_path / "made.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(submission.MEMBER, text)
+    tracemalloc.start()
+    problems = submission.check(tmp_path / "made.zip", ["a.jpg"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(problems) <= file.MOST_PROBLEMS + 2 and any(problem in found for found in problems)
+    assert peak < 5 * file.LARGEST
 
 
 def test_one_row_without_a_last_line_feed_is_fine(tmp_path):
