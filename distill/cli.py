@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 # what to install for a package that is imported; the parts of pyproject.toml
 EXTRAS = {
-    "distill": ("numpy", "cv2", "onnxruntime", "av", "yaml", "tqdm", "filelock", "pydantic"),
+    "distill": ("numpy", "cv2", "PIL", "onnxruntime", "av", "yaml", "tqdm", "filelock", "pydantic"),
     "distill[train]": (
         "torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "onnxscript", "matplotlib",
         "jinja2", "plutoprint", "psutil", "packaging", "scipy",
@@ -70,6 +71,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Call `main` with the command line's arguments. A UserError, a package that is not installed, or a file that the
     disk refuses becomes one line on stderr and exit code 2.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # a file's name as the system has it, UTF-8 or not
     signal.signal(
         signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)
     )  # unwind, so that the run records how it ended
@@ -112,7 +116,7 @@ def check_out(path: str | os.PathLike, option: str = "--out") -> Path:
 
 def check_roots(configs: Iterable[Config]) -> None:
     """Raises UserError for a missing data folder, before torch is imported."""
-    from distill.data.annotations import resolve
+    from distill.data.folders import resolve
 
     for data in dict.fromkeys(config.data for config in configs):
         resolve(data)
@@ -124,6 +128,25 @@ def stop_if_failed(failed: Sequence[str]) -> None:
         print(f"\n{len(failed)} failed; the same command tries them again:", file=sys.stderr)
         for line in failed:
             print(f"  {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+def add_on_bad_argument(parser: argparse.ArgumentParser) -> None:
+    """--on-bad, for commands that read many images; what `skip` leaves out goes to `stop_if_left_out`."""
+    parser.add_argument(
+        "--on-bad",
+        choices=("skip", "stop"),
+        default="skip",
+        help="an image that cannot be used is left out and listed, or stops the call (default: %(default)s)",
+    )
+
+
+def stop_if_left_out(left_out: Sequence[tuple[str, str]]) -> None:
+    """Print images that could not be used, (name, why), a line each, and exit with code 1; nothing without any."""
+    if left_out:
+        print(f"{len(left_out)} left out:", file=sys.stderr)
+        for name, reason in left_out:
+            print(f"  {name}: {reason}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -1,15 +1,17 @@
-"""Files written whole or not at all, YAML read without guessing, text from templates."""
+"""Files written whole or not at all, only regular files read, YAML without guessing, text from templates."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -37,33 +39,54 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text atomically; returns `path`."""
+    """Write UTF-8 text atomically; returns `path`. File names that are not UTF-8 become the bytes that they are."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
     return path
 
 
-def read_text(path: Path, kind: str, most: int) -> str:
-    """UTF-8 text of a file, without a byte order mark; `kind` is how a message calls the file.
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; never waits, as a pipe would. Raises OSError, also where it is not a regular file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a name that no system can have
+        raise OSError(errno.EINVAL, str(error)) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return os.fdopen(descriptor, "rb")
 
-    Raises UserError for a file that is missing, not regular (a pipe or device has no end), larger than `most` bytes, or not
-    UTF-8.
+
+def read_bytes(path: Path, kind: str, most: int) -> bytes:
+    """The content of a regular file; `kind` is how a message calls it.
+
+    Raises UserError for a file that is missing, unreadable, not regular, or over `most` bytes.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{kind} '{path}' cannot be read: it is not a regular file.")
-        if path.stat().st_size > most:
-            raise UserError(f"{kind} '{path}' has {path.stat().st_size:,} bytes; expected at most {most:,}.")
-        return path.read_text(encoding="utf-8-sig")
+        with open_regular(path) as file:
+            length = file.seek(0, os.SEEK_END)
+            if length > most:
+                raise UserError(f"{kind} '{path}' has {length:,} bytes; expected at most {most:,}.")
+            file.seek(0)
+            return file.read()
     except OSError as error:
         raise UserError(f"{kind} '{path}' cannot be read: {error.strerror or error}.") from None
-    except ValueError:
+
+
+def read_text(path: Path, kind: str, most: int) -> str:
+    """As `read_bytes`, of UTF-8 text, with or without a byte order mark. Raises UserError."""
+    try:
+        return read_bytes(path, kind, most).decode("utf-8-sig")
+    except UnicodeDecodeError:
         raise UserError(f"{kind} '{path}' is not UTF-8 text.") from None
 
 
 def parse_json(text: str, what: str, most: int = LARGEST_JSON) -> Any:
-    """The value of a JSON text from outside. Raises UserError that begins with `what` for one that is longer than `most`
-    characters, not JSON, nested without end, or has a number of thousands of digits."""
+    """The value of a JSON text from outside.
+
+    Raises UserError that begins with `what` for one that is longer than `most` characters, not JSON, nested without
+    end, or has a number of thousands of digits.
+    """
     if len(text) > most:
         raise UserError(f"{what} has {len(text):,} characters of JSON; expected at most {most:,}.")
     try:

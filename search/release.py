@@ -21,7 +21,7 @@ from distill import tracking as track
 from distill.ablation.file import file_name
 from distill.ablation.table import Row, Table
 from distill.config import Config
-from distill.data.annotations import resolve
+from distill.data.folders import resolve
 from distill.errors import UserError
 from distill.export.job import Export, export, images_to_submit, submission_tags
 from distill.export.mlflow_model import pack

@@ -23,6 +23,7 @@ ENTRY_POINTS = (
 # Outside packages and the one place that may know each.
 OWNERS: dict[str, tuple[str, ...]] = {
     "timm": ("distill.models",),
+    "PIL": ("distill.data.images",),
     "albumentations": ("distill.data.albumentations_step",),
     "mlflow": ("distill.tracking", "distill.export.mlflow_model"),
     "matplotlib": ("distill.figures",),

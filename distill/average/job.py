@@ -20,7 +20,8 @@ from torch import Tensor
 from distill import config as configs
 from distill import tracking as track
 from distill.config import Config, TrackingConfig
-from distill.data.annotations import LandmarkSet, read_labelled, resolve
+from distill.data.annotations import LandmarkSet, read_labelled
+from distill.data.folders import resolve
 from distill.errors import UserError
 from distill.evaluate import job as evaluation
 from distill.models.files import check_budget, load_model, markup_of, read_description, save_model

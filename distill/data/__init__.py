@@ -1,4 +1,12 @@
-"""Labelled face images: reading and checking (annotations, unpickling), augmentation (augment, geometry), batches (loading, cache)."""
+"""Labelled face images, from the disk to batches.
+
+folders.py        which sets a config means
+images.py         picture files -> pixels
+labels.py         annot.pkl and text labels; unpickling.py and pickle_check.py read what strangers pickled
+annotations.py    a checked set of both; disjoint.py: whether two sets are
+augment.py        views of a sample: geometry.py, photometric.py, albumentations_step.py (centring.py measures a step)
+loading.py        batches; cache.py: decoded images
+"""
 
 from __future__ import annotations
 

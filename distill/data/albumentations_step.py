@@ -26,8 +26,8 @@ class AlbumentationsStep:
         _try(key, step, self)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        # Each step gets a stream of its own. Compose(seed=) and set_random_seed give every step the same stream, so that
-        # all or none of them fire.
+        # Each step gets a stream of its own. Compose(seed=) and set_random_seed give every step the same stream, so
+        # that all or none of them fire.
         seeds = rng.integers(0, 2**63, 2)
         self._transform.set_random_state(np.random.default_rng(seeds[0]), random.Random(int(seeds[1])))
         return self._transform(image=image)["image"]
@@ -49,7 +49,7 @@ def _compose(key: str, step: StepConfig):
         raise UserError(f"{key}.name is '{step.name}'; albumentations has no such transform.")
     if not issubclass(kind, (A.ImageOnlyTransform, BaseDropout, A.PixelDropout)):
         raise UserError(
-            f"{key}.name is '{step.name}', which moves pixels but not their landmarks; geometry is set by augment.rotate, "
+            f"{key}.name is '{step.name}', which moves pixels but not landmarks; geometry is set by augment.rotate, "
             "scale, shift, shear, perspective and flip."
         )
     with warnings.catch_warnings(record=True) as caught:

@@ -18,8 +18,8 @@ class Augmenter:
     """Draws the augmented view of a sample. Raises UserError for a photometric step that cannot be built or that
     moves the picture.
 
-    augment: what to draw from. size: side of the result, pixels. seed: of the run. markup: which points change places in
-    a mirror image.
+    augment: what to draw from. size: side of the result, pixels. seed: of the run. markup: which points change places
+    in a mirror image.
     """
 
     def __init__(self, augment: AugmentConfig, size: int, seed: int, markup: Markup = IBUG68):
@@ -47,8 +47,19 @@ class Augmenter:
 
 
 def plain(image: np.ndarray, landmarks: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Resize for validation: (H, W, 3) uint8 -> (size, size, 3), landmarks (P, 2) multiplied along (None stays None)."""
-    height, width = image.shape[:2]
+    """The view for validation: (H, W, 3) uint8 -> (size, size, 3), black where it is not square, and its landmarks."""
     if landmarks is not None:
-        landmarks = (landmarks * np.array([size / width, size / height])).astype(np.float32)
-    return geometry.resize(image, size), landmarks
+        landmarks = to_view(landmarks, np.array(image.shape[1::-1]), size).astype(np.float32)
+    return geometry.resize(geometry.square(image), size), landmarks
+
+
+def to_view(points: np.ndarray, picture: np.ndarray, size: int) -> np.ndarray:
+    """(..., P, 2) pixels of pictures of (..., 2) width and height -> the same, float64, in pixels of their views."""
+    sides, corner = geometry.frame_of(picture)
+    return (points + corner[..., None, :]) * (size / sides[..., None, :])
+
+
+def from_view(points: np.ndarray, picture: np.ndarray, size: int) -> np.ndarray:
+    """The inverse of `to_view`, as float32."""
+    sides, corner = geometry.frame_of(picture)
+    return (points * (sides / size).astype(np.float32)[..., None, :] - corner[..., None, :]).astype(np.float32)

@@ -1,8 +1,8 @@
 """An optional cache of decoded images: one memory-mapped uint8 file per data set and side.
 
 Decoding a JPEG costs several times its augmentation; a cached image costs a page fault. The set's fingerprint is in the
-file's name and in a JSON file beside it, so the cache of other data is never taken for this one's. (The fingerprint sees
-names, labels and byte sizes: images edited to the very same byte sizes need the cache folder emptied by hand.)
+file's name and in a JSON file beside it, so the cache of other data is never taken for this one's. (The fingerprint
+sees names, labels and byte sizes: images edited to the very same byte sizes need the cache folder emptied by hand.)
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def open_or_build(
 ) -> CachedImages:
     """The cache of this set in `folder`, built where it is missing, cut short or of other data.
 
-    side: images are resized to side x side (plain(), landmarks are the caller's to scale); 0: kept as they are. progress:
-    show a bar while building. Processes that ask at once build it once.
+    side: images are brought to side x side (plain(), landmarks are the caller's to map by to_view); 0: kept as they
+    are. progress: show a bar while building. Processes that ask at once build it once.
 
     Raises UserError where side is 0 and the images differ in size, or the cache cannot be written.
     """
@@ -55,7 +55,7 @@ def open_or_build(
         width, height = (int(n) for n in landmark_set.sizes[0])
         if (landmark_set.sizes != landmark_set.sizes[0]).any():
             raise UserError(
-                f"Data set '{landmark_set.folder}' has images of several sizes, which one cache cannot hold as they are; "
+                f"Data set '{landmark_set.folder}' has images of several sizes, and a cache holds one; "
                 "set data.cache_size to a side in pixels."
             )
     shape = (len(landmark_set), height, width, 3)

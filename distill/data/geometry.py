@@ -26,9 +26,9 @@ def sample_matrix(
 ) -> tuple[np.ndarray, bool]:
     """Draw one augmentation: (3, 3) float64 source pixels -> pixels of size x size, and whether it mirrors.
 
-    Resize to the frame, then about its centre: mirror, perspective, shear, scale, rotation, shift. Ranges are those of
-    AugmentConfig; the rare wide rotation takes the usual one's place with probability rotate_wide_p. Whoever applies a
-    mirroring matrix to landmarks also owes them the flip permutation.
+    Fit into the frame (`frame_of`), then about its centre: mirror, perspective, shear, scale, rotation, shift. Ranges
+    are those of AugmentConfig; the rare wide rotation takes the usual one's place with probability rotate_wide_p.
+    Whoever applies a mirroring matrix to landmarks also owes them the flip permutation.
     """
     flipped = bool(rng.random() < augment.flip)
     most = augment.rotate_wide if rng.random() < augment.rotate_wide_p else augment.rotate
@@ -39,7 +39,8 @@ def sample_matrix(
     corners = rng.uniform(-augment.perspective, augment.perspective, (4, 2))
 
     # In sides of the frame, from its centre.
-    to_frame = np.array([[1 / width, 0, -0.5], [0, 1 / height, -0.5], [0, 0, 1.0]])
+    (side,), (left, top) = frame_of(np.array([width, height]))
+    to_frame = np.array([[1 / side, 0, left / side - 0.5], [0, 1 / side, top / side - 0.5], [0, 0, 1.0]])
     mirror = np.diag([-1.0 if flipped else 1.0, 1.0, 1.0])
     slant = np.array([[1, shear[0], 0], [shear[1], 1, 0], [0, 0, 1.0]])
     slant[:2, :2] /= math.sqrt(
@@ -80,8 +81,8 @@ def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     """(H, W, 3) uint8 -> (size, size, 3) uint8 by a (3, 3) matrix in continuous pixels; bilinear, black outside.
 
-    Where the matrix shrinks, the image is smoothed first, so that the result is as sharp as `resize` makes it and does not
-    alias; see `_smooth`.
+    Where the matrix shrinks, the image is smoothed first, so that the result is as sharp as `resize` makes it and does
+    not alias; see `_smooth`.
     """
     height, width = image.shape[:2]
     image = _smooth(image, 1 / max(_magnification(matrix, width / 2, height / 2), 1e-6))
@@ -95,8 +96,28 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return cv2.warpPerspective(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
 
 
+def frame_of(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The square that a whole picture is put into, since a face keeps its proportions: black at both shorter sides.
+
+    (..., 2) int width and height -> (..., 1) side and (..., 2) place of the picture's top-left corner in it, pixels.
+    """
+    sides = sizes.max(-1, keepdims=True)
+    return sides, (sides - sizes) // 2
+
+
+def square(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> the same in the middle of a black square; see `frame_of`."""
+    height, width = image.shape[:2]
+    if width == height:
+        return image
+    (side,), (left, top) = frame_of(np.array([width, height]))
+    framed = np.zeros((side, side, 3), np.uint8)
+    framed[top : top + height, left : left + width] = image
+    return framed
+
+
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> (size, size, 3) uint8, stretched where it is not square: by areas where it shrinks, else bilinear."""
+    """(H, W, 3) uint8 -> (size, size, 3) uint8: by areas where it shrinks, else bilinear."""
     height, width = image.shape[:2]
     if (width, height) == (size, size):
         return image

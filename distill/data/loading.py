@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distill.data.annotations import LandmarkSet
-from distill.data.augment import Augmenter, plain
+from distill.data.augment import Augmenter, plain, to_view
 from distill.errors import UserError
 
 
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
     image: np.ndarray
     landmarks: np.ndarray
-    index: int
+    index: int  # type: ignore[assignment]  # tuples have a method of that name
     teacher_image: np.ndarray | None = None
     targets: dict[str, np.ndarray] | None = None
 
@@ -51,10 +51,10 @@ class TargetSource(Protocol):
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Lists of (epoch, index) for one process, a list a batch.
 
-    The order of an epoch depends on (seed, epoch) alone. A global batch is a run of batch_size positions of it, and each
-    process takes its own contiguous slice, so that all slices together are the batch of a single process. What is left
-    over at the end of an epoch waits for another one. Raises UserError where n images fill no batch, or batch_size does
-    not divide among the processes.
+    The order of an epoch depends on (seed, epoch) alone. A global batch is a run of batch_size positions of it, and
+    each process takes its own contiguous slice, so that all slices together are the batch of a single process. What is
+    left over at the end of an epoch waits for another one. Raises UserError where n images fill no batch, or batch_size
+    does not divide among the processes.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
@@ -87,10 +87,11 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 class TrainDataset(Dataset):
     """Augmented samples by (epoch, index): the epoch travels with the key, so lasting workers need not be told of it.
 
-    landmark_set: labelled. images: where pixels come from, the set itself unless a cache is given. teacher: an augmenter of
-    the same draws at another size: a teacher sees the student's view at its own resolution, and the student's pixels do not
-    depend on whether it has a teacher, and which. views: how many views an image has, epoch e showing view e mod
-    `views`; 0: a new one each epoch. targets: what a teacher gave for these views; its own images are then not made.
+    landmark_set: labelled. images: where pixels come from, the set itself unless a cache is given. teacher: an
+    augmenter of the same draws at another size: a teacher sees the student's view at its own resolution, and the
+    student's pixels do not depend on whether it has a teacher, and which. views: how many views an image has, epoch e
+    showing view e mod `views`; 0: a new one each epoch. targets: what a teacher gave for these views; its own images
+    are then not made.
     """
 
     def __init__(
@@ -124,8 +125,8 @@ def train_loader(
 ) -> DataLoader[Sample]:
     """Batches of `dataset` in the order of `sampler`, the same numbers for any number of workers.
 
-    workers: processes that stay alive between epochs; 0 loads in this one. pin: page-locked memory for a GPU. A UserError
-    met in a worker arrives as the same one sentence.
+    workers: processes that stay alive between epochs; 0 loads in this one. pin: page-locked memory for a GPU. A
+    UserError met in a worker arrives as the same one sentence.
     """
     return _TrainLoader(
         dataset,
@@ -154,10 +155,11 @@ def eval_batches(
 
 
 def _points_of(landmark_set: LandmarkSet, index: int, image: np.ndarray) -> np.ndarray:
-    """Landmarks in pixels of `image`, which a cache may have resized; zeros where there are none."""
+    """Landmarks in pixels of `image`, which a cache may hold as a view; zeros where there are none."""
     if landmark_set.landmarks is None:
         return np.zeros((landmark_set.markup.count, 2), np.float32)
-    return landmark_set.landmarks[index] * (np.array(image.shape[1::-1]) / landmark_set.sizes[index])
+    points, size = landmark_set.landmarks[index], landmark_set.sizes[index]
+    return points.astype(np.float64) if (image.shape[1::-1] == size).all() else to_view(points, size, image.shape[0])
 
 
 def _collate(samples: list[Sample]) -> Batch:

@@ -1,8 +1,8 @@
 """Photometric augmentation: steps that change colours and sharpness and leave every pixel where it is.
 
 A step is named and set like a transform of albumentations (`augment.photometric.NAME: {name, p, args}`), and draws from
-the same distribution. The usual ones are implemented here (`OWN`), several times faster; albumentations is imported only
-where another step is configured, or arguments that are not known here. Such a step is measured when it is built
+the same distribution. The usual ones are implemented here (`OWN`), several times faster; albumentations is imported
+only where another step is configured, or arguments that are not known here. Such a step is measured when it is built
 (centring.py): one that moves the picture would move it away from its landmarks, which stay.
 """
 
@@ -38,7 +38,8 @@ class Photometric:
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(H, W, 3) uint8 -> the same shape and type; all chance comes from rng.
 
-        Each step has a stream of its own, so that views of one sample at two sizes get the same steps, whatever one draws.
+        Each step has a stream of its own, so that views of one sample at two sizes get the same steps, whatever one
+        draws.
         """
         chances = rng.random(len(self.steps))
         seeds = rng.integers(2**63, size=len(self.steps))
@@ -82,7 +83,7 @@ def _range(number: type, low: float, high: float) -> Any:
 
 
 def _around(middle: float) -> BeforeValidator:
-    """A single number v stands for the range from middle - v to middle + v; a factor's (about 1) does not go below 0."""
+    """A single number v stands for the range from middle - v to middle + v; a factor's, about 1, stays above 0."""
 
     def widen(value: Any) -> Any:
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -101,8 +102,8 @@ Factor = Annotated[_range(float, 0, 100), _around(1)]
 class ColorJitter(Section):
     """Brightness and contrast as one lookup table, saturation and hue as one 3 x 3 matrix.
 
-    albumentations applies the four in random order with a cut at 0 and 255 after each, and turns the hue in HSV; here the
-    hue turns about the grey axis, and each half is cut once.
+    albumentations applies the four in random order with a cut at 0 and 255 after each, and turns the hue in HSV; here
+    the hue turns about the grey axis, and each half is cut once.
     """
 
     brightness: Factor = (0.8, 1.2)
@@ -189,8 +190,8 @@ class MotionBlur(Section):
     """Blur along a straight line that is centred on the pixel.
 
     blur_limit: least and largest side of the kernel, pixels; odd ones are drawn. angle_range: degrees. direction_range:
-    its size shortens the line, from the kernel's side at 0 to half of it at 1. albumentations' kernels lie off the centre
-    (0.7 px on average), by direction and by allow_shifted; neither moves anything here.
+    its size shortens the line, from the kernel's side at 0 to half of it at 1. albumentations' kernels lie off the
+    centre (0.7 px on average), by direction and by allow_shifted; neither moves anything here.
     """
 
     blur_limit: Annotated[_range(int, 3, 99), BeforeValidator(lambda n: (3, n) if isinstance(n, int) else n)] = (3, 7)
@@ -206,7 +207,7 @@ class MotionBlur(Section):
 
 
 def _line(half: int, dx: float, dy: float) -> np.ndarray:
-    """(2 half + 1, same) float32 kernel of sum 1: the line from (-dx, -dy) to (dx, dy) about the centre, antialiased."""
+    """(2 half + 1, same) float32 kernel of sum 1: the line from (-dx, -dy) to (dx, dy) about the centre, smoothed."""
     along = np.linspace(-1, 1, 4 * half + 1)[:, None]
     offsets = np.arange(-half, half + 1)
     in_x = np.maximum(1 - np.abs(offsets - dx * along), 0)  # bilinear weights of each point of the line
@@ -247,7 +248,7 @@ class ImageCompression(Section):
 
 
 class CoarseDropout(Section):
-    """Rectangles of one colour each; ranges of their sides in parts of the picture's. fill: a level, or a random colour."""
+    """Rectangles of one colour; ranges of their sides in parts of the picture's. fill: a level, or a random colour."""
 
     num_holes_range: _range(int, 1, 1000) = (1, 2)
     hole_height_range: _range(float, 0, 0.999) = (0.1, 0.2)

@@ -1,7 +1,7 @@
 """A look through the opcodes of a pickle, before anything is built from it: does it fit into its own size?
 
-Names of opcodes are those of `pickletools`. Runs of the usual small ones are skipped by one regular expression, the rest is
-walked through one by one.
+Names of opcodes are those of `pickletools`. Runs of the usual small ones are skipped by one regular expression, the
+rest is walked through one by one.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ _DICTIONARIES = (b"}", b"d", b"s", b"u", b"\x8f", b"\x90", b"\x91")
 
 
 def check_opcodes(data: bytes) -> None:
-    """Raises Refused for an index, a length or a number beyond what the file can need, and for too many containers; also for
-    dictionaries and sets, whose keys can be chosen to collide. Raises ValueError where the bytes are no pickle."""
+    """Raises Refused for an index, a length or a number beyond what the file can need, and for too many containers;
+    also for dictionaries and sets, whose keys can be chosen to collide. Raises ValueError where the bytes are no
+    pickle.
+    """
     # lists and tuples, and bytes of numbers and names that look so: a few in a hundred
     containers = sum(data.count(code) for code in (b"]", b"l", b"t", b"\x85", b"\x86", b"\x87"))
     position = _SMALL.match(data).end()

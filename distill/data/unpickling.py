@@ -2,7 +2,8 @@
 
 A pickle names the functions that rebuild its objects, and a hostile one names `os.system`. Here a name is looked up in
 a short table and nowhere else. Even numpy's own functions are replaced by stand-ins, because a forged dtype state would
-make the real ones read memory that is not theirs. Old (`numpy.core`) and new (`numpy._core`) module paths are both known.
+make the real ones read memory that is not theirs. Old (`numpy.core`) and new (`numpy._core`) module paths are both
+known.
 
 A pickle is also a program that can fill the memory: nine bytes with a large memo index take 4 GB. So the opcodes are
 looked through before anything is built (pickle_check.py), and what calls copy is counted while it is built.
@@ -24,11 +25,13 @@ import numpy as np
 
 from distill.data.pickle_check import Refused, check_opcodes
 from distill.errors import UserError
+from distill.files import read_bytes
 
 # Byte order, kind (bool, int, unsigned, float), item size. Strings and structured types have no place in an annotation.
 _NUMBER_TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 _STRUCT_CODES = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
 _STRUCT_CODES |= {"f2": "e", "f4": "f", "f8": "d"}
+LARGEST = 2_000_000_000  # bytes; a million labels of 68 points
 _LONGEST_EMPTY = 1_000_000  # sides of an array without numbers, which no data bounds
 
 
@@ -65,7 +68,7 @@ class _Dtype:
 class _Array(np.ndarray):
     """An ndarray whose pickled state is checked before numpy sees it."""
 
-    take: Callable[[int], None]  # counts the bytes that a state copies
+    count: Callable[[int], None]  # counts the bytes that a state copies
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
@@ -77,8 +80,8 @@ class _Array(np.ndarray):
                 raise Refused("holds a numpy array whose shape does not fit its data")
         else:
             data = _raw(data, _count(shape) * real.itemsize)
-        self.take(_count(shape) * real.itemsize)
-        super().__setstate__((1, shape, real, bool(fortran), data))
+        self.count(_count(shape) * real.itemsize)
+        super().__setstate__((1, shape, real, bool(fortran), data))  # type: ignore[arg-type]
 
 
 class _Function:
@@ -97,7 +100,7 @@ class _Function:
 
 
 class _Scalar(_Function):
-    """numpy's `scalar(dtype, bytes)`, as a Python number; an annotation holds millions, so the usual case comes first."""
+    """numpy's `scalar(dtype, bytes)`, as a Python number; there may be millions, so the usual case comes first."""
 
     __slots__ = ()
 
@@ -165,7 +168,7 @@ class _Rebuilt:
         if subtype is not self.ndarray:
             raise Refused("rebuilds a numpy array of an unknown class")
         array = np.ndarray.__new__(_Array, (0,), np.int8)  # __setstate__ gives it shape, type and data
-        array.take = self.take
+        array.count = self.take
         return array
 
     def _frombuffer(self, data: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
@@ -224,12 +227,7 @@ def load(path: str | os.PathLike) -> Any:
     much more memory than its own size, cannot be read, or is truncated.
     """
     path = Path(path)
-    try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"Annotation file '{path}' cannot be read: it is not a regular file.")
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"Annotation file '{path}' cannot be read: {error.strerror or error}.") from None
+    data = read_bytes(path, "Annotation file", LARGEST)
     try:
         check_opcodes(data)
         return _Unpickler(data).load()

@@ -12,7 +12,7 @@ from distill.errors import UserError
 from distill.models.references import config_of, resolve_model
 
 if TYPE_CHECKING:
-    from distill.data.annotations import LandmarkSet
+    from distill.data.annotations import LandmarkSet, OnBad
     from distill.landmarks import Markup
 
 NORMALIZERS = ("image", "bbox", "interocular")
@@ -34,6 +34,7 @@ def main(argv: list[str]) -> None:
         "--normalizer", choices=NORMALIZERS, default="image", help="image: sqrt(W*H), the challenge's 384 (default)"
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirror image (twice the work)")
+    cli.add_on_bad_argument(parser)
     args = parser.parse_args(argv)
     folder = Path(args.data) if args.data else None
     if folder is not None and not folder.is_dir():
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
     from distill.models.files import load_model
 
     model, described = load_model(reference.path)
-    labelled = _labelled(folder, config_of(reference, tracking) or Config(), model.markup)
+    labelled = _labelled(folder, config_of(reference, tracking) or Config(), model.markup, args.on_bad)
     predictions = evaluation.predict_set(model, labelled, flip=args.flip)
     report = evaluation.measure(predictions, labelled, args.normalizer)
     label = reference.label + (" (flip)" if args.flip else "")
@@ -53,7 +54,10 @@ def main(argv: list[str]) -> None:
         "model": args.model, "about": described["about"], "data": labelled.folder.name, "fingerprint": labelled.fingerprint,
         "images": len(labelled), "flip": args.flip, "mean_confidence": float(predictions.confidence.mean()),
     }  # fmt: skip
-    evaluation.write_json(out / "report.json", facts | report.to_dict() | {"names": list(labelled.names)})
+    evaluation.write_json(
+        out / "report.json",
+        facts | report.to_dict() | {"names": list(labelled.names), "left_out": dict(labelled.skipped)},
+    )
     evaluation.pictures(out / "pictures", labelled, {label: predictions}, {label: report})
     print(f"{label} on {labelled.folder.name}: {len(labelled)} images, errors in percent of '{args.normalizer}'")
     print(f"  NME {report.nme:.3f}   median {report.median:.3f}   95th percentile {report.p95:.3f}")
@@ -64,11 +68,13 @@ def main(argv: list[str]) -> None:
         if cells:
             print(f"  {angle} " + "   ".join(f"{name}: {cell['nme']:.2f} ({cell['count']})" for name, cell in cells))
     print(f"  {out / 'report.json'}, pictures in {out / 'pictures'}")
+    cli.stop_if_left_out(labelled.skipped)
 
 
-def _labelled(folder: Path | None, config: Config, markup: Markup) -> LandmarkSet:
+def _labelled(folder: Path | None, config: Config, markup: Markup, on_bad: OnBad) -> LandmarkSet:
     """The set to measure on, read as the model's training read its own: by default that very validation set."""
-    from distill.data.annotations import read_labelled, resolve
+    from distill.data.annotations import read_labelled
+    from distill.data.folders import resolve
 
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, landmarks=markup.reference()))
     try:
@@ -77,7 +83,7 @@ def _labelled(folder: Path | None, config: Config, markup: Markup) -> LandmarkSe
         raise UserError(
             f"The model's own validation set is not here; name a labelled set with --data. ({error})"
         ) from None
-    return read_labelled(folder, config)
+    return read_labelled(folder, config, on_bad, decode=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 
 from distill import headpose, metrics
 from distill.data.annotations import LandmarkSet
+from distill.data.augment import from_view
 from distill.data.loading import eval_batches
 from distill.files import write_text
 from distill.models.landmarker import Landmarker, to_input
@@ -44,8 +45,7 @@ def predict_set(model: Landmarker, images: LandmarkSet, flip: bool = False, batc
             p, c = (p + q) / 2, (c + mirrored.confidence.float()[:, permutation]) / 2
         points.append(p.cpu().numpy())
         confidence.append(c.cpu().numpy())
-    scale = images.sizes[:, None, :].astype(np.float32) / model.size
-    return Predictions(np.concatenate(points) * scale, np.concatenate(confidence))
+    return Predictions(from_view(np.concatenate(points), images.sizes, model.size), np.concatenate(confidence))
 
 
 def measure(predictions: Predictions, labelled: LandmarkSet, normalizer: str = "image") -> metrics.Report:

@@ -19,6 +19,7 @@ def main(argv: list[str]) -> None:
     cli.add_model_arguments(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="where the files go")
     parser.add_argument("--images", metavar="DIR", help="also predict this folder of images into solution.zip")
+    cli.add_on_bad_argument(parser)
     args = parser.parse_args(argv)
     if args.images and not Path(args.images).is_dir():
         raise UserError(f"--images '{args.images}' is not a folder.")
@@ -27,12 +28,15 @@ def main(argv: list[str]) -> None:
     from distill.data.annotations import read_set
     from distill.export import job as exporting
 
-    images = read_set(Path(args.images), need_labels=False) if args.images else None
+    images = None
+    if args.images:
+        images = read_set(args.images, need_labels=False, on_bad=args.on_bad, decode=True)
     made = exporting.export(reference.path, out, images)
     print(f"{made.weights}: {made.weights.stat().st_size:,} bytes, float32")
     print(f"{made.onnx}: {made.onnx.stat().st_size:,} bytes, within {made.parity:.6f} px of the torch student")
     if made.submission:
         print(f"{made.submission}: {len(images)} rows of 137 fields, read back and checked")
+        cli.stop_if_left_out(images.skipped)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def export(model_file: Path, out: Path, images: LandmarkSet | None) -> Export:
     model, described = load_model(model_file)
     if images is not None:
         submission_file.check_points(model.markup, f"Model file '{model_file}'")
+        submission_file.check_names(images.names)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as made:  # all or nothing reaches `out`
         fresh = Path(made)
@@ -83,7 +84,11 @@ def images_to_submit(folder: Path | None, model_file: Path) -> LandmarkSet | Non
             f"No submission is made: the model predicts {markup}; a submission has the {IBUG68.count} of {IBUG68.name}."
         )
         return None
-    return read_set(folder, need_labels=False)
+    images = read_set(folder, need_labels=False, on_bad="skip", decode=True)
+    if images.skipped:
+        (name, reason), count = images.skipped[0], len(images.skipped)
+        print(f"The submission leaves out {count} of {count + len(images)} images, such as '{name}': {reason}.")
+    return images
 
 
 def submission_tags(exported: Export, images: LandmarkSet) -> dict[str, str]:

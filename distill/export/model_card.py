@@ -10,7 +10,7 @@ import numpy as np
 
 from distill import metrics as metric
 from distill.config import Config
-from distill.data.annotations import resolve
+from distill.data.folders import resolve
 from distill.files import render
 from distill.models.files import read_description
 from distill.profiling import Cost

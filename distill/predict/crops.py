@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from distill.data import geometry
@@ -94,10 +93,5 @@ def checked(box: Sequence[float]) -> Box:
 
 
 def _whole(image: np.ndarray, size: int) -> Crop:
-    height, width = image.shape[:2]
-    side = max(width, height)
-    left, top = (side - width) // 2, (side - height) // 2
-    if width != height:
-        sides = (top, side - height - top, left, side - width - left)
-        image = cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=(0, 0, 0))
-    return Crop(geometry.resize(image, size), -left, -top, side)
+    (side,), (left, top) = geometry.frame_of(np.array(image.shape[1::-1]))
+    return Crop(geometry.resize(geometry.square(image), size), -left, -top, side)

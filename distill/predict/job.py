@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from distill.data import images
 from distill.errors import UserError
 from distill.files import write_text
 from distill.predict import output, pictures, smoothing
@@ -69,7 +70,7 @@ def kind_of(source: str) -> Literal["folder", "image", "video", "camera"]:
         raise UserError(f"'{source}' is not a folder, a picture, a video, or camera:N; there is no such file.")
     if not path.is_file():
         raise UserError(f"'{source}' is not a regular file; expected a picture, a video or a folder.")
-    return "image" if path.suffix.lower() in pictures.SUFFIXES else "video"
+    return "image" if path.suffix.lower() in images.SUFFIXES else "video"
 
 
 def camera_index(source: str) -> int | None:
@@ -97,10 +98,9 @@ def list_pictures(sources: Sequence[str]) -> dict[str, Path]:
         if kind_of(source) != "folder":
             found.append(Path(source))
             continue
-        entries = (path for path in Path(source).iterdir() if not path.name.startswith("."))
-        inside = sorted(path for path in entries if path.suffix.lower() in pictures.SUFFIXES)
+        inside = sorted(path for path in Path(source).iterdir() if images.is_picture(path.name))
         if not inside:
-            raise UserError(f"Folder '{source}' is empty: no picture ({', '.join(pictures.SUFFIXES)}) in it.")
+            raise UserError(f"Folder '{source}' is empty: no picture ({', '.join(images.SUFFIXES)}) in it.")
         found += inside
     found = list(dict.fromkeys(found))
     often = Counter(path.name for path in found)
@@ -130,12 +130,13 @@ def predict_pictures(student: Student, files: dict[str, Path], options: Options)
             files.items(), "pictures", unit="picture", disable=None, dynamic_ncols=True, leave=False
         ):
             try:
-                image = pictures.read(path)
+                image = images.decode(path, upright=True)
                 faces = [face_in(student, image, box, options.box_scale) for box in boxes[name] or (None,)]
-            except UserError as error:
+            except (images.Broken, UserError) as error:
+                reason = str(error).rstrip(".")
                 if options.on_bad == "stop":
-                    raise UserError(f"Image '{path}': {error}") from None
-                left_out[name] = str(error)
+                    raise UserError(f"Image '{path}' cannot be used: {reason}.") from None
+                left_out[name] = reason
                 continue
             found[name] = faces
             letterboxed += not boxes[name] and max(image.shape[:2]) > 1.5 * min(image.shape[:2])
@@ -149,7 +150,7 @@ def predict_pictures(student: Student, files: dict[str, Path], options: Options)
         write_left_out(options.out, left_out)
     if not found:
         name, reason = next(iter(left_out.items()))
-        raise UserError(f"None of the {len(files)} pictures can be used, such as '{name}': {reason}")
+        raise UserError(f"None of the {len(files)} pictures can be used, such as '{name}': {reason}.")
     everyone = [face for some in found.values() for face in some]
     return Predicted(
         landmarks=landmarks,

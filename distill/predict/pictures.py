@@ -9,11 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from distill.data import images
 from distill.errors import UserError
 from distill.files import atomic
 
 PIL_MODES = ("RGB", "L", "RGBA", "LA", "PA", "P", "1", "CMYK", "YCbCr")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def to_rgb(picture: Any) -> np.ndarray:
@@ -24,7 +24,7 @@ def to_rgb(picture: Any) -> np.ndarray:
     known.
     """
     if isinstance(picture, (str, os.PathLike)):
-        return read(Path(picture))
+        return images.read(Path(picture), upright=True)
     if hasattr(picture, "convert"):  # a PIL image, without importing PIL
         picture = _from_pil(picture)
     if not isinstance(picture, np.ndarray):
@@ -45,29 +45,11 @@ def _from_pil(image: Any) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def read(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a picture file, upright: a camera's orientation mark is obeyed, as viewers do.
-
-    Raises UserError where the file cannot be read or decoded.
-    """
-    if path.exists() and not path.is_file():
-        raise UserError(f"Image '{path}' cannot be read: it is not a regular file.")
-    try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except OSError as error:
-        raise UserError(f"Image '{path}' cannot be read: {error.strerror or error}.") from None
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise UserError(f"Image '{path}' cannot be decoded; expected a picture ({', '.join(SUFFIXES)}).")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
 def write(path: Path, image: np.ndarray) -> Path:
     """Write (H, W, 3) uint8 RGB atomically, in the format of the path's suffix."""
-    with atomic(path) as temporary:
-        done = cv2.imwrite(str(temporary), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        if not done or not temporary.stat().st_size:
-            raise UserError(f"Image '{path}' cannot be written; is the disk full?")
+    encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not encoded:
+        raise UserError(f"Image '{path}' cannot be written.")
+    with atomic(path) as temporary:  # by Python: a name may be no UTF-8, and a full disk says so
+        temporary.write_bytes(data.tobytes())
     return path

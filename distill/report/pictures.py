@@ -12,7 +12,9 @@ import torch
 from distill import figures, metrics
 from distill import tracking as track
 from distill.config import DataConfig, TrackingConfig
-from distill.data.annotations import LandmarkSet, read_labelled, resolve
+from distill.data import geometry
+from distill.data.annotations import LandmarkSet, read_labelled
+from distill.data.folders import resolve
 from distill.distillation import taps
 from distill.errors import UserError
 from distill.evaluate.job import predict_set
@@ -127,7 +129,7 @@ def _taps(cast: Cast) -> dict[str, list[str]]:
 @torch.no_grad()
 def _look(model: Landmarker, image: np.ndarray, wanted: Sequence[str]) -> tuple:
     """(heat, extent, attention) of one image, as in `Look`."""
-    pixels = to_input(torch.from_numpy(image)[None], model.size)
+    pixels = to_input(torch.from_numpy(geometry.square(image))[None], model.size)
     found = []
     for name in wanted:
         with suppress(UserError):  # the control need not have the student's modules
@@ -141,7 +143,8 @@ def _look(model: Landmarker, image: np.ndarray, wanted: Sequence[str]) -> tuple:
         grid = model.codec.grid
         reach = grid.pad * grid.step
         far = grid.cells * grid.step - reach
-        across, down = image.shape[1] / model.size, image.shape[0] / model.size
-        extent = (-reach * across, -reach * down, far * across, far * down)
+        (side,), (left, top) = geometry.frame_of(np.array(image.shape[1::-1]))
+        scale = side / model.size
+        extent = (-reach * scale - left, -reach * scale - top, far * scale - left, far * scale - top)
     attention = tuple((tap.name, maps[tap.name][0].float().square().mean(0).numpy()) for tap in found)
     return heat, extent, attention

@@ -19,7 +19,7 @@ from typing import Literal
 from distill import config as configs
 from distill import tracking as track
 from distill.config import Config, DataConfig, TrackingConfig
-from distill.data.annotations import resolve
+from distill.data.folders import resolve
 from distill.errors import UserError
 from distill.models.references import ModelReference, resolve_model, resolve_teacher
 from distill.tracking import Held, RunInfo
@@ -106,7 +106,7 @@ def settle(cell: Cell, tags: dict[str, str] | None = None, *, wait: bool = True)
 
 def fingerprints(data: DataConfig) -> Fingerprints:
     """Of the config's data sets, read and checked as training does. Raises UserError where they cannot be used."""
-    train_set, val_set = training.read_sets(Config(data=data), resolve(data))
+    train_set, val_set, _ = training.read_sets(Config(data=data), resolve(data))
     return Fingerprints(train_set.fingerprint, val_set.fingerprint)
 
 

@@ -8,6 +8,7 @@ from distill.submission.file import (
     LARGEST,
     MEMBER,
     check,
+    check_names,
     check_points,
     read,
     read_names,
@@ -15,4 +16,16 @@ from distill.submission.file import (
     write,
 )
 
-__all__ = ["DECIMALS", "FIELDS", "LARGEST", "MEMBER", "check", "check_points", "read", "read_names", "sha256", "write"]
+__all__ = [
+    "DECIMALS",
+    "FIELDS",
+    "LARGEST",
+    "MEMBER",
+    "check",
+    "check_names",
+    "check_points",
+    "read",
+    "read_names",
+    "sha256",
+    "write",
+]

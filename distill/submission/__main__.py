@@ -31,10 +31,11 @@ def make(args) -> None:
     from distill.data.annotations import read_set
     from distill.submission import job as submitting
 
-    images = read_set(args.images, need_labels=False)
+    images = read_set(args.images, need_labels=False, on_bad=args.on_bad, decode=True)
     path = submitting.make(reference.path, images, Path(args.out))
     print(f"{path}: {len(images)} rows of {submission.FIELDS} fields by {reference.label}, read back and checked")
     print(f"  sha256 {submission.sha256(path)}")
+    cli.stop_if_left_out(images.skipped)
 
 
 def check(args) -> None:
@@ -43,9 +44,9 @@ def check(args) -> None:
     names: Sequence[str] | None = None
     if args.images:
         _folder("--images", args.images)
-        from distill.data.annotations import read_set
+        from distill.data.annotations import picture_names
 
-        names = read_set(args.images, need_labels=False).names
+        names = picture_names(args.images)
     elif args.names:
         names = submission.read_names(Path(args.names))
     alone = "only the form was checked; --images DIR or --names FILE check the image names too"
@@ -152,6 +153,7 @@ def _parser() -> cli.Parser:
     added = command("make", make, "predict a folder of images into a submission")
     cli.add_model_arguments(added)
     added.add_argument("--images", metavar="DIR", required=True, help="the images to predict")
+    cli.add_on_bad_argument(added)
     added.add_argument("--out", metavar="FILE", default="solution.zip", help="default: %(default)s")
 
     added = command("check", check, "all that is wrong with a submission, and where; exit code 1 for an invalid one")

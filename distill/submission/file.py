@@ -44,6 +44,21 @@ def check_points(markup: Markup, what: str) -> None:
         raise UserError(f"{what} predicts {markup}; a submission has the {IBUG68.count} of {IBUG68.name}.")
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raises UserError for names that a submission cannot hold: none, twice the same, white space, not UTF-8."""
+    if not names:
+        raise UserError("There is no image to write a submission for; expected at least one.")
+    seen: set[str] = set()
+    for name in names:
+        if not name or not name.isprintable() or any(character.isspace() for character in name):
+            raise UserError(
+                f"Image name {name!r} cannot stand in a submission; expected printable characters without white space."
+            )
+        if name in seen:
+            raise UserError(f"Image name '{name}' occurs twice; expected each image once.")
+        seen.add(name)
+
+
 def write(path_zip: str | os.PathLike, names: Sequence[str], points: np.ndarray) -> Path:
     """Write the zip, read it back, check it, and only then put it in its place; returns its path.
 
@@ -108,8 +123,7 @@ def read_names(file: Path) -> list[str]:
 
 
 def sha256(path_zip: str | os.PathLike) -> str:
-    """64 hex digits of the file's bytes, by which the ledger and the runs know it. Raises UserError where it cannot be
-    read."""
+    """64 hex digits of the file's bytes, by which ledger and runs know it. Raises UserError where it cannot be read."""
     try:
         return hashlib.sha256(Path(path_zip).read_bytes()).hexdigest()
     except OSError as error:
@@ -124,15 +138,7 @@ def _check_input(names: list[str], points: np.ndarray) -> None:
         raise UserError(f"The points have shape {points.shape}; expected (N, {NUM_POINTS}, 2).")
     if len(names) != len(points):
         raise UserError(f"There are {len(names)} image names and points of {len(points)} images; expected as many.")
-    if not names:
-        raise UserError("There is no image to write a submission for; expected at least one.")
-    seen: set[str] = set()
-    for name in names:
-        if not name or not name.isprintable() or any(character.isspace() for character in name):
-            raise UserError(f"Image name {name!r} cannot stand in a submission; expected one without white space.")
-        if name in seen:
-            raise UserError(f"Image name '{name}' occurs twice; expected each image once.")
-        seen.add(name)
+    check_names(names)
     bad = np.argwhere(~(np.abs(points) < FARTHEST))
     if bad.size:
         image, point, axis = bad[0]

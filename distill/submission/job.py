@@ -34,6 +34,7 @@ def make(model_file: Path, images: LandmarkSet, out: Path) -> Path:
     from distill.models.files import load_model
 
     check_rules(model_file)
+    submission.check_names(images.names)
     model = load_model(model_file)[0]
     submission.check_points(model.markup, f"Model file '{model_file}'")
     return submission.write(out, images.names, solve(model, images))

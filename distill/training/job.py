@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from distill import config as configs
 from distill import tracking
 from distill.config import Config
 from distill.data import cache
-from distill.data.annotations import BadImage, LandmarkSet, SetPaths, assert_disjoint, read_labelled, resolve
+from distill.data.annotations import BadImage, LandmarkSet, read_labelled, read_set
 from distill.data.augment import Augmenter
+from distill.data.disjoint import assert_disjoint, near_copies
+from distill.data.folders import SetPaths, resolve
 from distill.data.loading import EpochSampler, TrainDataset, train_loader
 from distill.distillation import balance, targets
 from distill.distillation.distiller import Distiller, check_terms
@@ -95,6 +98,7 @@ class Data:
     paths: SetPaths
     train: LandmarkSet
     val: LandmarkSet
+    test: LandmarkSet | None = None  # unlabelled
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -200,13 +204,28 @@ def _read_data(config: Config, processes: Processes, resumed: Unfinished | None)
         (name, reason), count = data.train.skipped[0], len(data.train.skipped)
         total = count + len(data.train)
         print(f"{count} of {total} training images are left out, such as '{name}': {reason}.", flush=True)
+    if processes.is_main and not resumed:
+        _warn_of_copies(data)
     if resumed:
         checkpoint.check_data(resumed, data.fingerprints)
     return data
 
 
-def read_sets(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet]:
-    """Training and validation set. Raises UserError where they are broken, share anything, or may not be used."""
+def _warn_of_copies(data: Data) -> None:
+    """Training images that look like one to validate or test on: the user's to judge."""
+    found = near_copies(data.train, [other for other in (data.val, data.test) if other])
+    if found:
+        ours, theirs = found[0]
+        print(
+            f"warning: {len(found)} training images look like images to validate or test on, such as '{ours}' and "
+            f"'{theirs}'; copies make every measured error too small.",
+            file=sys.stderr,
+        )
+
+
+def read_sets(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet, LandmarkSet | None]:
+    """Training, validation and test set. Raises UserError where they are broken, the training set shares anything with
+    another, or may not be used."""
     data = config.data
     real = paths.train.resolve().name
     if real.lower().startswith("aflw"):  # under whatever name or link the config reaches it
@@ -216,8 +235,11 @@ def read_sets(config: Config, paths: SetPaths) -> tuple[LandmarkSet, LandmarkSet
     except BadImage as error:
         raise UserError(f"{error} data.on_bad=skip leaves such images out.") from None
     val_set = read_labelled(paths.val, config)
-    assert_disjoint(train_set, val_set)
-    return train_set, val_set
+    test_set = read_set(paths.test, need_labels=False, on_bad="skip") if paths.test else None
+    for other in (val_set, test_set):
+        if other is not None:
+            assert_disjoint(train_set, other)
+    return train_set, val_set, test_set
 
 
 def _find_teacher(

@@ -89,7 +89,7 @@ def test_a_build_that_fails_leaves_nothing_to_trust(train_set, tmp_path):
     path = train_set.folder / train_set.names[9]
     data = path.read_bytes()
     path.write_bytes(b"")
-    with pytest.raises(UserError, match="cannot be decoded"):
+    with pytest.raises(UserError, match="cannot be used: it is empty"):
         open_or_build(train_set, tmp_path / "cache", progress=False)
     assert not [name for name in os.listdir(tmp_path / "cache") if not name.endswith(".lock")]
     path.write_bytes(data)

@@ -122,7 +122,7 @@ def test_a_broken_image_is_one_sentence_from_any_process(train_set, workers):
     (train_set.folder / train_set.names[7]).write_bytes(b"")
     with pytest.raises(UserError) as error:
         list(_loader(train_set, workers, batch_size=24)[1])
-    assert str(error.value) == f"Image '{train_set.folder / train_set.names[7]}' cannot be decoded."
+    assert str(error.value) == f"Image '{train_set.folder / train_set.names[7]}' cannot be used: it is empty."
 
 
 def test_evaluation_sees_everything_once_in_order(tiny_root):

@@ -1,4 +1,4 @@
-"""Photometric steps: they leave the picture in place, fire independently, and are what albumentations' of that name are."""
+"""Photometric steps leave the picture in place, fire independently, and are what albumentations has by that name."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_step_that_moves_the_picture_is_refused():
 
 @pytest.mark.parametrize("key", BASE_STEPS)
 def test_a_step_does_what_albumentations_does(key):
-    """Brightness, contrast, colour and detail, in mean and spread over draws, as the transform of that name has them."""
+    """Brightness, contrast, colour and detail, in mean and spread over draws, as the transform of that name does."""
     pytest.importorskip("albumentations")
     from distill.data.albumentations_step import AlbumentationsStep
 

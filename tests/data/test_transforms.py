@@ -162,7 +162,7 @@ def test_padding_blackens_sides_and_moves_nothing():
     assert abs(black.any(1).mean() - 0.6) < 0.1 and (black.mean(0) > 0.15).all() and (black.sum(1) >= 2).any()
 
 
-def test_plain_resizes_points_by_multiplication():
+def test_plain_keeps_proportions_and_takes_the_points_along():
     image, points = draw_face(np.random.default_rng(0), 64)
     same, kept = plain(image, points, 64)
     assert same is image and np.array_equal(kept, points)
@@ -170,7 +170,7 @@ def test_plain_resizes_points_by_multiplication():
     assert small.shape == (32, 32, 3) and scaled.dtype == np.float32 and np.allclose(scaled, points / 2)
     wide = _spot(np.array([150.0, 60.0]), 300, 200, 9.0)
     resized, moved = plain(wide, np.array([[150.0, 60.0]]), 100)
-    assert np.abs(_find(resized) - moved[0]).max() < 0.05 and np.allclose(moved, [[50, 30]])
+    assert np.abs(_find(resized) - moved[0]).max() < 0.05 and np.allclose(moved, [[50, 36.6667]])
     assert plain(image, None, 32)[1] is None
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import draw_face
 from PIL import Image
 
-from distill.data import augment
+from distill.data import augment, images
 from distill.data.annotations import _crop_boxes
 from distill.errors import UserError
 from distill.predict import boxes, crops, pictures
@@ -175,9 +175,9 @@ def test_pil_modes_without_a_known_range_are_refused_by_name(mode):
 def test_a_file_that_is_no_picture_is_named(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UserError, match="a.png"):
-        pictures.read(tmp_path / "a.png")
+        images.read(tmp_path / "a.png")
     with pytest.raises(UserError, match="cannot be read"):
-        pictures.read(tmp_path / "absent.png")
+        images.read(tmp_path / "absent.png")
 
 
 # ---------------------------------------------------------------------------------------------------- the ONNX file

@@ -306,7 +306,10 @@ def test_a_film_with_holes_and_uneven_times_keeps_the_rest_and_its_times(model, 
         (["{clip}", "--boxes", "{boxes}"], "has the image 'a.jpg'; expected a video's frame number"),
         (["{empty}"], "is empty: no picture"),
         (["{folder}", "{folder}/notes.txt", "{text}"], "expected it alone"),
-        (["{text}", "{folder}", "--on-bad", "stop", "--no-pictures"], "Image '{text}' cannot be decoded"),
+        (
+            ["{text}", "{folder}", "--on-bad", "stop", "--no-pictures"],
+            "Image '{text}' cannot be used: it is not a picture",
+        ),
         (["{folder}/notes.txt"], "cannot be decoded"),
     ],
 )
@@ -389,7 +392,7 @@ def test_a_package_that_is_nobodys_extra_is_an_error_of_ours(monkeypatch):
 
 
 def test_every_package_that_is_imported_has_its_place_in_pyproject():
-    names = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+    names = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     declared = {"distill": project["dependencies"]}
     declared |= {f"distill[{extra}]": needs for extra, needs in project["optional-dependencies"].items()}

@@ -1,0 +1,75 @@
+"""What is validated or tested on is not trained on: copies are refused, what looks like one is named."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from distill.config import Config, DataConfig
+from distill.data import SAMPLE_ROOT
+from distill.data.annotations import read_set
+from distill.data.disjoint import assert_disjoint, near_copies
+from distill.data.folders import resolve
+from distill.errors import UserError
+
+SAMPLE = {name: SAMPLE_ROOT / f"synthetics_{name}" for name in ("train", "val", "test")}
+
+
+def add_to(folder, name: str, data: bytes, label: np.ndarray) -> None:
+    """One more image, with a label of its own, in the challenge's layout."""
+    names, labels = pickle.loads((folder / "annot.pkl").read_bytes())
+    (folder / name).write_bytes(data)
+    (folder / "annot.pkl").write_bytes(pickle.dumps(([*names, name], [*labels, label.tolist()])))
+
+
+def test_a_shared_folder_label_or_file_is_refused_by_name(tiny_root):
+    train, val = read_set(tiny_root / "synthetics_train"), read_set(tiny_root / "synthetics_val")
+    assert_disjoint(train, val)
+    with pytest.raises(UserError, match="synthetics_train"):
+        assert_disjoint(train, train.subset([0]))
+    copied = tiny_root / "renamed"
+    copied.mkdir()
+    shutil.copy(tiny_root / "synthetics_train" / train.names[5], copied / "other.jpg")
+    for shift, what in ((0, "same label"), (0.5, "same content")):
+        (copied / "annot.pkl").write_bytes(pickle.dumps((["other.jpg"], (train.landmarks[5:6] + shift).tolist())))
+        with pytest.raises(UserError, match=f"{train.names[5]}.*other.jpg.*{what}"):
+            assert_disjoint(train, read_set(copied))
+
+
+def test_a_training_on_a_test_image_is_refused(tiny_root):
+    from distill.training.job import read_sets
+
+    config = Config(data=DataConfig(root=str(tiny_root)))
+    assert [len(one) for one in read_sets(config, resolve(config.data))] == [24, 8, 4]
+    test = next((tiny_root / "synthetics_test").glob("*.jpg"))
+    label = read_set(tiny_root / "synthetics_val").landmarks[0] + 0.25
+    add_to(tiny_root / "synthetics_train", "mine.jpg", test.read_bytes(), label)
+    with pytest.raises(UserError, match=f"mine.jpg.*{test.name}"):
+        read_sets(config, resolve(config.data))
+
+
+@pytest.mark.parametrize("side", [256, 96])
+def test_a_copy_that_was_encoded_again_and_relabelled_is_found(tmp_path, side):
+    shutil.copytree(SAMPLE["val"], tmp_path / "train")
+    val, test = read_set(SAMPLE["val"]), read_set(SAMPLE["test"], need_labels=False)
+    copied = test.image(3)[..., ::-1]
+    data = cv2.imencode(".jpg", cv2.resize(copied, (side, side)), [cv2.IMWRITE_JPEG_QUALITY, 40])[1].tobytes()
+    add_to(tmp_path / "train", "mine.jpg", data, val.landmarks[0] * (side / 256) + 0.01)
+    train = read_set(tmp_path / "train")
+    mine = train.subset([len(train) - 1])
+    assert_disjoint(mine, test)
+    assert near_copies(mine, [val, test]) == [(tmp_path / "train" / "mine.jpg", test.folder / test.names[3])]
+    assert len(near_copies(train.subset([0, 1]), [val])) == 2
+
+
+def test_the_bundled_sample_is_disjoint_and_nothing_in_it_looks_alike():
+    train, val = read_set(SAMPLE["train"]), read_set(SAMPLE["val"])
+    test = read_set(SAMPLE["test"], need_labels=False)
+    assert (len(train), len(val), len(test)) == (480, 100, 20)
+    assert_disjoint(train, val)
+    assert_disjoint(train, test)
+    assert near_copies(train, [val, test]) == []
