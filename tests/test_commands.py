@@ -128,13 +128,13 @@ def failure(monkeypatch, capsys, command, *args: str) -> str:
 def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(monkeypatch, capsys, tmp_path):
     file = tmp_path / "file"
     file.write_text("no folder")
-    said = failure(monkeypatch, capsys, evaluate, "absent.safetensors", "--out", str(file / "deeper"))
-    assert said == f"error: --out '{file}/deeper': '{file}' is not a folder."
+    line = failure(monkeypatch, capsys, evaluate, "absent.safetensors", "--out", str(file / "deeper"))
+    assert line == f"error: --out '{file}/deeper': '{file}' is not a folder."
     shut = tmp_path / "shut"
     shut.mkdir()
     monkeypatch.setattr(cli.os, "access", lambda place, _: place != shut)  # root may write anywhere
-    said = failure(monkeypatch, capsys, export, "absent.safetensors", "--out", str(shut / "new" / "newer"))
-    assert said == f"error: --out '{shut}/new/newer': the folder '{shut}' cannot be written to."
+    line = failure(monkeypatch, capsys, export, "absent.safetensors", "--out", str(shut / "new" / "newer"))
+    assert line == f"error: --out '{shut}/new/newer': the folder '{shut}' cannot be written to."
     assert not any(shut.iterdir()) and cli.check_out(tmp_path / "new") == tmp_path / "new"
 
 
@@ -150,8 +150,8 @@ def test_an_error_of_the_disk_is_one_line_and_a_bug_is_a_traceback(monkeypatch, 
 @pytest.mark.parametrize("command", [student, demo])
 def test_away_from_a_clone_the_missing_experiment_file_is_named(monkeypatch, capsys, tmp_path, command):
     monkeypatch.chdir(tmp_path)
-    said = failure(monkeypatch, capsys, command)
-    assert "There is no 'experiments/" in said and "clone" in said
+    line = failure(monkeypatch, capsys, command)
+    assert "There is no 'experiments/" in line and "clone" in line
 
 
 def test_a_model_that_cannot_be_had_is_one_line(tiny, monkeypatch, capsys, tmp_path):
@@ -205,25 +205,29 @@ def test_evaluate_agrees_with_predictions_measured_by_hand(tiny, labels, tmp_pat
     norms = {"image": np.full(8, 64.0), "bbox": np.sqrt(box[:, 0] * box[:, 1]),
              "interocular": np.linalg.norm(truth[:, 36] - truth[:, 45], axis=1)}  # fmt: skip
     for kind, norm in norms.items():
-        said = report(tiny.distilled.run_id, val, tmp_path / kind, "--normalizer", kind, *store)
+        measured = report(tiny.distilled.run_id, val, tmp_path / kind, "--normalizer", kind, *store)
         error = 100 * distance / norm[:, None]
         each = error.mean(1)
-        order = [said["names"].index(n) for n in names]
+        order = [measured["names"].index(n) for n in names]
         near = {"abs": 5e-3}  # landmarks.json is rounded to 0.001 px
-        assert said["normalizer"] == kind and said["count"] == said["images"] == 8 and said["flip"] is False
-        assert said["nme"] == pytest.approx(each.mean(), **near)
-        assert np.array(said["per_image"])[order] == pytest.approx(each, **near)
-        assert said["per_point"] == pytest.approx(error.mean(0), **near)
-        assert said["median"] == pytest.approx(np.median(each), **near)
-        assert said["p95"] == pytest.approx(np.percentile(each, 95), **near)
-        assert said["failure_rate"] == (each > 8).mean()
-        assert said["auc"] == pytest.approx(np.clip(1 - each / 8, 0, None).mean(), **near)
-        assert said["by_region"]["jaw"] == pytest.approx(error[:, :17].mean(), **near)
-        assert said["by_region"]["mouth"] == pytest.approx(error[:, 48:].mean(), **near)
-        assert sum(cell["count"] for cell in said["by_yaw"].values() if cell) == 8
-    said = json.loads((tmp_path / "image" / "report.json").read_text())
-    assert said["nme"] == pytest.approx(tiny.distilled.report.nme, abs=1e-4)
-    assert f"NME {said['nme']:.3f}" in capsys.readouterr().out
+        assert (
+            measured["normalizer"] == kind
+            and measured["count"] == measured["images"] == 8
+            and measured["flip"] is False
+        )
+        assert measured["nme"] == pytest.approx(each.mean(), **near)
+        assert np.array(measured["per_image"])[order] == pytest.approx(each, **near)
+        assert measured["per_point"] == pytest.approx(error.mean(0), **near)
+        assert measured["median"] == pytest.approx(np.median(each), **near)
+        assert measured["p95"] == pytest.approx(np.percentile(each, 95), **near)
+        assert measured["failure_rate"] == (each > 8).mean()
+        assert measured["auc"] == pytest.approx(np.clip(1 - each / 8, 0, None).mean(), **near)
+        assert measured["by_region"]["jaw"] == pytest.approx(error[:, :17].mean(), **near)
+        assert measured["by_region"]["mouth"] == pytest.approx(error[:, 48:].mean(), **near)
+        assert sum(cell["count"] for cell in measured["by_yaw"].values() if cell) == 8
+    measured = json.loads((tmp_path / "image" / "report.json").read_text())
+    assert measured["nme"] == pytest.approx(tiny.distilled.report.nme, abs=1e-4)
+    assert f"NME {measured['nme']:.3f}" in capsys.readouterr().out
     assert {"ced", "worst", "overlays"} <= {path.stem for path in (tmp_path / "image" / "pictures").glob("*.png")}
 
 
@@ -242,10 +246,10 @@ def test_flip_is_the_average_with_the_mirror_image_and_is_reported(tiny, labels,
         errors.append(np.linalg.norm((straight[name] + back) / 2 - truth, axis=1).mean() / 64 * 100)
     capsys.readouterr()
     plain = report(model, val, tmp_path / "plain", *store)
-    said = report(model, val, tmp_path / "flip", "--flip", *store)
-    assert said["flip"] is True and "(flip)" in capsys.readouterr().out
-    assert said["nme"] == pytest.approx(np.mean(errors), abs=1e-3)
-    assert said["nme"] != pytest.approx(plain["nme"], abs=1e-3)
+    measured = report(model, val, tmp_path / "flip", "--flip", *store)
+    assert measured["flip"] is True and "(flip)" in capsys.readouterr().out
+    assert measured["nme"] == pytest.approx(np.mean(errors), abs=1e-3)
+    assert measured["nme"] != pytest.approx(plain["nme"], abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["run id", "its beginning", "registry", "file"])
@@ -257,8 +261,10 @@ def test_every_reference_is_the_same_model(tiny, tmp_path, kind):
         "registry": "models:/distill-student@newest",
         "file": str(result.model_file),
     }[kind]
-    said = report(reference, tiny.data / "synthetics_val", tmp_path, "--store", str(tiny.store))
-    assert said["nme"] == pytest.approx(result.report.nme, abs=1e-6) and said["about"]["run_id"] == result.run_id
+    measured = report(reference, tiny.data / "synthetics_val", tmp_path, "--store", str(tiny.store))
+    assert (
+        measured["nme"] == pytest.approx(result.report.nme, abs=1e-6) and measured["about"]["run_id"] == result.run_id
+    )
 
 
 def test_predict_draws(tiny, tmp_path):
@@ -283,8 +289,8 @@ def test_export_hands_out_the_trained_student(tiny, tmp_path, capsys):
         assert np.array(numbers, float).reshape(68, 2) == pytest.approx(found[name], abs=2e-3)
         pixels = cv2.imread(str(images / name))[None, ..., ::-1]
         assert session.run(["points"], {"image": pixels})[0][0] == pytest.approx(found[name], abs=0.01)
-    said = capsys.readouterr().out
-    assert "float32" in said and "4 rows of 137 fields, read back and checked" in said
+    printed = capsys.readouterr().out
+    assert "float32" in printed and "4 rows of 137 fields, read back and checked" in printed
 
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="no student is bundled yet")
