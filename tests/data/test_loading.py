@@ -98,7 +98,7 @@ def test_processes_share_the_batches_of_one(train_set):
     whole = list(_loader(train_set, batch_size=6)[1])
     parts = [list(_loader(train_set, batch_size=6, rank=rank, world=3)[1]) for rank in range(3)]
     for i, batch in enumerate(whole):
-        for field in Batch._fields:
+        for field in Batch._fields[:4]:  # no targets are kept here
             assert torch.equal(getattr(batch, field), torch.cat([getattr(part[i], field) for part in parts]))
 
 
