@@ -88,7 +88,7 @@ def inspect(path: Path) -> list[str]:
     if damaged == "":
         return [f"unpacked it has more than {LARGEST:,} bytes"]
     problems = [f"'{damaged}' is damaged"] if damaged else []
-    names = [entry.filename for entry in entries if not entry.is_dir()]
+    names = [entry.filename for entry in entries if not entry.filename.endswith("/")]
     try:
         check_id(path.stem)
     except UserError:
