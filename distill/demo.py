@@ -70,15 +70,15 @@ def _evaluate_and_export(run_id: str, out: Path, store: str, sample: Path) -> No
 
 
 def _print_summary(runs: dict[str, RunInfo], tracking: configs.TrackingConfig, out: Path) -> None:
-    from distill import metrics
-    from distill.tracking import registry
+    from distill.metrics import compare_runs
+    from distill.tracking import read_errors
 
     print(f"\n{'':12}{'val NME %':>10}{'MB':>8}{'ms (1 CPU thread)':>20}   run")
     for label, run in runs.items():
         nme, size, latency = (run.metrics[key] for key in ("best/val/nme", "model/file_bytes", "model/latency_ms"))
         print(f"{label:12}{nme:>10.3f}{size / 1e6:>8.2f}{latency:>20.1f}   {run.id}")
-    distilled, control = (registry.per_image(tracking, runs[label].id) for label in ("distilled", "control"))
-    print(f"\nDistilled minus control: {metrics.compare(distilled, control)}")
+    distilled, control = ([read_errors(tracking, runs[label].id)] for label in ("distilled", "control"))
+    print(f"\nDistilled minus control: {compare_runs(distilled, control)}")
     print(f"\nstudent     {out / 'student.safetensors'} and {out / 'student.onnx'}")
     print(f"submission  {out / 'solution.zip'}")
     print(f"pictures    {out / 'evaluation' / 'pictures'}; all runs: make ui")

@@ -142,8 +142,8 @@ def differences(recipe: Config, best: Config) -> dict[str, Any]:
 def release(made: Table, cell: str, config: Config, folder: Path) -> Release:
     """Export the seed of `cell` with the smallest val/nme to `folder`, add that to its run, and register the run.
 
-    config: the cell's, for the places of data and store. `champion` moves only on the evidence of a paired
-    bootstrap. Raises UserError where a challenge rule is broken, and where the store cannot be reached.
+    config: the cell's, for the places of data and store. `champion` moves only on the evidence of
+    `metrics.compare_runs`. Raises UserError where a challenge rule is broken, and where the store cannot be reached.
     """
     tracking, row = config.tracking, next(row for row in made.rows if row.cell == cell)
     seed = min(row.nme, key=lambda seed: (row.nme[seed], seed))

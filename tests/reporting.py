@@ -28,6 +28,7 @@ def run(role: str, shift: float, seed: int = 0, config: Config | None = None, **
     """A run whose points lie `shift` pixels off, a little more or less from image to image and seed to seed."""
     noise = np.random.default_rng(seed + 17).uniform(0.5, 1.5, (IMAGES, 1, 1))
     report = metrics.evaluate(TRUTH + shift * noise * [1.0, 0.0], TRUTH, np.array([384, 384]), **ANGLES)
+    errors = metrics.RunErrors(report.per_image, report.per_image)
     config = config or Config(name=role, seed=seed)
     tags = {"distill.role": role, "data.val": VAL, "data.train": "train0train0", "env.torch": "9.9"}
     if role == "distilled":
@@ -47,7 +48,7 @@ def run(role: str, shift: float, seed: int = 0, config: Config | None = None, **
         "train/weighted/heatmap": [(1, 1.0), (2, 0.5)],
     }
     facts = RunFacts(
-        run_id(role, seed), f"{role}-s{seed}", role, config, values, tags, report, None, history,
+        run_id(role, seed), f"{role}-s{seed}", role, config, values, tags, report, errors, None, history,
         (Dataset("synthetics_train", "training", "train0train0"), Dataset("faces_val", "validation", VAL)),
     )  # fmt: skip
     return dataclasses.replace(facts, **changes)
@@ -67,7 +68,7 @@ def ablation(rows: int = 4, title: str = "Which terms help") -> Ablation:
     seeds = np.array([[-0.1], [0.0], [0.1]])
     names = ["control", *(f"variant {index}" for index in range(1, rows))]
     results = [
-        Result(name, seed, run_id(name, seed), errors)
+        Result(name, seed, run_id(name, seed), metrics.RunErrors(errors, errors))
         for index, name in enumerate(names)
         for seed, errors in enumerate(level + seeds - 0.1 * index)
         if (name, seed) != ("variant 1", 2)

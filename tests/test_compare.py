@@ -76,8 +76,8 @@ def test_one_seed_is_no_evidence_about_a_recipe():
     assert found == flat
     assert not found.of_recipes and not found.clear and found.p < 0.001
     assert "these models" in str(found) and "no evidence about a recipe" in str(found)
-    old = metrics.paired_bootstrap(a[0], b.mean(axis=0))
-    assert (found.mean, found.low, found.high, found.p) == pytest.approx((old.mean, old.low, old.high, old.p))
+    difference = a[0] - b.mean(axis=0)
+    assert (found.mean, found.low, found.high) == pytest.approx((difference.mean(), *metrics.mean_interval(difference)))
 
 
 def test_rows_pair_by_seed_where_both_have_it():
@@ -120,6 +120,22 @@ def test_refuses_what_cannot_be_compared(a, b, words):
 def test_refuses_seeds_that_do_not_fit_the_rows(seeds):
     with pytest.raises(UserError, match="[Ss]eeds"):
         metrics.compare(A, B, *seeds)
+
+
+# ---------------------------------------------------------------------------------------------------- chosen epochs
+
+
+def test_runs_are_compared_by_their_last_epochs_where_all_have_them_and_else_by_chosen_ones():
+    last, flattered = simulate(3, 3, (0.05, 0.05), effect=0.0, seed=4)
+    a = [metrics.RunErrors(errors - 0.5, errors) for errors in last]  # its epochs were chosen by luck
+    b = [metrics.RunErrors(errors, errors) for errors in flattered]
+    free = metrics.compare_runs(a, b, range(3), range(3))
+    assert free == dataclasses.replace(metrics.compare(last, flattered, range(3), range(3)), chosen=False)
+    assert not free.clear and str(free).endswith("last epochs")
+    old = [*b[:2], metrics.RunErrors(b[2].chosen)]
+    fallback = metrics.compare_runs(a, old)
+    assert fallback.chosen and fallback.mean == pytest.approx(free.mean - 0.5)
+    assert str(fallback).endswith("epochs chosen on these images")
 
 
 # ---------------------------------------------------------------------------------------------------- several rows

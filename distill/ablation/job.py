@@ -114,7 +114,7 @@ def _result(tracking: TrackingConfig, entry: Entry, least: Mapping[str, float]) 
         cell=entry.planned.cell,
         seed=entry.planned.seed,
         run_id=run.id,
-        per_image=track.read_report(tracking, run.id).per_image,
+        errors=track.read_errors(tracking, run.id),
         agreement=run.metrics.get("best/val/agreement/nme"),
         minutes=_minutes(tracking, run),
         megabytes=None if size is None else size / 1e6,

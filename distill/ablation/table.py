@@ -7,14 +7,12 @@ import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from distill import metrics
 from distill.errors import UserError
-from distill.metrics import Comparison
+from distill.metrics import Comparison, RunErrors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +27,7 @@ class Result:
     cell: str
     seed: int
     run_id: str
-    per_image: np.ndarray  # (N,) NME in percent, in the order of the validation set
+    errors: RunErrors  # of the validation images
     agreement: float | None = None  # NME between student and teacher
     minutes: float | None = None
     megabytes: float | None = None
@@ -37,8 +35,13 @@ class Result:
 
     @property
     def nme(self) -> float:
-        """Mean over the images, percent."""
-        return float(np.mean(self.per_image))
+        """Mean over the images at the chosen epoch, percent."""
+        return float(self.errors.chosen.mean())
+
+    @property
+    def last(self) -> float | None:
+        """Mean over the images at the last epoch, percent; None: not recorded."""
+        return None if self.errors.last is None else float(self.errors.last.mean())
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,12 @@ class Row:
     cell: str
     runs: dict[int, str]  # seed -> run id
     nme: dict[int, float]  # seed -> best/val/nme
-    difference: Comparison | None  # to the control, corrected for the other rows (Holm); None for the control itself
+    difference: Comparison | None  # to the control, by the last epochs, after Holm; None for the control itself
     agreement: float | None  # means over seeds
     minutes: float | None
     megabytes: float | None
     latency_ms: float | None  # the smallest: other work on a machine only adds to it
+    last: dict[int, float] = field(default_factory=dict)  # seed -> val/nme_last, of the runs that have recorded it
 
     @property
     def mean(self) -> float:
@@ -106,7 +110,7 @@ def tabulate(
     by_cell: dict[str, dict[int, Result]] = {cell: {} for cell in cells}
     for result in sorted(results, key=lambda result: result.seed):
         by_cell[result.cell][result.seed] = result
-    counts = {len(result.per_image): f"{result.cell}, seed {result.seed}" for result in results}
+    counts = {len(result.errors.chosen): f"{result.cell}, seed {result.seed}" for result in results}
     if len(counts) > 1:
         (some, these), (others, those), *_ = counts.items()
         raise UserError(
@@ -146,6 +150,7 @@ def _row(cell: str, own: dict[int, Result], difference: Comparison | None) -> Ro
         minutes=mean(result.minutes for result in own.values()),
         megabytes=mean(result.megabytes for result in own.values()),
         latency_ms=min((result.latency_ms for result in own.values() if result.latency_ms is not None), default=None),
+        last={seed: result.last for seed, result in own.items() if result.last is not None},
     )
 
 
@@ -153,8 +158,8 @@ def _compare(own: Mapping[int, Result], control: Mapping[int, Result]) -> Compar
     """None where one of the two has no finished training."""
     if not own or not control:
         return None
-    a, b = (np.stack([result.per_image for result in results.values()]) for results in (own, control))
-    return metrics.compare(a, b, list(own), list(control))
+    a, b = ([result.errors for result in results.values()] for results in (own, control))
+    return metrics.compare_runs(a, b, list(own), list(control))
 
 
 def _known(kind: Any, values: Mapping[str, Any]) -> Any:
@@ -166,7 +171,8 @@ def _row_from(values: Mapping[str, Any]) -> Row:
     """JSON's keys are text; seeds are numbers."""
     row = _known(Row, {**values, "difference": None})
     difference = _comparison_from(values["difference"], len(row.nme))
-    return replace(row, runs=_by_number(row.runs), nme=_by_number(row.nme), difference=difference)
+    numbered: dict[str, Any] = {key: _by_number(getattr(row, key)) for key in ("runs", "nme", "last")}
+    return replace(row, **numbered, difference=difference)
 
 
 def _comparison_from(values: Mapping[str, Any] | None, seeds: int) -> Comparison | None:
@@ -176,12 +182,13 @@ def _comparison_from(values: Mapping[str, Any] | None, seeds: int) -> Comparison
     if values is None:
         return None
     if "of_recipes" in values:
-        return Comparison(**{**values, "differences": tuple(values["differences"])})
+        # tables without `chosen` are of versions that knew no other errors
+        return Comparison(**{"chosen": True, **values, "differences": tuple(values["differences"])})
     kept = {key: values[key] for key in ("mean", "low", "high", "p", "relative")}
     differences = tuple(values["by_seed"].values())
     return Comparison(
         **kept, relative_low=None, relative_high=None, of_recipes=False, images=0, seeds_a=seeds, seeds_b=seeds,
-        differences=differences,
+        differences=differences, chosen=True,
     )  # fmt: skip
 
 
@@ -223,9 +230,10 @@ def pictures(table: Table) -> dict[str, Figure]:
 # ---------------------------------------------------------------------------------------------------- as text
 
 HEAD = (
-    "cell", "seeds", "val/nme %", "difference", "relative", "95 % interval", "p (Holm)", "better", "agreement",
-    "minutes", "runs",
+    "cell", "seeds", "val/nme %", "last epoch", "difference", "relative", "95 % interval", "p (Holm)", "better",
+    "agreement", "minutes", "runs",
 )  # fmt: skip
+DIFFERENCE = HEAD.index("difference")
 
 
 def lines(table: Table) -> list[list[str]]:
@@ -237,11 +245,17 @@ def notes(table: Table) -> list[str]:
     """How to read it, and what is not in it."""
     found = [
         f"NME of {table.images} validation images (fingerprint {table.data['val']}), trained on {table.data['train']}; "
-        f"mean ± standard deviation over seeds. Difference to '{table.control}', negative is better: 95 % interval and "
-        "p of the difference between recipes, seeds and images both drawn at random; p is corrected for the number of "
-        "rows (Holm). Without a p (one seed) the interval is of these models only. 'better': seeds that beat the "
-        "control's same seed."
+        "mean ± standard deviation over seeds. val/nme: of the epoch that was chosen on these very images; last epoch: of "
+        f"the weights at the end, which no image chose. Difference to '{table.control}' by the last epochs, negative is "
+        "better: 95 % interval and p of the difference between recipes, seeds and images both drawn at random; p is "
+        "corrected for the number of rows (Holm). Without a p (one seed) the interval is of these models only. 'better': "
+        "seeds that beat the control's same seed."
     ]
+    if chosen := [row.cell for row in table.rows if row.difference and row.difference.chosen]:
+        found.append(
+            "By chosen epochs in place of the last, whose errors are not recorded for every run, and so flattered a "
+            f"little: {', '.join(chosen)}."
+        )
     if table.missing:
         cells = ", ".join(f"{cell} s{seed}" for cell, seed in table.missing)
         found.append(f"Missing, {len(table.missing)} of {len(table.rows) * len(table.seeds)}: {cells}.")
@@ -264,7 +278,7 @@ def to_markdown(table: Table) -> str:
         if row.cell == table.control:
             words[0] = f"*{words[0]}*"
         if row.difference and row.difference.clear:
-            words[3] = f"**{words[3]}**"
+            words[DIFFERENCE] = f"**{words[DIFFERENCE]}**"
         words[-1] = " ".join(f"`{word}`" for word in words[-1].split()) or "-"
         out.append(f"| {' | '.join(words)} |")
     return "\n".join([*out, "", *(f"{note}\n" for note in notes(table))])
@@ -276,13 +290,15 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     numbers = ("mean", "low", "high", "p", "p_holm", "relative")
     writer.writerow([
-        "cell", "seeds", "nme_mean", "nme_sd", "nme_by_seed", *(f"difference_{name}" for name in numbers),
+        "cell", "seeds", "nme_mean", "nme_sd", "nme_by_seed", "nme_last_by_seed",
+        *(f"difference_{name}" for name in numbers),
         "seeds_better", "seeds_compared", "agreement", "minutes", "megabytes", "latency_ms", "run_ids",
     ])  # fmt: skip
     for row in table.rows:
         d = row.difference
         writer.writerow([
             row.cell, _list(row.runs), row.mean if row.nme else "", _spread(row), _list(row.nme.values()),
+            _list(row.last.values()),
             *([_blank(getattr(d, name)) for name in numbers] if d else [""] * len(numbers)),
             d.better if d else "", len(d.differences) if d else "",
             *(_blank(v) for v in (row.agreement, row.minutes, row.megabytes, row.latency_ms)), _list(row.runs.values()),
@@ -304,6 +320,7 @@ def _words(table: Table, row: Row) -> list[str]:
         row.cell,
         f"{len(row.runs)} of {len(table.seeds)}",
         metrics.format_mean(list(row.nme.values())),
+        metrics.format_mean(list(row.last.values())),
         *compared,
         "" if row.agreement is None else f"{row.agreement:.3f}",
         "" if row.minutes is None else f"{row.minutes:.1f}",

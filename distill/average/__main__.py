@@ -24,9 +24,12 @@ def main(argv: list[str]) -> None:
         help="one run with snapshots; or several run ids, models:/NAME@ALIAS, files",
     )
     parser.add_argument(
-        "--method", choices=AVERAGES, default="greedy",
-        help="greedy: from the best one on, those that make the mean no worse on the validation set (default); uniform: all",
-    )  # fmt: skip
+        "--method",
+        choices=AVERAGES,
+        default="greedy",
+        help="greedy: from the best one on, those that make the mean no worse on the validation set (default); "
+        "uniform: all",
+    )
     parser.add_argument(
         "--data", metavar="DIR", help="folder of one labelled set to measure on (default: the run's validation set)"
     )

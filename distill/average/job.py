@@ -1,7 +1,8 @@
 """One model from several: the mean of their weights, of late epochs of one run or of runs of one architecture.
 
-Model soups (https://arxiv.org/abs/2203.05482): models that were trained alike, from a common start, often lie in one basin, and
-their mean errs less than each of them at the cost of one. It is a single float32 model, so the challenge's rules hold.
+Model soups (https://arxiv.org/abs/2203.05482): models that were trained alike, from a common start, often lie in one
+basin, and their mean errs less than each of them at the cost of one. It is a single float32 model, so the challenge's
+rules hold.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from distill.evaluate import job as evaluation
 from distill.models.files import check_budget, load_model, markup_of, read_description, save_model
 from distill.models.landmarker import Landmarker
 from distill.models.references import ModelReference, resolve_model
-from distill.profiling import cost
+from distill.profiling import Cost, cost
 from distill.training.checkpoint import SNAPSHOTS, epoch_of
 from distill.training.finalize import TeacherPredictions, TrainedModel, TrainResult, finalize
 from distill.training.init_weights import difference
@@ -35,6 +36,8 @@ from distill.training.init_weights import difference
 
 @dataclass(frozen=True)
 class Averaged:
+    """The finished run of an average, and the members that it is made of."""
+
     result: TrainResult
     members: list[ModelReference]  # by their error, the best first
     errors: list[float]  # val/nme of each
@@ -59,8 +62,8 @@ def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 def greedy(errors: Sequence[float], error_of: Callable[[list[int]], float]) -> tuple[list[int], float]:
     """Greedy soup: from the best member on, each one joins that does not make the mean worse.
 
-    errors: of the members alone, in ascending order; error_of: of the mean of some. Gives those that joined and the error of
-    their mean, which is never above that of the best.
+    errors: of the members alone, in ascending order; error_of: of the mean of some. Gives those that joined and the
+    error of their mean, which is never above that of the best.
     """
     kept, best = [0], errors[0]
     for index in range(1, len(errors)):
@@ -92,8 +95,8 @@ def find_members(references: Sequence[str], tracking: TrackingConfig) -> list[Mo
         files = sorted(folder.glob("epoch_*.safetensors"), key=epoch_of)
     if len(files) < 2:
         raise UserError(
-            f"Run {one.run_id} keeps {len(files)} snapshots; expected at least 2 (train with train.snapshots=N), or several "
-            f"models."
+            f"Run {one.run_id} keeps {len(files)} snapshots; expected at least 2 (train with train.snapshots=N), or "
+            "several models."
         )
     return [ModelReference(file, one.run_id, f"epoch {epoch_of(file)}") for file in files]
 
@@ -167,13 +170,13 @@ def earlier_run(references: Sequence[str], method: str, config: Config) -> track
 def average(
     references: Sequence[str], method: str, config: Config, *, data: Path | None = None, resume_id: str | None = None
 ) -> Averaged:
-    """Average models into one (method: uniform or greedy), in a run of its own that is finished as a trained model's is.
+    """Average models into one (method: uniform or greedy), in a run of its own, finished as that of a trained model.
 
-    config: what the members were trained by; its data and tracking say where to measure and where to keep. data: another
-    labelled set to measure and select on. resume_id: a run of this very average that was cut.
+    config: what the members were trained by; its data and tracking say where to measure and where to keep. data:
+    another labelled set to measure and select on. resume_id: a run of this very average that was cut.
 
-    Raises UserError where the members are not of one architecture, and where the validation set is one that a member was
-    trained on, or not the one that they were selected on and not asked for.
+    Raises UserError where the members are not of one architecture, and where the validation set is one that a member
+    was trained on, or not the one that they were selected on and not asked for.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -188,14 +191,18 @@ def average(
     members = [members[i] for i in mixture.order]
     labels = [f"{member.label} {value:.4f}" for member, value in zip(members, mixture.errors, strict=True)]
     facts = {
-        "role": "averaged", "job": job, "method": method, "kept": [labels[i] for i in mixture.kept],
+        "role": "averaged",
+        "job": job,
+        "method": method,
+        "kept": [labels[i] for i in mixture.kept],
         "parents": list(dict.fromkeys(member.run_id for member in members if member.run_id)),
-        "data": about[0].get("data", {}) | {"val": val_set.fingerprint}, "teacher_run_id": _common_teacher(about),
-    }  # fmt: skip
+        "data": about[0].get("data", {}) | {"val": val_set.fingerprint},
+        "teacher_run_id": _common_teacher(about),
+    }
     name = config.tracking.run_name or f"{config.name}-{config.model.backbone}-averaged"
     note = (
-        f"The mean of the weights of {len(mixture.kept)} of {len(members)} models ({method}), measured on {len(val_set)} images "
-        f"of {val_set.folder.name}: {', '.join(facts['kept'])}."
+        f"The mean of the weights of {len(mixture.kept)} of {len(members)} models ({method}), measured on "
+        f"{len(val_set)} images of {val_set.folder.name}: {', '.join(facts['kept'])}."
     )
     with track.Run.start(
         config.tracking,
@@ -219,16 +226,7 @@ def average(
         save_model(
             mixture.model, file, facts | {"run_id": run.id, "run_name": name, "val/nme": round(mixture.error, 4)}
         )
-        expenses = cost(mixture.model)
-        values = {f"model/{key}": value for key, value in expenses.to_dict().items()}
-        values |= {"average/best_member_nme": mixture.errors[0], "average/uniform_nme": mixture.mean}
-        run.log_metrics(values | {"average/kept": len(mixture.kept)}, step=0)
-        table = [
-            {"member": member.label, "run_id": member.run_id, "nme": value, "kept": i in mixture.kept}
-            for i, (member, value) in enumerate(zip(members, mixture.errors, strict=True))
-        ]
-        details = {"method": method, "members": table, "uniform_nme": mixture.mean, "nme": mixture.error}
-        run.log_artifact(evaluation.write_json(run.work / "artifacts" / "average.json", details), "evaluation")
+        expenses = _log(run, method, members, mixture)
         teacher = _teacher(facts["teacher_run_id"], config.tracking, val_set)
         model = TrainedModel(config, name, job, "averaged", file, expenses, step=0, minutes=0.0, description=note)
         result = finalize(run, model, val_set, test, teacher)
@@ -238,6 +236,21 @@ def average(
 # ---------------------------------------------------------------------------------------------------- inside
 
 
+def _log(run: track.Run, method: str, members: Sequence[ModelReference], mixture: Mixture) -> Cost:
+    """The result's cost, and the members' errors as metrics and as average.json."""
+    expenses = cost(mixture.model)
+    values = {f"model/{key}": value for key, value in expenses.to_dict().items()}
+    values |= {"average/best_member_nme": mixture.errors[0], "average/uniform_nme": mixture.mean}
+    run.log_metrics(values | {"average/kept": len(mixture.kept)}, step=0)
+    table = [
+        {"member": member.label, "run_id": member.run_id, "nme": value, "kept": i in mixture.kept}
+        for i, (member, value) in enumerate(zip(members, mixture.errors, strict=True))
+    ]
+    details = {"method": method, "members": table, "uniform_nme": mixture.mean, "nme": mixture.error}
+    run.log_artifact(evaluation.write_json(run.work / "artifacts" / "average.json", details), "evaluation")
+    return expenses
+
+
 def _check_alike(members: Sequence[ModelReference], models: Sequence[Landmarker], about: Sequence[dict]) -> str:
     """The members' common job. Raises UserError where architectures, or jobs, differ."""
     jobs = [facts.get("job", "student") for facts in about]
@@ -245,7 +258,8 @@ def _check_alike(members: Sequence[ModelReference], models: Sequence[Landmarker]
         if different := difference(models[0], model):
             key, was, now = different
             raise UserError(
-                f"'{members[0].label}' has {key} {was} and '{member.label}' has {now}; expected models of one architecture."
+                f"'{members[0].label}' has {key} {was} and '{member.label}' has {now}; expected models of one "
+                "architecture."
             )
         if job != jobs[0]:
             raise UserError(
@@ -262,8 +276,8 @@ def _sets(config: Config, data: Path | None, about: Sequence[dict]) -> tuple[Lan
         expected = about[0].get("data", {}).get("val", val_set.fingerprint)
         if val_set.fingerprint != expected:
             raise UserError(
-                f"The validation set '{paths.val}' has fingerprint {val_set.fingerprint}, and the models were selected on "
-                f"{expected}; name that set, or another to measure on, with --data."
+                f"The validation set '{paths.val}' has fingerprint {val_set.fingerprint}, and the models were selected "
+                f"on {expected}; name that set, or another to measure on, with --data."
             )
     else:
         val_set = read_labelled(data, config)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from distill import cli
 from distill.config import Config, TrackingConfig
 from distill.errors import UserError
 from distill.models.references import config_of, resolve_model
-
-if TYPE_CHECKING:
-    from distill.data.annotations import LandmarkSet, OnBad
-    from distill.landmarks import Markup
 
 NORMALIZERS = ("image", "bbox", "interocular")
 
@@ -46,19 +40,27 @@ def main(argv: list[str]) -> None:
     from distill.models.files import load_model
 
     model, described = load_model(reference.path)
-    labelled = _labelled(folder, config_of(reference, tracking) or Config(), model.markup, args.on_bad)
+    labelled = evaluation.read_for(model.markup, config_of(reference, tracking) or Config(), folder, args.on_bad)
     predictions = evaluation.predict_set(model, labelled, flip=args.flip)
     report = evaluation.measure(predictions, labelled, args.normalizer)
     label = reference.label + (" (flip)" if args.flip else "")
     facts = {
-        "model": args.model, "about": described["about"], "data": labelled.folder.name, "fingerprint": labelled.fingerprint,
-        "images": len(labelled), "flip": args.flip, "mean_confidence": float(predictions.confidence.mean()),
-    }  # fmt: skip
+        "model": args.model,
+        "about": described["about"],
+        "data": labelled.folder.name,
+        "fingerprint": labelled.fingerprint,
+        "images": len(labelled),
+        "flip": args.flip,
+        "mean_confidence": float(predictions.confidence.mean()),
+    }
+    held = evaluation.expected_errors(described, predictions, labelled, f"Model '{args.model}'")
+    if held:
+        facts["expected_errors"] = held.to_dict()
     evaluation.write_json(
         out / "report.json",
         facts | report.to_dict() | {"names": list(labelled.names), "left_out": dict(labelled.skipped)},
     )
-    evaluation.pictures(out / "pictures", labelled, {label: predictions}, {label: report})
+    evaluation.pictures(out / "pictures", labelled, {label: predictions}, {label: report}, expected=held)
     print(f"{label} on {labelled.folder.name}: {len(labelled)} images, errors in percent of '{args.normalizer}'")
     print(f"  NME {report.nme:.3f}   median {report.median:.3f}   95th percentile {report.p95:.3f}")
     print(f"  failures above 8 %: {100 * report.failure_rate:.1f} % of images   AUC to 8 %: {report.auc:.3f}")
@@ -67,23 +69,13 @@ def main(argv: list[str]) -> None:
         cells = [(name.replace("_", " "), cell) for name, cell in bins.items() if cell]
         if cells:
             print(f"  {angle} " + "   ".join(f"{name}: {cell['nme']:.2f} ({cell['count']})" for name, cell in cells))
+    if held:
+        print(
+            f"  expected error {held.expected:.2f}, true {held.true:.2f} (of the image side); rank correlation "
+            f"{held.by_image.rank_correlation:.2f} by image, {held.by_point.rank_correlation:.2f} by point"
+        )
     print(f"  {out / 'report.json'}, pictures in {out / 'pictures'}")
     cli.stop_if_left_out(labelled.skipped)
-
-
-def _labelled(folder: Path | None, config: Config, markup: Markup, on_bad: OnBad) -> LandmarkSet:
-    """The set to measure on, read as the model's training read its own: by default that very validation set."""
-    from distill.data.annotations import read_labelled
-    from distill.data.folders import resolve
-
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, landmarks=markup.reference()))
-    try:
-        folder = folder or resolve(config.data).val
-    except UserError as error:
-        raise UserError(
-            f"The model's own validation set is not here; name a labelled set with --data. ({error})"
-        ) from None
-    return read_labelled(folder, config, on_bad, decode=True)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from distill import headpose, metrics
-from distill.data.annotations import LandmarkSet
+from distill.config import Config
+from distill.data.annotations import LandmarkSet, OnBad, read_labelled
 from distill.data.augment import from_view
+from distill.data.folders import resolve
 from distill.data.loading import eval_batches
+from distill.errors import UserError
 from distill.files import write_text
+from distill.landmarks import Markup
+from distill.metrics.calibration import Calibration, Reliability, reliability
 from distill.models.landmarker import Landmarker, to_input
 
 
 @dataclass(frozen=True)
 class Predictions:
+    """Of N images, P points each."""
+
     points: np.ndarray  # (N, P, 2) float32, pixels of each source image
     confidence: np.ndarray  # (N, P) in 0..1
+
+
+def read_for(markup: Markup, config: Config, folder: Path | None, on_bad: OnBad = "stop") -> LandmarkSet:
+    """A labelled set, read as the training of a model with this markup read its own; None: its validation set.
+
+    Raises UserError where that is not here, or the set is broken.
+    """
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, landmarks=markup.reference()))
+    try:
+        folder = folder or resolve(config.data).val
+    except UserError as error:
+        raise UserError(
+            f"The model's own validation set is not here; name a labelled set with --data. ({error})"
+        ) from None
+    return read_labelled(folder, config, on_bad, decode=True)
 
 
 @torch.no_grad()
@@ -57,6 +81,25 @@ def measure(predictions: Predictions, labelled: LandmarkSet, normalizer: str = "
     return metrics.evaluate(predictions.points, labelled.landmarks, labelled.sizes, normalizer, yaw, markup, roll)
 
 
+def side_errors(predictions: Predictions, labelled: LandmarkSet) -> np.ndarray:
+    """(N, P) error of each point in percent of sqrt(W * H), the side of a square image."""
+    side = metrics.normalizer("image", labelled.landmarks, labelled.sizes, labelled.markup)
+    return metrics.point_errors(predictions.points, labelled.landmarks, side)
+
+
+def expected_errors(
+    described: dict[str, Any], predictions: Predictions, labelled: LandmarkSet, source: str
+) -> Reliability | None:
+    """How the expected errors of a model file's description hold on a set; None where it is not calibrated.
+
+    source: how a UserError about a broken description begins.
+    """
+    calibration = Calibration.from_dict(described.get("calibration"), labelled.markup.count, source)
+    if calibration is None:
+        return None
+    return reliability(calibration.expected_error(predictions.confidence), side_errors(predictions, labelled))
+
+
 def as_metrics(report: metrics.Report, split: str) -> dict[str, float]:
     """The report as MLflow metrics, the split a word in every name."""
     values = {
@@ -89,6 +132,7 @@ def pictures(
     predictions: dict[str, Predictions],
     reports: dict[str, metrics.Report],
     history: dict[str, list[tuple[int, float]]] | None = None,
+    expected: Reliability | None = None,
 ) -> list[Path]:
     """Write the figures of the last-named model, beside the others where a figure compares; return their paths."""
     from distill import figures
@@ -96,27 +140,50 @@ def pictures(
     label = list(predictions)[-1]
     report, own, markup = reports[label], predictions[label], labelled.markup
     made = [
-        ("overlays", figures.best_median_worst(
-            _Images(labelled), own.points, labelled.landmarks, report.per_image, names=labelled.names,
-            markup=markup)),
+        (
+            "overlays",
+            figures.best_median_worst(
+                cast(Sequence[np.ndarray], _Images(labelled)),
+                own.points,
+                labelled.landmarks,
+                report.per_image,
+                names=labelled.names,
+                markup=markup,
+            ),
+        ),
         ("worst", _worst(labelled, own, report)),
         ("ced", figures.ced({name: r.per_image for name, r in reports.items()})),
-        ("error_by_point", figures.error_by_point(
-            report.per_point, f"{label}: error by point", f"mean over {report.count} images, %", markup, report.layout)),
+        (
+            "error_by_point",
+            figures.error_by_point(
+                report.per_point,
+                f"{label}: error by point",
+                f"mean over {report.count} images, %",
+                markup,
+                report.layout,
+            ),
+        ),
         ("error_by_region_and_pose", figures.error_by_region_and_pose(reports)),
-    ]  # fmt: skip
+    ]
     if len(predictions) > 1:
         chosen = np.concatenate([which[:2] for which in figures.choose(report.per_image).values()])
-        made.append(("teacher_against_student", figures.teacher_against_student(
-            [labelled.image(int(i)) for i in chosen],
-            labelled.landmarks[chosen],
-            {name: p.points[chosen] for name, p in predictions.items()},
-            {name: r.per_image[chosen] for name, r in reports.items()},
-            titles=[labelled.names[i] for i in chosen],
-            markup=markup,
-        )))  # fmt: skip
+        made.append(
+            (
+                "teacher_against_student",
+                figures.teacher_against_student(
+                    [labelled.image(int(i)) for i in chosen],
+                    labelled.landmarks[chosen],
+                    {name: p.points[chosen] for name, p in predictions.items()},
+                    {name: r.per_image[chosen] for name, r in reports.items()},
+                    titles=[labelled.names[i] for i in chosen],
+                    markup=markup,
+                ),
+            )
+        )
     if history:
         made.append(("learning_curves", figures.learning_curves(history, label)))
+    if expected:
+        made.append(("reliability", figures.reliability(expected, f"{label}: expected against true error")))
     folder.mkdir(parents=True, exist_ok=True)
     return [figures.to_png(figure, folder / f"{name}.png") for name, figure in made]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill import cli
-from distill.config import TrackingConfig
+from distill.config import Config, TrackingConfig
 from distill.errors import UserError
-from distill.models.references import resolve_model
+from distill.models.references import config_of, resolve_model
 
 
 def main(argv: list[str]) -> None:
@@ -20,20 +20,39 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="where the files go")
     parser.add_argument("--images", metavar="DIR", help="also predict this folder of images into solution.zip")
     cli.add_on_bad_argument(parser)
+    parser.add_argument(
+        "--calibrate",
+        metavar="DIR",
+        help="fit each point's expected error on these labelled renders, which the student has not seen, and keep it "
+        "in the files",
+    )
     args = parser.parse_args(argv)
-    if args.images and not Path(args.images).is_dir():
-        raise UserError(f"--images '{args.images}' is not a folder.")
+    for option in ("images", "calibrate"):
+        folder = getattr(args, option)
+        if folder and not Path(folder).is_dir():
+            raise UserError(f"--{option} '{folder}' is not a folder.")
     out = cli.check_out(args.out)
-    reference = resolve_model(args.model, TrackingConfig(store=args.store))
+    tracking = TrackingConfig(store=args.store)
+    reference = resolve_model(args.model, tracking)
     from distill.data.annotations import read_set
+    from distill.evaluate.job import read_for
     from distill.export import job as exporting
+    from distill.models.files import markup_of, read_description
 
-    images = None
+    images = held_out = None
     if args.images:
         images = read_set(args.images, need_labels=False, on_bad=args.on_bad, decode=True)
-    made = exporting.export(reference.path, out, images)
+    if args.calibrate:
+        markup = markup_of(reference.path, read_description(reference.path))
+        held_out = read_for(markup, config_of(reference, tracking) or Config(), Path(args.calibrate), args.on_bad)
+    made = exporting.export(reference.path, out, images, held_out)
     print(f"{made.weights}: {made.weights.stat().st_size:,} bytes, float32")
     print(f"{made.onnx}: {made.onnx.stat().st_size:,} bytes, within {made.parity:.6f} px of the torch student")
+    if held_out:
+        print(
+            f"expected errors fitted on {len(held_out)} images of {held_out.folder.name}, "
+            f"fingerprint {held_out.fingerprint}"
+        )
     if made.submission:
         print(f"{made.submission}: {len(images)} rows of 137 fields, read back and checked")
         cli.stop_if_left_out(images.skipped)

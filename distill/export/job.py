@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,10 @@ from distill.data import SAMPLE_ROOT
 from distill.data.annotations import LandmarkSet, read_set
 from distill.data.loading import eval_batches
 from distill.errors import UserError
-from distill.evaluate.job import predict_set
+from distill.evaluate.job import predict_set, side_errors
 from distill.landmarks import IBUG68
-from distill.models.files import MAX_BYTES, load_model, markup_of, read_description
+from distill.metrics.calibration import Calibration, fit
+from distill.models.files import MAX_BYTES, load_model, markup_of, read_description, rewrite
 from distill.models.landmarker import Landmarker
 from distill.submission import file as submission_file
 
@@ -33,27 +35,38 @@ PARITY_PIXELS = 0.01  # largest difference between ONNX and torch coordinates
 
 @dataclass(frozen=True)
 class Export:
+    """The files that were written."""
+
     weights: Path
     onnx: Path
     parity: float  # largest coordinate difference between ONNX and torch, pixels of the input
     submission: Path | None
 
 
-def export(model_file: Path, out: Path, images: LandmarkSet | None) -> Export:
+def export(model_file: Path, out: Path, images: LandmarkSet | None, held_out: LandmarkSet | None = None) -> Export:
     """Check a student's file against the challenge's rules, copy it to `out`, and derive ONNX and submission from it.
+
+    held_out: labelled renders on which its confidence is calibrated (`distill.metrics.calibration`): both files then
+    carry the calibration in their description, under `calibration`.
 
     Raises UserError where a rule is broken, the ONNX model disagrees, or there are `images` and the student's points
     are not the challenge's; nothing is left half-written.
     """
     check_rules(model_file)
     model, described = load_model(model_file)
+    if held_out is not None:
+        described["calibration"] = calibrate(model, described, held_out).to_dict()
     if images is not None:
         submission_file.check_points(model.markup, f"Model file '{model_file}'")
         submission_file.check_names(images.names)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as made:  # all or nothing reaches `out`
         fresh = Path(made)
-        shutil.copyfile(model_file, fresh / "student.safetensors")
+        if held_out is None:
+            shutil.copyfile(model_file, fresh / "student.safetensors")
+        else:
+            rewrite(model_file, fresh / "student.safetensors", described)
+            check_rules(fresh / "student.safetensors")  # it is longer now
         _, parity = to_onnx(model, fresh / "student.onnx", described)
         if images is not None:
             # reads back and checks what it wrote
@@ -65,6 +78,21 @@ def export(model_file: Path, out: Path, images: LandmarkSet | None) -> Export:
                 (out / name).unlink(missing_ok=True)
     solution = out / "solution.zip" if images is not None else None
     return Export(out / "student.safetensors", out / "student.onnx", parity, solution)
+
+
+def calibrate(model: Landmarker, described: dict[str, Any], held_out: LandmarkSet) -> Calibration:
+    """Fit expected errors to renders that the model has not seen.
+
+    Raises UserError for the sets that its file says it was trained or selected on, and for the AFLW photographs.
+    """
+    data, folder = described["about"].get("data", {}), held_out.folder.resolve()
+    if held_out.fingerprint in (data.get("train"), data.get("val")) or folder.name.lower().startswith("aflw"):
+        raise UserError(
+            f"--calibrate '{held_out.folder}' holds images that the model was trained or selected on, or photographs; "
+            f"expected held-out renders, as `python -m distill.synthesis --seed N` makes them."
+        )
+    predicted = predict_set(model, held_out)
+    return fit(predicted.confidence, side_errors(predicted, held_out), held_out.fingerprint)
 
 
 def sample_faces(count: int, size: int) -> Tensor:
@@ -166,9 +194,15 @@ def to_onnx(model: Landmarker, path: Path, described: dict) -> tuple[Path, float
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            wrapped, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), external_data=False,
-            input_names=["image"], output_names=["points", "confidence"], verbose=False,
-        )  # fmt: skip
+            wrapped,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            external_data=False,
+            input_names=["image"],
+            output_names=["points", "confidence"],
+            verbose=False,
+        )
     for node in program.model.graph:  # the exporter leaves stack traces, with paths of this machine
         node.metadata_props.clear()
     program.model.metadata_props["distill"] = json.dumps(described, sort_keys=True)

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from distill import metrics as metric
 from distill.config import Config
 from distill.data.folders import resolve
@@ -42,9 +40,12 @@ def about_of(config: Config, role: str, model_file: Path) -> About:
     )
 
 
-def model_card(config: Config, cost: Cost, report: metric.Report, about: About) -> str:
-    """Markdown. report: on the validation set; its interval is of the mean over images (bootstrap), not over seeds."""
-    low, high = interval(report.per_image)
+def model_card(
+    config: Config, cost: Cost, report: metric.Report, about: About, last: metric.Report | None = None
+) -> str:
+    """Markdown. report: on the validation set; its interval is of the mean over images (bootstrap), not over seeds.
+    last: of the last epoch's weights."""
+    low, high = metric.mean_interval(report.per_image)
     teacher = f"run `{about.teacher_run}`" if about.teacher_run else "a teacher from a file"
     terms = ", ".join(f"{name}: {term.loss} x {term.weight:g}" for name, term in config.distill.terms.items())
     return render(
@@ -53,6 +54,7 @@ def model_card(config: Config, cost: Cost, report: metric.Report, about: About) 
         side=config.model.input_size,
         cost=cost,
         report=report,
+        last=last,
         about=about,
         teacher=f"{teacher} ({terms})" if terms else "none",
         licence=licence(about.train),
@@ -63,12 +65,6 @@ def model_card(config: Config, cost: Cost, report: metric.Report, about: About) 
         worst=max(report.by_region, key=report.by_region.__getitem__),
         turned=_most_turned(report),
     )
-
-
-def interval(per_image: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of errors (N,)."""
-    found = metric.paired_bootstrap(per_image, np.zeros_like(per_image))
-    return found.low, found.high
 
 
 def licence(folder: Path) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from distill import metrics
 from distill.errors import UserError
 from distill.figures.style import CYCLE, INK, MUTED, chart, colours, cycle, legend, style_axes
+from distill.metrics.calibration import Reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,6 +83,22 @@ def curves(
         lowest = min(pairs, key=lambda pair: pair[1])
         axes.plot(*lowest, "o", color=tint[label], markersize=5.5, markeredgecolor="white", zorder=5)
     legend(axes, axes.get_legend_handles_labels(), loc="best", ncols=1 + (len(values) > 5))
+    return figure
+
+
+def reliability(found: Reliability, title: str = "Expected against true error", width: float = 7.6) -> Figure:
+    """Mean true error over mean expected error of each bin, by point and by image; on the line they are equal. Percent."""
+    figure = chart((width, 0.55 * width), title, f"means: expected {found.expected:.2f} %, true {found.true:.2f} %")
+    panels = (("points", found.by_point), ("images", found.by_image))
+    for axes, (what, bins) in zip(figure.subplots(1, 2), panels, strict=True):
+        style_axes(
+            axes, f"{what}, rank correlation {bins.rank_correlation:.2f}", "expected error (%)", "true error (%)"
+        )
+        top = 1.08 * max(*bins.expected, *bins.true)
+        axes.plot([0, top], [0, top], color=MUTED, linewidth=1.0)
+        axes.plot(bins.expected, bins.true, "o-", color=CYCLE[0], markersize=5, linewidth=1.6)
+        axes.set_xlim(0, top)
+        axes.set_ylim(0, top)
     return figure
 
 

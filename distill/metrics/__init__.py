@@ -1,16 +1,17 @@
-"""NME and what is made of it: errors of predictions in percent (`errors`), and how recipes are compared (`comparison`)."""
+"""NME: errors in percent (`errors`), comparison of recipes (`comparison`), expected errors (`calibration`)."""
 
 from distill.metrics.comparison import (
     ALPHA,
-    BootstrapResult,
     Comparison,
+    RunErrors,
     compare,
+    compare_runs,
     format_interval,
     format_mean,
     format_p,
     holm,
     holm_corrected,
-    paired_bootstrap,
+    mean_interval,
 )
 from distill.metrics.errors import (
     FAILURE,
@@ -36,13 +37,14 @@ __all__ = [
     "NORMALIZERS",
     "ROLL_BINS",
     "YAW_BINS",
-    "BootstrapResult",
     "Comparison",
     "Report",
+    "RunErrors",
     "auc",
     "by_angle",
     "ced",
     "compare",
+    "compare_runs",
     "evaluate",
     "failure_rate",
     "format_interval",
@@ -51,9 +53,9 @@ __all__ = [
     "holm",
     "holm_corrected",
     "image_errors",
+    "mean_interval",
     "mean_shape",
     "nme",
     "normalizer",
-    "paired_bootstrap",
     "point_errors",
 ]

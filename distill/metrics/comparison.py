@@ -7,13 +7,13 @@ An error of image i after training with seed s is modelled as
 with seeds and images both drawn at random (a crossed random-effects design; Searle, Casella & McCulloch, Variance
 Components, 1992, ch. 4). The difference of two recipes' means then varies for two reasons. *Seeds*: the variance of the
 means of n seeds, over n, of each recipe. *Images*: the variance over images of the difference of both recipes'
-seed-averaged errors, over the number of images. Both estimates contain the residual, so it is subtracted once; the sum is
-never taken to be less than either part alone. Degrees of freedom: Satterthwaite, Biometrics Bulletin 2 (1946), but not more
-than the seeds have (three seeds that happen to lie close together are no reason to trust the images' many).
+seed-averaged errors, over the number of images. Both estimates contain the residual, so it is subtracted once; the sum
+is never taken to be less than either part alone. Degrees of freedom: Satterthwaite, Biometrics Bulletin 2 (1946), but
+not more than the seeds have (three seeds that happen to lie close together are no reason to trust the images' many).
 
 Seeds of two recipes are treated as independent draws, as in Welch's test: a shared seed fixes initial weights and the
-order of the data, and trainings drift apart soon. If they did stay alike, the test would be conservative; pairing by seed would
-halve the few degrees of freedom there are. docs/results.md has the simulation that decided this.
+order of the data, and trainings drift apart soon. If they did stay alike, the test would be conservative; pairing by
+seed would halve the few degrees of freedom there are. docs/results.md has the simulation that decided this.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from distill.errors import UserError
 
@@ -52,10 +53,12 @@ class Comparison:
     seeds_b: int
     differences: Sequence[float] = ()  # a - b of each pair of runs with the same seed, percent points
     p_holm: float | None = None  # p corrected for the other rows of its table, where there are any
+    # True: each run's epoch was chosen on these very images, which flatters both sides; False: its last epoch's errors
+    chosen: bool | None = None
 
     @property
     def clear(self) -> bool:
-        """The one rule for bold type, colour and "better": recipes differ with p < 0.05, corrected where p_holm is there."""
+        """The one rule for bold type, colour and "better": recipes differ with p < 0.05, by p_holm where it is set."""
         return self.of_recipes and (self.p if self.p_holm is None else self.p_holm) < ALPHA
 
     @property
@@ -79,26 +82,27 @@ class Comparison:
         else:
             scope = f"these models on these {self.images} images; one seed is no evidence about a recipe"
         pairs = f"; better in {self.better} of {len(self.differences)} seeds" if len(self.differences) > 1 else ""
-        return f"{self.mean:+.3f} {format_interval(self.low, self.high)}{relative}, {p}, {scope}{pairs}"
+        chosen = {True: "; epochs chosen on these images", False: "; last epochs"}.get(self.chosen, "")
+        return f"{self.mean:+.3f} {format_interval(self.low, self.high)}{relative}, {p}, {scope}{pairs}{chosen}"
 
 
 # ---------------------------------------------------------------------------------------------------- comparing
 
 
 def compare(
-    errors_a: np.ndarray,
-    errors_b: np.ndarray,
+    errors_a: ArrayLike,
+    errors_b: ArrayLike,
     seeds_a: Sequence[int] | None = None,
     seeds_b: Sequence[int] | None = None,
 ) -> Comparison:
     """Compare recipe a with recipe b on the same images; see the top of this module for the model.
 
     `errors_a` (S_a, N) and `errors_b` (S_b, N): NME in percent of each image, one row a training; (N,) is one training.
-    Images stand in the same order everywhere; N at least 2. `seeds_a`, `seeds_b`: the seed of each row, to find the pairs that
-    `differences` lists; without them row i pairs with row i if there are as many rows on both sides. With fewer than two
-    rows on a side, p and intervals come from a paired bootstrap over images (Efron & Tibshirani, 1993, ch. 13) of the errors
-    averaged over rows, and `of_recipes` is False. Raises UserError for wrong shapes, values that are not finite, and
-    seeds that do not fit the rows.
+    Images stand in the same order everywhere; N at least 2. `seeds_a`, `seeds_b`: the seed of each row, to find the
+    pairs that `differences` lists; without them row i pairs with row i if there are as many rows on both sides. With
+    fewer than two rows on a side, p and intervals come from a paired bootstrap over images (Efron & Tibshirani, 1993,
+    ch. 13) of the errors averaged over rows, and `of_recipes` is False. Raises UserError for wrong shapes, values that
+    are not finite, and seeds that do not fit the rows.
     """
     a, b = _rows(errors_a, "first"), _rows(errors_b, "second")
     if a.shape[1] != b.shape[1]:
@@ -127,11 +131,35 @@ def compare(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class RunErrors:
+    """NME in percent of each validation image (N,) after one training, all in one order."""
+
+    chosen: np.ndarray  # of the weights that are kept, whose epoch was chosen on these very images
+    last: np.ndarray | None = None  # of the last epoch's averaged weights, which no image chose; None: not recorded
+
+
+def compare_runs(
+    a: Sequence[RunErrors],
+    b: Sequence[RunErrors],
+    seeds_a: Sequence[int] | None = None,
+    seeds_b: Sequence[int] | None = None,
+) -> Comparison:
+    """`compare` of runs by their last epochs' errors, on which nothing was chosen.
+
+    Where a run has not recorded them (of an earlier version, an average of several models), all are compared by their
+    chosen epochs, and the result has `chosen` set. Arguments and errors as in `compare`, a run a row.
+    """
+    chosen = any(run.last is None for run in (*a, *b))
+    rows_a, rows_b = ([run.chosen if chosen else run.last for run in side] for side in (a, b))
+    return dataclasses.replace(compare(rows_a, rows_b, seeds_a, seeds_b), chosen=chosen)
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """p values of several rows against one control, corrected for their number, in the order given; None stays None.
 
-    Holm, Scandinavian Journal of Statistics 6 (1979): the chance that any row without effect comes below 0.05 stays at 5 %.
-    Raises UserError for a value outside 0 to 1.
+    Holm, Scandinavian Journal of Statistics 6 (1979): the chance that any row without effect comes below 0.05 stays at
+    5 %. Raises UserError for a value outside 0 to 1.
     """
     known = [i for i, p in enumerate(p_values) if p is not None]
     for i in known:
@@ -149,6 +177,11 @@ def holm_corrected(rows: Sequence[Comparison | None]) -> list[Comparison | None]
     """The rows of a table against one control with `p_holm` set, where a row compares recipes. None stays None."""
     corrected = holm([row.p if row and row.of_recipes else None for row in rows])
     return [row and dataclasses.replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True)]
+
+
+def mean_interval(errors: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of finite errors (N,): percentile bootstrap over images, as in `compare`."""
+    return _percentiles(_resampled_means(np.asarray(errors, dtype=np.float64)[None], RESAMPLES, 0)[0])[:2]
 
 
 # ---------------------------------------------------------------------------------------------------- as text
@@ -169,7 +202,7 @@ def format_interval(low: float | None, high: float | None, digits: int = 3, sign
 
 
 def format_mean(values: Sequence[float], digits: int = 3) -> str:
-    """Mean ± sample standard deviation over seeds. Two values have no spread to speak of, so both are shown; `-` for none."""
+    """Mean ± sample standard deviation over seeds; of two values the range, of one the value, `-` for none."""
     values = list(values)
     if not values:
         return "-"
@@ -207,7 +240,8 @@ def _between_recipes(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float,
     return mean - half, mean + half, float(2 * stdtr(df, -abs(t))), _ratio(a.mean(), b.mean(), variance, reach)
 
 
-# Variances are (2, 2) matrices, of the mean of a, the mean of b, and between them: the difference needs their sum, the ratio each.
+# Variances are (2, 2) matrices, of the mean of a, the mean of b, and between them: the difference needs their sum, the
+# ratio each.
 
 
 def _of_difference(variance: np.ndarray) -> float:
@@ -233,8 +267,8 @@ def _residual_variance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _ratio(mean_a: float, mean_b: float, variance: np.ndarray, reach: float) -> Interval | None:
-    """Fieller's interval of mean_a / mean_b, less 1: the ratios r for which mean_a - r mean_b is within `reach` standard
-    errors of 0. It excludes 0 where the interval of the difference does. None where it has no bounds."""
+    """Fieller's interval of mean_a / mean_b, less 1: the ratios r for which mean_a - r mean_b is within `reach`
+    standard errors of 0. It excludes 0 where the interval of the difference does. None where it has no bounds."""
     square = reach**2 * variance
     first, middle, last = mean_b**2 - square[1, 1], mean_a * mean_b - square[0, 1], mean_a**2 - square[0, 0]
     root = middle**2 - first * last
@@ -269,7 +303,7 @@ def _percentiles(values: np.ndarray) -> tuple[float, float, float]:
     return float(ordered[rank - 1]), float(ordered[-rank]), float(min(1.0, 2 * (1 + beyond) / total))
 
 
-def _rows(errors: np.ndarray, which: str) -> np.ndarray:
+def _rows(errors: ArrayLike, which: str) -> np.ndarray:
     """(seeds, images), checked."""
     try:
         rows = np.asarray(errors, dtype=np.float64)
@@ -278,7 +312,8 @@ def _rows(errors: np.ndarray, which: str) -> np.ndarray:
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or len(rows) == 0 or rows.shape[1] < 2:
         raise UserError(
-            f"The errors of the {which} recipe have shape {np.shape(errors)}; expected (seeds, images) with at least 2 images."
+            f"The errors of the {which} recipe have shape {np.shape(errors)}; expected (seeds, images) with at "
+            "least 2 images."
         )
     bad = np.argwhere(~np.isfinite(rows))
     if bad.size:
@@ -301,50 +336,8 @@ def _pairs(
     for which, count, seeds in (("first", count_a, seeds_a), ("second", count_b, seeds_b)):
         if len(seeds) != count or len(set(seeds)) != count:
             raise UserError(
-                f"The {which} recipe has {count} rows of errors and the seeds {list(seeds)}; expected one other seed for each."
+                f"The {which} recipe has {count} rows of errors and the seeds {list(seeds)}; expected one other seed "
+                "for each."
             )
         place[which] = {seed: i for i, seed in enumerate(seeds)}
     return [(i, place["second"][seed]) for seed, i in place["first"].items() if seed in place["second"]]
-
-
-# ---------------------------------------------------------------------------------------------------- two models
-
-
-@dataclass(frozen=True)
-class BootstrapResult:
-    """Difference a - b of two models on the same images; negative where a is better."""
-
-    mean: float  # percent points
-    low: float  # 95 % percentile interval
-    high: float
-    p: float  # two-sided: how often resampling the images takes the difference to the other side of zero, doubled
-    relative: float  # mean / mean error of b, a fraction; nan where that error is 0
-
-    @property
-    def p_statement(self) -> str:
-        """p < 0.001, or p = 0.012"""
-        return format_p(self.p, named=True)
-
-    def to_dict(self) -> dict[str, float]:
-        return dict(vars(self))
-
-
-def paired_bootstrap(
-    errors_a: np.ndarray, errors_b: np.ndarray, samples: int = RESAMPLES, seed: int = 0
-) -> BootstrapResult:
-    """Is model a better than model b on these images, or is it luck of the draw? Percentile bootstrap over images.
-
-    `errors_a`, `errors_b` (N,) are the per-image errors of the same images in the same order. Efron & Tibshirani, An
-    Introduction to the Bootstrap (1993), ch. 13. It knows nothing of the luck of training: recipes are compared by `compare`.
-    Raises UserError when the lengths differ, nothing is given, or an error is not finite.
-    """
-    a, b = np.asarray(errors_a, dtype=np.float64), np.asarray(errors_b, dtype=np.float64)
-    if a.ndim != 1 or a.shape != b.shape or a.size == 0:
-        raise UserError(
-            f"Paired errors have shapes {a.shape} and {b.shape}; expected one error an image, as many in each."
-        )
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise UserError("Paired errors hold a value that is not finite; expected a number for every image.")
-    low, high, p = _percentiles(_resampled_means((a - b)[None], samples, seed)[0])
-    mean = float((a - b).mean())
-    return BootstrapResult(mean, low, high, p, mean / float(b.mean()) if b.any() else math.nan)

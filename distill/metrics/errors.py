@@ -38,13 +38,13 @@ ROLL_BINS: dict[str, tuple[float, float]] = {  # |roll|, likewise
 def normalizer(kind: str, landmarks: np.ndarray, sizes: np.ndarray, markup: Markup = IBUG68) -> np.ndarray:
     """The distance in pixels that errors are divided by, one an image: (N,).
 
-    `landmarks` (N, P, 2) are the true ones, P the points of `markup`, in pixels; `sizes` (N, 2), or one (2,) for all, are width and height of
-    the images that they are in. `kind` is one of
+    `landmarks` (N, P, 2) are the true ones, P the points of `markup`, in pixels; `sizes` (N, 2), or one (2,) for all,
+    are width and height of the images that they are in. `kind` is one of
       image        sqrt(W * H), the challenge's (384 for its crops)
       bbox         sqrt(w * h) of the landmarks' bounding box
       interocular  distance of the outer eye corners (300W's)
-    Raises UserError for another kind, a set without outer eye corners, a wrong shape, and a distance that is zero or not
-    finite.
+    Raises UserError for another kind, a set without outer eye corners, a wrong shape, and a distance that is zero or
+    not finite.
     """
     landmarks = _points(landmarks, "landmarks", markup.count)
     if kind == "image":
@@ -59,8 +59,8 @@ def normalizer(kind: str, landmarks: np.ndarray, sizes: np.ndarray, markup: Mark
     elif kind == "interocular":
         if markup.outer_eye_corners is None:
             raise UserError(
-                f"The 'interocular' normaliser needs outer eye corners, and the landmark set {markup} names none; expected "
-                "image or bbox."
+                f"The 'interocular' normaliser needs outer eye corners, and the landmark set {markup} names none; "
+                "expected image or bbox."
             )
         right, left = markup.outer_eye_corners
         distance = np.linalg.norm(landmarks[:, right] - landmarks[:, left], axis=1)
@@ -121,7 +121,7 @@ class Report:
     by_yaw: dict[str, dict[str, Any] | None]  # bin of YAW_BINS -> {"nme", "count"}; None: no image in it
     ced_thresholds: np.ndarray  # see `ced`
     ced_fractions: np.ndarray
-    # (P, 2) the mean labelled face, to draw per_point on: `mean_shape`; None: of the 68 points, whose mean face is known
+    # (P, 2) the mean labelled face, to draw per_point on: `mean_shape`; None: the known one of the 68 points
     layout: np.ndarray | None = None
     by_roll: dict[str, dict[str, Any] | None] = field(default_factory=dict)  # bins of ROLL_BINS, as by_yaw
 
@@ -134,10 +134,11 @@ class Report:
         """What `to_dict` gave; other keys are left out. Raises KeyError, TypeError or ValueError for anything else."""
         arrays = ("per_image", "per_point", "ced_thresholds", "ced_fractions", "layout")
         optional = ("layout", "by_roll")  # younger than the first stored reports
-        chosen = {f.name: values[f.name] for f in fields(cls) if f.name in values or f.name not in optional}
-        return cls(
-            **{k: np.asarray(v, dtype=np.float64) if k in arrays and v is not None else v for k, v in chosen.items()}
-        )
+        chosen: dict[str, Any] = {
+            f.name: values[f.name] for f in fields(cls) if f.name in values or f.name not in optional
+        }
+        chosen |= {k: np.asarray(chosen[k], dtype=np.float64) for k in arrays if chosen.get(k) is not None}
+        return cls(**chosen)
 
 
 def evaluate(
@@ -151,9 +152,9 @@ def evaluate(
 ) -> Report:
     """Measure predictions against labels.
 
-    `pred`, `target` (N, P, 2) in pixels, P the points of `markup`, N at least 1; `sizes` (N, 2) or (2,) width and height;
-    `yaw` and `roll` (N,) in degrees, for instance of `headpose.estimate(target)`; without one every bin of it is None.
-    Raises UserError for wrong shapes, non-finite coordinates, an unknown or degenerate normaliser.
+    `pred`, `target` (N, P, 2) in pixels, P the points of `markup`, N at least 1; `sizes` (N, 2) or (2,) width and
+    height; `yaw` and `roll` (N,) in degrees, for instance of `headpose.estimate(target)`; without one every bin of it
+    is None. Raises UserError for wrong shapes, non-finite coordinates, an unknown or degenerate normaliser.
     """
     errors = point_errors(pred, target, _distance(normalizer, target, sizes, markup))
     per_image = errors.mean(axis=1)
@@ -182,7 +183,8 @@ def by_angle(
 ) -> dict[str, dict[str, Any] | None]:
     """Bin -> {"nme", "count"} of the images (N,) whose |angle| (N,) in degrees lies in it, or None where none does.
 
-    angles: None leaves every bin None. Raises UserError, which calls the angles `name`, where they do not fit the images.
+    angles: None leaves every bin None. Raises UserError, which calls the angles `name`, where they do not fit the
+    images.
     """
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(bins)
     if angles is None:
@@ -198,7 +200,7 @@ def by_angle(
 
 
 def mean_shape(landmarks: np.ndarray, markup: Markup) -> np.ndarray:
-    """(P, 2) the mean of faces (N, P, 2), each in its own box, and of their mirror images: y up, about 0, some 1 wide."""
+    """(P, 2) the mean of faces (N, P, 2), each in its own box, and of their mirror images: y up, centre 0, width 1."""
     landmarks = np.asarray(landmarks, dtype=np.float64)
     low, high = landmarks.min(axis=1, keepdims=True), landmarks.max(axis=1, keepdims=True)
     side = np.maximum((high - low).max(axis=2, keepdims=True), 1e-9)

@@ -84,6 +84,15 @@ def save_model(model: Landmarker, path: Path, about: dict[str, Any]) -> int:
     return len(data)
 
 
+def rewrite(source: Path, target: Path, described: dict[str, Any]) -> None:
+    """Write the tensors of a model file, unchanged, with another description. Atomic; the two may be one path."""
+    with safe_open(str(source), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    data = save(tensors, metadata={"distill": json.dumps(described, sort_keys=True)})
+    with atomic(target) as temporary:
+        temporary.write_bytes(data)
+
+
 def read_description(path: Path) -> dict[str, Any]:
     """The JSON that the file carries. Raises UserError where it is not a model file of ours."""
     try:

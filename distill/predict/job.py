@@ -141,7 +141,7 @@ def predict_pictures(student: Student, files: dict[str, Path], options: Options)
             found[name] = faces
             letterboxed += not boxes[name] and max(image.shape[:2]) > 1.5 * min(image.shape[:2])
             if name in targets:
-                marked = output.drawn(image, [face.found for face in faces], student.markup)
+                marked = output.drawn(image, faces, student.markup)
                 pictures.write(targets[name], marked)
     finally:
         if found:
@@ -171,7 +171,7 @@ def face_in(student: Student, image: np.ndarray, box: Box | None, box_scale: flo
     found = student(image, box, box_scale)
     if not (np.isfinite(found.points).all() and np.isfinite(found.confidence).all()):
         raise UserError(f"the model '{student.label}' gives values that are not finite.")
-    return Face(box, found, student.markup.names)
+    return Face(box, found, student.markup.names, student.expected_error(found.confidence))
 
 
 def write_left_out(out: Path, left_out: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distill.errors import UserError
-from distill.predict.runtime import Student, load_onnx
+from distill.predict.runtime import Student, calibration_of, load_onnx
 
 if TYPE_CHECKING:
     from distill.models.landmarker import Landmarker
@@ -52,7 +52,8 @@ def _load_torch(reference: str, store: str | os.PathLike) -> Student:
     from distill.models.files import load_model
 
     model, described = load_model(found.path)
-    return Student(TorchNetwork(model), found.label, described["about"], model.markup)
+    calibration = calibration_of(described, model.markup, found.path)
+    return Student(TorchNetwork(model), found.label, described["about"], model.markup, calibration)
 
 
 class TorchNetwork:

@@ -13,6 +13,7 @@ import numpy as np
 from distill.errors import UserError
 from distill.files import parse_json
 from distill.landmarks import IBUG68, Markup, from_dict
+from distill.metrics.calibration import Calibration
 from distill.predict import crops, pictures
 
 
@@ -39,6 +40,7 @@ class Student:
     label: str  # shown to people: where it came from
     about: dict[str, Any] = field(default_factory=dict)  # the model file's own description
     markup: Markup = IBUG68  # what its points are
+    calibration: Calibration | None = None  # from confidences to expected errors; None: the file carries none
 
     def __call__(self, image: Any, box: Sequence[float] | None = None, box_scale: float = crops.BOX_SCALE) -> Landmarks:
         """Landmarks of the face in `image`: a path, an (H, W, 3) uint8 RGB array, or a PIL image.
@@ -52,6 +54,10 @@ class Student:
         crop = crops.cut(pictures.to_rgb(image), self.network.size, box, box_scale)
         points, confidence = self.network(crop.pixels[None])
         return Landmarks(crop.to_picture(points[0]), confidence[0])
+
+    def expected_error(self, confidence: np.ndarray) -> np.ndarray | None:
+        """(P,) confidences -> (P,) expected errors in percent of the crop's side; None where the student is not calibrated."""
+        return self.calibration.expected_error(confidence) if self.calibration else None
 
 
 class OnnxNetwork:
@@ -101,7 +107,13 @@ def load_onnx(path: str | os.PathLike) -> Student:
     """The student of an exported ONNX file. Raises UserError as OnnxNetwork does."""
     path = Path(path)
     network = OnnxNetwork(path)
-    return Student(network, path.stem, network.described["about"], network.markup)
+    calibration = calibration_of(network.described, network.markup, path)
+    return Student(network, path.stem, network.described["about"], network.markup, calibration)
+
+
+def calibration_of(described: dict[str, Any], markup: Markup, path: Path) -> Calibration | None:
+    """Of a model file's description. Raises UserError, which names the file, where it does not fit the points."""
+    return Calibration.from_dict(described.get("calibration"), markup.count, f"Model file '{path}'")
 
 
 def _threads() -> int:

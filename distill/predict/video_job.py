@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,7 @@ def _follow(
         try:
             if isinstance(frame, video.Lost):
                 raise UserError(f"{frame.reason}.")
-            found = face_in(student, frame.image, box, options.box_scale).found
+            face = face_in(student, frame.image, box, options.box_scale)
         except UserError as error:
             name = f"frame {frame.index} ({frame.seconds:.3f} s)"
             if options.on_bad == "stop":
@@ -120,13 +120,13 @@ def _follow(
             continue
         if not track.faces:
             track.height, track.width = frame.image.shape[:2]
-        smooth = Landmarks(calm(found.points, frame.seconds), found.confidence)
-        shown = smooth if options.smooth else found
+        smooth = Landmarks(calm(face.found.points, frame.seconds), face.found.confidence)
+        shown = replace(face, found=smooth) if options.smooth else face
         track.frames.append(frame.index)
         track.seconds.append(frame.seconds)
-        track.raw.append(found.points)
+        track.raw.append(face.found.points)
         track.smooth.append(smooth.points)
-        track.faces.append(Face(box, shown, student.markup.names))
+        track.faces.append(shown)
         if write:
             write(output.drawn(frame.image, [shown], student.markup), frame.seconds)
 

@@ -228,13 +228,13 @@ class Cast:
 
 def versus(model: Model, reference: Model) -> Versus | None:
     """None where the two were not measured on the same images."""
-    ours, theirs = ([run for run in m.runs if run.report is not None] for m in (model, reference))
+    ours, theirs = ([run for run in m.runs if run.report and run.errors] for m in (model, reference))
     same = {(run.validated_on, run.report.count, run.report.normalizer) for run in (*ours, *theirs)}
     if not ours or not theirs or len(same) != 1 or ours[0].report.count < 2:
         return None
-    rows = [np.stack([run.report.per_image for run in runs]) for runs in (ours, theirs)]
+    rows = [[run.errors for run in runs] for runs in (ours, theirs)]
     seeds: list[Sequence[int]] = [[run.config.seed for run in runs] for runs in (ours, theirs)]
     if reference.role != "control" or any(len(set(some)) < len(some) for some in seeds):
         seeds = [range(len(ours)), range(-len(theirs), 0)]  # no pairs: a teacher's seed is not its student's
-    result = metrics.compare(rows[0], rows[1], seeds[0], seeds[1])
+    result = metrics.compare_runs(rows[0], rows[1], seeds[0], seeds[1])
     return Versus(model, reference, result, differing(model.lead, reference.lead))

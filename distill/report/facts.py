@@ -11,7 +11,7 @@ import numpy as np
 from distill.ablation.table import Table
 from distill.config import Config, markup_of
 from distill.landmarks import IBUG68, Markup
-from distill.metrics import Report
+from distill.metrics import Report, RunErrors
 
 ROLES = ("teacher", "assistant", "control", "tuned", "distilled", "averaged")  # the order in which models are named
 
@@ -36,6 +36,7 @@ class RunFacts:
     metrics: dict[str, float]  # last value of each, `best/val/nme` among them
     tags: dict[str, str]
     report: Report | None = None  # on the validation set
+    errors: RunErrors | None = None  # of the validation images; None where there is no report
     agreement: dict[str, Any] | None = None  # with its teacher: nme, by_region, per_point
     history: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     datasets: tuple[Dataset, ...] = ()

@@ -207,9 +207,9 @@ def _config(info: RunInfo, tracking: TrackingConfig) -> Config:
 
 def _whole(run: RunFacts, tracking: TrackingConfig) -> RunFacts:
     """With report, histories, data sets and logged pictures, as far as the run has them."""
-    report, logged = None, {}
+    report, errors, logged = None, None, {}
     with suppress(UserError):
-        report = track.read_report(tracking, run.id)
+        report, errors = track.read_report(tracking, run.id), track.read_errors(tracking, run.id)
         order = [name for name in run.markup.regions if name in report.by_region]  # JSON may have sorted them
         report = replace(report, by_region={name: report.by_region[name] for name in order})
     for name in LOGGED:
@@ -218,6 +218,7 @@ def _whole(run: RunFacts, tracking: TrackingConfig) -> RunFacts:
     return replace(
         run,
         report=report,
+        errors=errors,
         agreement=_json(run.id, "evaluation/agreement.json", tracking),
         history={k: track.metric_history(tracking, run.id, k) for k in run.metrics if k.startswith(HISTORIES)},
         datasets=tuple(Dataset(d.name, d.context, d.digest) for d in datasets(tracking, run.id)),

@@ -25,6 +25,7 @@ from distill.tracking.client import redact, retried, store_root, tracking_uri, w
 from distill.tracking.database import sqlite_file, sqlite_uri
 from distill.tracking.locks import Held, exclusive, hold, is_held
 from distill.tracking.lookup import (
+    LAST,
     MODEL_FOLDER,
     DatasetInput,
     NotFound,
@@ -36,6 +37,7 @@ from distill.tracking.lookup import (
     list_runs,
     metric_history,
     newest_run,
+    read_errors,
     read_report,
     resolve_registry,
     runs_tagged,

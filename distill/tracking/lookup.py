@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from distill.config import TrackingConfig
 from distill.errors import UserError
-from distill.metrics import Report
+from distill.metrics import Report, RunErrors
 from distill.tracking.client import (
     Missing,
     Refused,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MODEL_FOLDER = "model"  # the artifact folder of a run that holds its one model file
+LAST = "val/nme_last"  # metric: of the last epoch's averaged weights, which no validation image chose
 
 
 class NotFound(UserError):
@@ -162,7 +163,20 @@ def datasets(tracking: TrackingConfig, run_id: str) -> list[DatasetInput]:
 
 def read_report(tracking: TrackingConfig, run_id: str) -> Report:
     """The errors on the validation set that a run logged. Raises UserError where it has none that can be read."""
-    name = "evaluation/report.json"
+    return _report(tracking, run_id, "evaluation/report.json")
+
+
+def read_errors(tracking: TrackingConfig, run_id: str) -> RunErrors:
+    """The errors on the validation images that a run logged, for `metrics.compare_runs`. Raises UserError as above."""
+    chosen = read_report(tracking, run_id).per_image
+    try:
+        last = _report(tracking, run_id, "evaluation/last_report.json").per_image
+    except NotFound:
+        last = None  # a run of an earlier version, or an average of several models
+    return RunErrors(chosen, last)
+
+
+def _report(tracking: TrackingConfig, run_id: str, name: str) -> Report:
     path = artifact_path(tracking, run_id, name)
     try:
         return Report.from_dict(json.loads(path.read_text(encoding="utf-8")))

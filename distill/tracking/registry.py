@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from distill import metrics
 from distill.config import TrackingConfig
 from distill.errors import UserError
@@ -27,7 +25,7 @@ from distill.tracking.lookup import (
     find_run,
     info_of,
     reach,
-    read_report,
+    read_errors,
     version_by_alias,
 )
 
@@ -60,8 +58,7 @@ def model_name(job: str, role: str) -> str:
 
 
 def register(tracking: TrackingConfig, name: str, run_id: str) -> tuple[str, Verdict]:
-    """Enter a run's model as a version of `name`; (version, what became of the champion). The same run again updates
-    its version.
+    """Enter a run's model as a version of `name`, or update the run's version; (version, what became of the champion).
 
     Raises UserError where the store is away, and NotFound where it has no such run.
     """
@@ -101,15 +98,10 @@ def challenge(tracking: TrackingConfig, client: MlflowClient, name: str, run: Ru
     except NotFound:
         return Verdict(True, f"the run of the holder, {holder.run_id}, was deleted")
     try:
-        difference = metrics.compare(per_image(tracking, run.id), per_image(tracking, holder.run_id))
+        difference = metrics.compare_runs([read_errors(tracking, run.id)], [read_errors(tracking, holder.run_id)])
     except UserError as error:
         return Verdict(False, f"it cannot be compared with the holder, run {holder.run_id}: {str(error).rstrip('.')}")
     return Verdict(difference.high < 0, f"val/nme {difference} against the holder, run {holder.run_id}", difference)
-
-
-def per_image(tracking: TrackingConfig, run_id: str) -> np.ndarray:
-    """(N,) NME in percent of the validation images, from a run's report. Raises UserError where it has none."""
-    return read_report(tracking, run_id).per_image
 
 
 def _own_alias(run: RunInfo) -> str:

@@ -7,16 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from distill import config as configs
 from distill import metrics as metric
 from distill import tracking
 from distill.config import Config
 from distill.errors import UserError
-from distill.export.model_card import interval
-from distill.metrics import BootstrapResult
-from distill.tracking import registry
+from distill.metrics import RunErrors
 
 if TYPE_CHECKING:
     from distill.training.finalize import TrainedModel
@@ -29,29 +25,30 @@ class Comparison:
     role: str  # of the other: control, teacher
     run_id: str  # of the other; empty: a file that no run of this store made
     nme: float  # of the other
-    difference: BootstrapResult  # this run - the other, percent points
+    difference: metric.Comparison  # this run - the other, percent points
 
 
 def comparisons(
     config: Config,
     job: str,
-    report: metric.Report,
+    errors: RunErrors,
     data: dict[str, str],
     teacher: metric.Report | None,
     teacher_run: str,
 ) -> list[Comparison]:
     """With the control of a distilled model, where the store has it finished, and with its teacher.
 
-    data: fingerprints of `train` and `val`. The control: the newest run that computed the same but for the teacher.
+    errors: this run's. data: fingerprints of `train` and `val`. The control: the newest run that computed the same but
+    for the teacher.
     """
     found: list[Comparison] = []
     # a store that is away, a run whose report cannot be read: no reason to stop this run
     with suppress(UserError):
         if config.distill.terms and {"train", "val"} <= data.keys():
-            found += _with_control(config, job, report, data)
+            found += _with_control(config, job, errors, data)
     with suppress(UserError):
         if teacher is not None:
-            found.append(_compare("teacher", teacher_run, report, teacher.per_image))
+            found.append(_compare("teacher", teacher_run, errors, RunErrors(teacher.per_image)))
     return found
 
 
@@ -63,8 +60,9 @@ def as_metrics(found: Sequence[Comparison], split: str) -> dict[str, float]:
 
 def note(model: TrainedModel, report: metric.Report, val: str, found: Sequence[Comparison]) -> str:
     """The run's description in Markdown. report: on the validation set, whose name is `val`."""
-    low, high = interval(report.per_image)
+    low, high = metric.mean_interval(report.per_image)
     chosen = f", epoch {model.step} of {len(model.history)}" if model.step else ""
+    chosen += f" (the last, which no image chose: {model.last.nme:.3f} %)" if model.last else ""
     result = (
         f"val/nme {report.nme:.3f} % [{low:.3f}, {high:.3f}] on {report.count} images of {val}, "
         f"median {report.median:.3f}, "
@@ -85,24 +83,21 @@ def note(model: TrainedModel, report: metric.Report, val: str, found: Sequence[C
 # ---------------------------------------------------------------------------------------------------- inside
 
 
-def _with_control(config: Config, job: str, report: metric.Report, data: dict[str, str]) -> list[Comparison]:
+def _with_control(config: Config, job: str, errors: RunErrors, data: dict[str, str]) -> list[Comparison]:
     # a control may have the other settings of a distillation, which mean nothing to it, or not
     variants = (replace(config.distill, terms={}), type(config.distill)(views=config.distill.views))
     for digest in dict.fromkeys(configs.digest(replace(config, distill=variant)) for variant in variants):
         tags = {"distill.digest": digest, "data.train": data["train"], "data.val": data["val"]}
         for run in tracking.runs_tagged(config.tracking, job, tags):
             if run.status == "FINISHED":
-                return [_compare("control", run.id, report, registry.per_image(config.tracking, run.id))]
+                return [_compare("control", run.id, errors, tracking.read_errors(config.tracking, run.id))]
     return []
 
 
-def _compare(role: str, run_id: str, report: metric.Report, errors: np.ndarray) -> Comparison:
-    return Comparison(role, run_id, float(errors.mean()), metric.paired_bootstrap(report.per_image, errors))
+def _compare(role: str, run_id: str, own: RunErrors, other: RunErrors) -> Comparison:
+    return Comparison(role, run_id, float(other.chosen.mean()), metric.compare_runs([own], [other]))
 
 
 def _words(other: Comparison) -> str:
-    d = other.difference
-    return (
-        f"{other.role} {f'`{other.run_id[:8]}` ' if other.run_id else ''}{other.nme:.3f} %, this run {d.mean:+.3f} "
-        f"[{d.low:+.3f}, {d.high:+.3f}], {d.p_statement}"
-    )
+    run = f"`{other.run_id[:8]}` " if other.run_id else ""
+    return f"{other.role} {run}{other.nme:.3f} %, this run {other.difference}"

@@ -62,6 +62,7 @@ class TrainedModel:
     history: Sequence[dict[str, float]] = ()  # one dict of metrics an epoch, `epoch` among them
     snapshots: Sequence[Path] = ()  # weights of late epochs
     description: str = ""  # of the run, as it begins
+    last: metric.Report | None = None  # of the last epoch's averaged weights; None: they were not measured
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,14 @@ def _log_measured(
         file = write_json(out / "agreement.json", details | {"teacher_run_id": teacher.run_id})
         run.log_artifact(file, "evaluation")
     data = read_description(model.file)["about"].get("data", {})
+    errors = metric.RunErrors(report.per_image, model.last.per_image if model.last else None)
     comparisons = describe.comparisons(
-        model.config, model.job, report, data, measured.reports.get("teacher"), teacher.run_id if teacher else ""
+        model.config, model.job, errors, data, measured.reports.get("teacher"), teacher.run_id if teacher else ""
     )
     best = {f"best/{key}": value for key, value in values.items()}
+    if model.last:
+        best[tracking.LAST] = model.last.nme
+        run.log_artifact(write_json(out / "last_report.json", model.last.to_dict()), "evaluation")
     best |= {"train/minutes": model.minutes, "train/epochs": len(model.history)} | describe.as_metrics(
         comparisons, "val"
     )
@@ -182,7 +187,7 @@ def _export(
     if exported.submission:
         run.log_artifact(exported.submission, "submission")
         run.set_tags(submission_tags(exported, test_set))
-    card = model_card(model.config, model.cost, report, about_of(model.config, model.role, model_file))
+    card = model_card(model.config, model.cost, report, about_of(model.config, model.role, model_file), model.last)
     facts = {"run_id": run.id, "val/nme": round(report.nme, 4)}
     for path in pack(exported.onnx, model_file.parent, card, facts):
         run.log_artifact(path, tracking.MODEL_FOLDER)

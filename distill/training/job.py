@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -26,8 +27,9 @@ from distill.distillation import balance, targets
 from distill.distillation.distiller import Distiller, check_terms
 from distill.distillation.objective import Objective, Supervision
 from distill.errors import UserError
-from distill.evaluate.job import agreement, agreement_metrics, as_metrics, measure, predict_set
+from distill.evaluate.job import agreement, agreement_metrics, as_metrics, measure, predict_set, write_json
 from distill.landmarks import IBUG68
+from distill.metrics import Report
 from distill.models.files import check_budget, load_model, save_model
 from distill.models.landmarker import Landmarker, skeleton
 from distill.models.references import resolve_model, resolve_teacher
@@ -392,6 +394,7 @@ class Recorder:
     def __init__(self, training: Training, run: tracking.Run | tracking.NullRun, callbacks: Callbacks):
         self.training, self.run, self.callbacks = training, run, callbacks
         self.best_file = run.work / f"{training.job}.safetensors"
+        self.last_file = run.work / "last_report.json"  # of the last validation; a resumed run finds it there
         self.snapshots = Snapshots(run.work / SNAPSHOTS, training.config.train)
         self.cost, self.teacher = self._log_cost(), self._predict_by_teacher()
         data = training.data
@@ -409,7 +412,9 @@ class Recorder:
         """Errors on the validation set, `val/...`, and how near they are to the teacher's, where there is one."""
         val_set = self.training.data.val
         predictions = predict_set(model, val_set)
-        values = as_metrics(measure(predictions, val_set), "val")
+        report = measure(predictions, val_set)
+        write_json(self.last_file, report.to_dict())
+        values = as_metrics(report, "val")
         if self.teacher:
             values |= agreement_metrics(agreement(predictions, self.teacher.predictions, val_set), "val")
         return values
@@ -441,8 +446,13 @@ class Recorder:
             history=progress.history,
             snapshots=self.snapshots.files(),
             description=training.description,
+            last=self._last_report(),
         )
         return finalize(self.run, model, training.data.val, training.data.paths.test, self.teacher)
+
+    def _last_report(self) -> Report | None:
+        """None: the run was begun by a version that did not keep it, and ended before this one was resumed."""
+        return Report.from_dict(json.loads(self.last_file.read_text())) if self.last_file.is_file() else None
 
     def _log_cost(self) -> Cost:
         data, found = self.training.data, cost(self.training.objective.student)

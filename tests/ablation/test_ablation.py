@@ -79,6 +79,7 @@ def test_an_ablation_from_file_to_table_and_again(here, tmp_path, monkeypatch, c
         for seed, run_id in row.runs.items():
             info = tracking.find_run(here.tracking, run_id)
             assert info.metrics["best/val/nme"] == pytest.approx(row.nme[seed]) and info.params["seed"] == str(seed)
+            assert info.metrics["val/nme_last"] == pytest.approx(row.last[seed])
     images = {cell: np.mean([per_image(here, run) for run in row.runs.values()], axis=0) for cell, row in rows.items()}
     difference = rows["heatmap"].difference
     assert difference.mean == pytest.approx((images["heatmap"] - images["control"]).mean())
@@ -111,7 +112,9 @@ def test_an_ablation_from_file_to_table_and_again(here, tmp_path, monkeypatch, c
 
 def per_image(here, run_id: str) -> np.ndarray:
     return np.array(
-        json.loads(tracking.artifact_path(here.tracking, run_id, "evaluation/report.json").read_text())["per_image"]
+        json.loads(tracking.artifact_path(here.tracking, run_id, "evaluation/last_report.json").read_text())[
+            "per_image"
+        ]
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -14,6 +15,7 @@ from running import refusal
 from distill import figures, metrics
 from distill.ablation import table
 from distill.ablation.table import Result, Table
+from distill.metrics import RunErrors
 
 IMAGES = 50
 DATA = {"train": "aaaa", "val": "bbbb"}
@@ -27,7 +29,9 @@ def errors(cell: str, seed: int) -> np.ndarray:
 
 
 def result(cell: str, seed: int, **more) -> Result:
-    return Result(cell, seed, f"{cell}{seed}".ljust(32, "0"), errors(cell, seed), **more)
+    return Result(
+        cell, seed, f"{cell}{seed}".ljust(32, "0"), RunErrors(errors(cell, seed) - 0.1, errors(cell, seed)), **more
+    )
 
 
 def tabulate(*results: Result, cells=("control", "a", "b"), seeds=(0, 1, 2), **more) -> Table:
@@ -41,9 +45,9 @@ def full() -> Table:
 
 def test_mean_and_spread_are_over_seeds(full):
     for row in full.rows:
-        by_seed = [errors(row.cell, seed).mean() for seed in range(3)]
-        assert list(row.nme.values()) == pytest.approx(by_seed)
-        assert row.mean == pytest.approx(np.mean(by_seed))
+        last = np.array([errors(row.cell, seed).mean() for seed in range(3)])
+        assert list(row.nme.values()) == pytest.approx(last - 0.1) and list(row.last.values()) == pytest.approx(last)
+        assert row.mean == pytest.approx(np.mean(last) - 0.1)
         assert row.minutes == 2.0
 
 
@@ -54,6 +58,7 @@ def stacked(cell: str) -> np.ndarray:
 def test_the_difference_is_that_of_metrics_compare_corrected_for_the_rows(full):
     _, *rows = full.rows
     plain = [metrics.compare(stacked(row.cell), stacked("control"), range(3), range(3)) for row in rows]
+    plain = [dataclasses.replace(found, chosen=False) for found in plain]
     assert [row.difference for row in rows] == metrics.holm_corrected(plain)
     assert full.rows[0].difference is None
 
@@ -86,7 +91,14 @@ def test_a_table_from_before_the_test_between_recipes_opens_and_claims_nothing(f
         "by_seed": {"0": -0.3, "1": -0.2, "2": -0.4},
     }  # fmt: skip
     old = Table.from_dict(stored).rows[1].difference
-    assert (old.mean, old.low, old.better) == (-0.3, -0.4, 3) and not old.clear
+    assert (old.mean, old.low, old.better) == (-0.3, -0.4, 3) and not old.clear and old.chosen
+
+
+def test_a_run_without_its_last_epoch_brings_its_row_to_chosen_epochs_and_the_table_names_it():
+    old = Result("a", 0, "x", RunErrors(errors("a", 0)))
+    made = tabulate(result("control", 0), old, result("b", 0))
+    assert [row.difference and row.difference.chosen for row in made.rows] == [None, True, False]
+    assert table.notes(made)[1].endswith(": a.") and made.rows[1].last == {}
 
 
 def test_an_empty_table_can_be_written():
@@ -96,7 +108,7 @@ def test_an_empty_table_can_be_written():
 
 
 def test_other_images_are_refused():
-    short = Result("a", 0, "x", errors("a", 0)[:-1])
+    short = Result("a", 0, "x", RunErrors(errors("a", 0)[:-1]))
     assert "49 for a, seed 0" in refusal(lambda: tabulate(result("control", 0), short))
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from conftest import write_challenge
 
-from distill.data.annotations import read_labelled, read_set
+from distill.data.annotations import read_set
 from distill.errors import UserError
 from distill.evaluate import __main__ as evaluate
+from distill.evaluate.job import read_for
+from distill.landmarks import IBUG68
 
 
 def test_the_default_set_is_the_runs_own(tiny, tmp_path):
@@ -39,6 +41,6 @@ def test_the_crop_of_microsofts_layout_is_that_of_the_config(tiny, tmp_path):
         cv2.imwrite(str(folder / f"{i:06d}.png"), image)
         np.savetxt(folder / f"{i:06d}_ldmks.txt", np.vstack([label, label[:2]]), fmt="%.3f")
     shutil.rmtree(tmp_path / "challenge")
-    usual, wide = (read_labelled(folder, tiny.config(*more)) for more in ((), ("data.crop_scale=2.5",)))
+    usual, wide = (read_for(IBUG68, tiny.config(*more), folder) for more in ((), ("data.crop_scale=2.5",)))
     extent = [np.ptp(found.landmarks[0], axis=0).max() for found in (usual, wide)]
     assert extent[0] / extent[1] == pytest.approx(2.5 / 1.9, rel=0.01)

@@ -266,6 +266,13 @@ def test_exporting_a_file_onto_itself_keeps_it(given, tmp_path, monkeypatch):
     assert made.weights.read_bytes() == before and made.submission is None
 
 
+def test_an_older_students_submission_does_not_stay_beside_a_new_one(given, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "to_onnx", lambda model, path, described: (path, 0.0))
+    (tmp_path / "solution.zip").write_bytes(b"of another student")
+    exporting.export(given, tmp_path, None)
+    assert [path.name for path in tmp_path.glob("s*")] == ["student.safetensors"]
+
+
 # ---------------------------------------------------------------------------------------------------- references
 
 

@@ -53,10 +53,9 @@ def test_the_headline_claims_a_gain_only_where_the_recipes_clearly_differ(seeds,
     report, page = in_words(*made.trio(seeds, distilled))
     result = report.cast.headline.result
     errors = {
-        role: np.stack([run.report.per_image for run in report.findings.runs if run.role == role])
-        for role in ("distilled", "control")
+        role: [run.errors for run in report.findings.runs if run.role == role] for role in ("distilled", "control")
     }
-    assert result == metrics.compare(errors["distilled"], errors["control"], range(seeds), range(seeds))
+    assert result == metrics.compare_runs(errors["distilled"], errors["control"], range(seeds), range(seeds))
     assert (result.of_recipes, result.clear) == (seeds > 1, bool(claims))
     assert str(result) in report.headline and report.headline in page
     claim = re.match(r"([\d.]+) % (less|more)", report.headline)

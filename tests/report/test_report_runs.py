@@ -16,6 +16,7 @@ from running import refusal
 from distill import metrics, tracking
 from distill.ablation.table import Result, tabulate
 from distill.errors import UserError
+from distill.metrics import RunErrors
 from distill.report import __main__ as entry
 from distill.report import job, pictures
 from distill.report.document import Pdf
@@ -71,8 +72,10 @@ def test_both_files_say_what_mlflow_says(written, runs):
 
 
 def test_the_headline_compares_the_logged_errors(written, tiny):
-    found = metrics.compare(tiny.distilled.report.per_image, tiny.control.report.per_image)
-    assert str(found) in written.headline
+    found = metrics.compare_runs(
+        *([tracking.read_errors(tiny.tracking, run.run_id)] for run in (tiny.distilled, tiny.control))
+    )
+    assert found.chosen is False and str(found) in written.headline
 
 
 def test_images_are_of_the_validation_set_with_all_three_models(written, runs):
@@ -160,8 +163,8 @@ def test_stored_predictions_are_shown_even_where_the_model_file_is_gone(tiny, ru
 def test_an_ablation_is_its_stored_table(tiny, runs):
     store = dataclasses.replace(tiny.tracking, experiment="questions")
     results = [
-        Result("control", 0, runs[1].id, tiny.control.report.per_image),
-        Result("both", 0, runs[2].id, tiny.distilled.report.per_image),
+        Result("control", 0, runs[1].id, RunErrors(tiny.control.report.per_image)),
+        Result("both", 0, runs[2].id, RunErrors(tiny.distilled.report.per_image)),
     ]
     cells = {"control": {}, "both": {}, "never": {}}
     table = tabulate("terms", "Which terms help", cells, "control", [0], {"val": "v", "train": "t"}, results)

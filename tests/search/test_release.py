@@ -207,9 +207,10 @@ NOISE = np.random.default_rng(1).normal(0, 1, 60)
 
 def test_whether_the_recipe_is_beaten_is_claimed_on_enough_evidence_only():
     from distill.ablation.table import Result, tabulate
+    from distill.metrics import RunErrors
 
     def printed(difference, cell="best", seeds=3) -> str:
-        results = [Result(name, seed, f"{name}{seed}", ERRORS + shift + seed / 100)
+        results = [Result(name, seed, f"{name}{seed}", RunErrors(ERRORS + shift + seed / 100))
                    for name, shift in (("recipe", 0), ("best", difference)) for seed in range(seeds)]  # fmt: skip
         cells = {"recipe": {}, "best": {}}
         made = tabulate("x", "x", cells, "recipe", list(range(seeds)), {"train": "a", "val": "b"}, results)

@@ -9,8 +9,8 @@ from distill import tracking
 from distill.data.annotations import read_set
 from distill.errors import UserError
 from distill.evaluate.job import Predictions
+from distill.metrics import RunErrors
 from distill.profiling import Cost
-from distill.tracking import registry
 from distill.training import describe, finalize
 from distill.training.finalize import TeacherPredictions, TrainedModel
 
@@ -36,8 +36,8 @@ def test_a_control_whose_report_cannot_be_read_is_no_control_and_no_error(tiny):
     with tracking.Run.start(config.tracking, job="student", run_name="", params={}, config_yaml="", tags=tags) as run:
         run.log_dict({"nme": 5.0}, "evaluation/report.json")
     with pytest.raises(UserError, match="is not a report of this package"):
-        registry.per_image(config.tracking, run.id)
-    data = {"train": "a", "val": "b"}
-    assert describe.comparisons(config, "student", tiny.control.report, data, None, "") == []
+        tracking.read_errors(config.tracking, run.id)
+    data, errors = {"train": "a", "val": "b"}, RunErrors(tiny.control.report.per_image)
+    assert describe.comparisons(config, "student", errors, data, None, "") == []
     with pytest.raises(AttributeError):
         describe.comparisons(config, "student", None, data, tiny.control.report, "")

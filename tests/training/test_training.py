@@ -88,7 +88,7 @@ def test_light_outputs_are_the_model_and_its_numbers_alone(tiny, monkeypatch, ca
     kept = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert kept == {
         "config.yaml", "environment.json", "model/student.safetensors", "evaluation/report.json",
-        "evaluation/val_predictions.npz", "evaluation/agreement.json",
+        "evaluation/last_report.json", "evaluation/val_predictions.npz", "evaluation/agreement.json",
     }  # fmt: skip
     compared = {"control/val/nme", "control/val/difference"}  # where the store has the control of a run
     assert tiny.info(result).metrics.keys() - compared == tiny.info(tiny.distilled).metrics.keys() - compared
@@ -129,6 +129,8 @@ def test_training_learns_and_keeps_the_best_epoch(tiny):
     for result in (tiny.teacher, tiny.control, tiny.distilled):
         curve = tiny.curve(result.run_id, "val/nme")
         assert result.report.nme == pytest.approx(min(curve))
+        last = tracking.read_errors(tiny.tracking, result.run_id).last  # beside it, what no image chose
+        assert tiny.info(result).metrics["val/nme_last"] == pytest.approx(curve[-1]) == last.mean()
         assert result.report.nme < 0.7 * curve[0]  # some 5 % after 20 %: no processor's rounding comes near this bound
         about = read_description(result.model_file)["about"]
         assert about["epoch"] == 1 + int(np.argmin(curve)) and about["run_id"] == result.run_id
