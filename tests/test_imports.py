@@ -13,12 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = """
     distill distill.errors distill.files distill.schema distill.landmarks distill.config distill.metrics distill.headpose
     distill.data distill.figures distill.tracking distill.models distill.profiling distill.distillation distill.evaluate
-    distill.submission.file distill.export distill.predict distill.synthesis distill.training distill.average distill.runs distill.recipe
-    distill.ablation distill.report distill.submission distill.handin distill.cli
+    distill.submission.file distill.predict distill.export distill.synthesis distill.training distill.average distill.runs
+    distill.recipe distill.ablation distill.report distill.submission distill.handin distill.profile distill.cli
 """.split()
 ENTRY_POINTS = (
-    "teacher student demo evaluate export predict ablation average recipe report submission handin synthesis".split()
-)
+    "teacher student demo evaluate export predict ablation average recipe report submission handin synthesis profile"
+).split()
 
 # Outside packages and the one place that may know each.
 OWNERS: dict[str, tuple[str, ...]] = {
@@ -32,7 +32,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "optuna": ("search",),
     "sqlalchemy": ("search.storage",),
     "rich": ("search.live_table",),
-    "onnxruntime": ("distill.export.job", "distill.predict.runtime"),
+    "onnxruntime": ("distill.predict.runtime",),
     "jinja2": ("distill.files", "distill.report"),
     "av": ("distill.predict.video",),
     "plutoprint": ("distill.report.document",),
@@ -89,7 +89,7 @@ def test_the_scan_sees_what_is_there():
     assert len(MODULES) > 30
     assert "timm" in imports(MODULES["distill.models.landmarker"])
     assert "distill.tracking" in imports(MODULES["distill.models.references"]), "imports inside functions count"
-    assert "onnxruntime" not in imports(MODULES["distill.export.job"], at_start_only=True)
+    assert "onnxruntime" not in imports(MODULES["distill.predict.runtime"], at_start_only=True)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import warnings
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import timm
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -108,6 +110,12 @@ def to_input(images: Tensor, size: int) -> Tensor:
     if planes.shape[-1] != size:
         planes = F.interpolate(planes, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     return planes
+
+
+def reparameterized(model: Landmarker) -> Landmarker:
+    """A copy in eval mode whose branches that only help training are one convolution each: RepVGG
+    (https://arxiv.org/abs/2101.03697), MobileOne, FastViT, RepViT, RepGhost. Same points, to rounding error."""
+    return reparameterize_model(copy.deepcopy(model).eval(), inplace=True)
 
 
 def skeleton(config: ModelConfig, markup: Markup = IBUG68) -> Landmarker:

@@ -66,7 +66,8 @@ def main(argv: list[str]) -> None:
     )
     from distill.predict.load import load_student
 
-    student = load_student(args.model, args.store)
+    # each picture has a thread, and each frame of a video has all of them
+    student = load_student(args.model, args.store, threads=None if moving else 1)
     print(f"{student.label}: {student.markup.count} landmarks of {student.markup.name}")
     if moving:
         from distill.predict.video_job import predict_video

@@ -7,10 +7,10 @@ import re
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -22,7 +22,7 @@ from distill.predict import output, pictures, smoothing
 from distill.predict.boxes import Boxes
 from distill.predict.crops import BOX_SCALE, Box
 from distill.predict.output import Face
-from distill.predict.runtime import Student
+from distill.predict.runtime import OnnxNetwork, Student, core_pool
 
 LEFT_OUT = "left_out.txt"
 _CAMERA = re.compile(r"camera(?::(\d{1,4}))?", re.ASCII)
@@ -110,7 +110,7 @@ def list_pictures(sources: Sequence[str]) -> dict[str, Path]:
 def predict_pictures(student: Student, files: dict[str, Path], options: Options) -> Predicted:
     """Landmarks of each picture, by its boxes or whole, and the drawn pictures.
 
-    Writes landmarks.json or landmarks.csv, NAME.png of each picture, and left_out.txt with each picture that could not
+    Writes landmarks.json or landmarks.csv, NAME.jpg of each picture, and left_out.txt with each picture that could not
     be used and why. What was predicted until Ctrl-C or an error is written, too. Raises UserError for boxes of other
     pictures, drawings that would replace a picture, where no picture can be used, and with on_bad="stop" for the first
     one.
@@ -125,24 +125,14 @@ def predict_pictures(student: Student, files: dict[str, Path], options: Options)
     found: dict[str, list[Face]] = {}
     left_out: dict[str, str] = {}
     letterboxed, started = 0, time.monotonic()
+    works = [_Work(path, boxes[name], targets.get(name)) for name, path in files.items()]
     try:
-        for name, path in tqdm(
-            files.items(), "pictures", unit="picture", disable=None, dynamic_ncols=True, leave=False
-        ):
-            try:
-                image = images.decode(path, upright=True)
-                faces = [face_in(student, image, box, options.box_scale) for box in boxes[name] or (None,)]
-            except (images.Broken, UserError) as error:
-                reason = str(error).rstrip(".")
-                if options.on_bad == "stop":
-                    raise UserError(f"Image '{path}' cannot be used: {reason}.") from None
-                left_out[name] = reason
+        for name, work, done in zip(files, works, _done(student, works, options), strict=True):
+            if isinstance(done, str):
+                left_out[name] = done
                 continue
-            found[name] = faces
-            letterboxed += not boxes[name] and max(image.shape[:2]) > 1.5 * min(image.shape[:2])
-            if name in targets:
-                marked = output.drawn(image, faces, student.markup)
-                pictures.write(targets[name], marked)
+            found[name] = done.faces
+            letterboxed += not work.boxes and max(done.shape) > 1.5 * min(done.shape)
     finally:
         if found:
             write = output.pictures_csv if options.format == "csv" else output.pictures_json
@@ -166,6 +156,46 @@ def predict_pictures(student: Student, files: dict[str, Path], options: Options)
     )
 
 
+class _Work(NamedTuple):
+    """One picture, its boxes (none: it is the crop), and where its drawing goes."""
+
+    path: Path
+    boxes: Sequence[Box]
+    target: Path | None
+
+
+class _Done(NamedTuple):
+    faces: list[Face]
+    shape: tuple[int, ...]  # height and width of the picture
+
+
+def _done(student: Student, works: Sequence[_Work], options: Options) -> Iterator[_Done | str]:
+    """What comes of each picture, or why it is left out, in order; a thread a core reads, predicts, draws and writes.
+
+    A torch student computes one picture at a time, on all cores. Raises UserError for the first picture that cannot be
+    used where it is not to be skipped, and for a drawing that cannot be written.
+    """
+
+    def one(work: _Work) -> _Done | str:
+        try:
+            image = images.decode(work.path, upright=True)
+            faces = [face_in(student, image, box, options.box_scale) for box in work.boxes or (None,)]
+        except (images.Broken, UserError) as error:
+            reason = str(error).rstrip(".")
+            if options.on_bad == "stop":
+                raise UserError(f"Image '{work.path}' cannot be used: {reason}.") from None
+            return reason
+        if work.target:
+            pictures.write(work.target, output.drawn(image, faces, student.markup))
+        return _Done(faces, image.shape[:2])
+
+    bar = tqdm(total=len(works), desc="pictures", unit="picture", disable=None, dynamic_ncols=True, leave=False)
+    with core_pool(None if isinstance(student.network, OnnxNetwork) else 1) as pool, bar:
+        for done in pool.map(one, works):
+            bar.update()
+            yield done
+
+
 def face_in(student: Student, image: np.ndarray, box: Box | None, box_scale: float) -> Face:
     """One face of (H, W, 3) uint8 RGB. Raises UserError for a box that does not fit and a result that is not finite."""
     found = student(image, box, box_scale)
@@ -183,14 +213,14 @@ def write_left_out(out: Path, left_out: dict[str, str]) -> None:
 
 
 def _targets(files: dict[str, Path], out: Path) -> dict[str, Path]:
-    """Where each picture's drawing goes: STEM.png, or NAME.png where two have one stem. Raises UserError for an
+    """Where each picture's drawing goes: STEM.jpg, or NAME.jpg where two have one stem. Raises UserError for an
     input."""
     often = Counter(unicodedata.normalize("NFC", path.stem) for path in files.values())
     targets, taken = {}, set()
     inputs = {path.absolute() for path in files.values()}
     for name, path in files.items():
         stem = path.stem if often[unicodedata.normalize("NFC", path.stem)] == 1 else name.replace(os.sep, "_")
-        target = out / f"{stem}.png"
+        target = out / f"{stem}.jpg"
         if target.absolute() in inputs:
             raise UserError(f"The drawing of '{path}' would replace the picture '{target}'; give another --out.")
         if target in taken:

@@ -18,21 +18,24 @@ if TYPE_CHECKING:
 BUNDLED_ONNX = Path(__file__).resolve().parent.parent / "assets" / "student.onnx"
 
 
-def load_student(model: str | os.PathLike = "bundled", store: str | os.PathLike = "mlruns") -> Student:
+def load_student(
+    model: str | os.PathLike = "bundled", store: str | os.PathLike = "mlruns", threads: int | None = None
+) -> Student:
     """A student to call: `points, confidence = load_student("student.onnx")("face.jpg")`.
 
     model: 'bundled' or an .onnx file, which need neither torch nor anything else of the extra `train`; or, through
     torch, a .safetensors file, a run id or name, or models:/NAME@ALIAS. Both ways give the same points within 0.01 px
-    of the network's input. store: the folder where runs are kept. The call takes a path, an (H, W, 3) uint8 RGB array
-    or a PIL image, and a face box where there is one: see `distill.predict.runtime.Student`.
+    of the network's input. store: the folder where runs are kept. threads: of an .onnx file's network, see
+    `distill.predict.runtime.OnnxNetwork`. The call takes a path, an (H, W, 3) uint8 RGB array or a PIL image, and a
+    face box where there is one: see `distill.predict.runtime.Student`.
 
     Raises UserError where the model cannot be found or read, or needs a package that is not installed.
     """
     reference = os.fspath(model)
     if reference == "bundled" and BUNDLED_ONNX.is_file():
-        return replace(load_onnx(BUNDLED_ONNX), label="bundled")
+        return replace(load_onnx(BUNDLED_ONNX, threads), label="bundled")
     if reference.lower().endswith(".onnx"):
-        return load_onnx(reference)
+        return load_onnx(reference, threads)
     try:
         return _load_torch(reference, store)
     except ModuleNotFoundError as error:

@@ -58,9 +58,13 @@ def drawn(image: np.ndarray, faces: Iterable[Face], markup: Markup = IBUG68) -> 
 
 
 def pictures_json(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) -> Path:
-    """{name: {points, confidence, expected_error}}, or, where there are boxes, {name: [{points, ..., box}, ...]}."""
+    """{name: {points, confidence, expected_error}}, or, where there are boxes, {name: [{points, ..., box}, ...]}.
+
+    A picture has a line.
+    """
     rows = {name: [face.to_dict() for face in some] if boxed else some[0].to_dict() for name, some in faces.items()}
-    return write_text(path, json.dumps(rows, indent=1, sort_keys=True) + "\n")
+    lines = (f" {json.dumps(name)}: {json.dumps(rows[name], sort_keys=True)}" for name in sorted(rows))
+    return write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def pictures_csv(path: Path, faces: Mapping[str, Sequence[Face]], boxed: bool) -> Path:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 
 from distill.errors import UserError
@@ -66,15 +69,19 @@ class OnnxNetwork:
     `size` is the side of its input, `described` the JSON that it carries.
     """
 
-    def __init__(self, path: Path):
-        """Raises UserError where the file is absent, is no ONNX model, or is not one of ours."""
+    def __init__(self, path: Path, threads: int | None = None):
+        """threads: of one pass (None: OMP_NUM_THREADS, else onnxruntime's own choice). Several threads may call the
+        network at once.
+
+        Raises UserError where the file is absent, is no ONNX model, or is not one of ours.
+        """
         import onnxruntime
 
         if not path.is_file():
             raise UserError(f"Model file '{path}' does not exist.")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # the error is reported once, below
-        options.intra_op_num_threads = _threads()
+        options.intra_op_num_threads = _given_threads() if threads is None else threads
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an exception for every kind of failure, and no common one
@@ -103,10 +110,10 @@ class OnnxNetwork:
         return points, confidence
 
 
-def load_onnx(path: str | os.PathLike) -> Student:
-    """The student of an exported ONNX file. Raises UserError as OnnxNetwork does."""
+def load_onnx(path: str | os.PathLike, threads: int | None = None) -> Student:
+    """The student of an exported ONNX file; threads and errors are those of OnnxNetwork."""
     path = Path(path)
-    network = OnnxNetwork(path)
+    network = OnnxNetwork(path, threads)
     calibration = calibration_of(network.described, network.markup, path)
     return Student(network, path.stem, network.described["about"], network.markup, calibration)
 
@@ -116,7 +123,29 @@ def calibration_of(described: dict[str, Any], markup: Markup, path: Path) -> Cal
     return Calibration.from_dict(described.get("calibration"), markup.count, f"Model file '{path}'")
 
 
-def _threads() -> int:
+def threads() -> int:
+    """How many threads may compute at once: OMP_NUM_THREADS, else the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _given_threads() or cores
+
+
+@contextmanager
+def core_pool(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Threads for work outside the interpreter (decoding, the network, encoding): `workers`, else one a core.
+
+    While inside, OpenCV itself uses one thread. What waits is cancelled on leaving.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    pool = ThreadPoolExecutor(workers or threads())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(before)
+
+
+def _given_threads() -> int:
     """OMP_NUM_THREADS, as torch heeds it; 0 leaves the choice to onnxruntime."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() else 0

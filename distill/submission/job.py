@@ -30,14 +30,10 @@ def make(model_file: Path, images: LandmarkSet, out: Path) -> Path:
     """Predict all images with a student and write the checked zip. Raises UserError for a model that breaks the
     challenge's rules (a teacher, over 15 MB, not float32) or has other points, and for a file that cannot be
     written."""
-    from distill.export.job import check_rules, solve  # torch is needed here and for nothing else
-    from distill.models.files import load_model
+    from distill.export.job import solve_student  # torch is needed here and for nothing else
 
-    check_rules(model_file)
     submission.check_names(images.names)
-    model = load_model(model_file)[0]
-    submission.check_points(model.markup, f"Model file '{model_file}'")
-    return submission.write(out, images.names, solve(model, images))
+    return submission.write(out, images.names, solve_student(model_file, images))
 
 
 # ---------------------------------------------------------------------------------------------------- scoring

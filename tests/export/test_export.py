@@ -23,9 +23,10 @@ from distill.data.annotations import read_set
 from distill.errors import UserError
 from distill.evaluate.job import predict_set
 from distill.export import job as exporting
+from distill.export import solve as solving
 from distill.models import references
 from distill.models.files import load_model, read_description, save_model
-from distill.models.landmarker import Landmarker, to_input
+from distill.models.landmarker import Landmarker, reparameterized, to_input
 from distill.predict.runtime import load_onnx
 from distill.tracking import MODEL_FOLDER, Run
 
@@ -108,6 +109,7 @@ def test_the_onnx_file_stands_alone_and_describes_itself(exported, tmp_path):
     assert json.loads(kept["distill"])["about"] == ABOUT
     used = {initializer.data_type for initializer in graph.graph.initializer}
     assert onnx.TensorProto.FLOAT in used and not used & {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8}
+    assert "BatchNormalization" not in {node.op_type for node in graph.graph.node}, "folded into convolutions"
     session = onnxruntime.InferenceSession(str(alone), providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["image"]
     assert [o.name for o in session.get_outputs()] == ["points", "confidence"]
@@ -124,6 +126,45 @@ def test_solution_zip_is_what_the_model_says_and_what_the_challenge_asks_for(exp
     assert sorted(names) == sorted(p.name for p in images.glob("*.jpg"))
     expected = predict_set(load_model(exported.weights)[0], pictures).points
     np.testing.assert_allclose(points, expected, atol=1e-3)  # pixels of the 96 px images, not of the 64 px input
+
+
+def test_branches_of_training_are_one_convolution_when_exported():
+    torch.manual_seed(0)
+    model = Landmarker(ModelConfig("repghostnet_050", input_size=SIZE, head=HeadConfig(kind="heatmap", width=16)))
+    with torch.no_grad():
+        model.train()(to_input(faces(8), SIZE))
+        model.head.out.weight.mul_(3 / model.eval()(to_input(faces(8), SIZE)).logits.std())
+        folded = reparameterized(model)
+        before, after = (m(to_input(faces(3), SIZE)).points for m in (model, folded))
+    assert before.std() > 1 and (before - after).abs().max() < 1e-3  # pixels
+    count = [sum(p.numel() for p in m.parameters()) for m in (model, folded)]
+    assert count[1] < count[0] and not folded.training
+
+
+def test_digits_of_a_submission_do_not_depend_on_the_number_of_threads(exported, images, monkeypatch):
+    pictures, found = read_set(images, need_labels=False), []
+    monkeypatch.setattr(solving, "BATCH", 2)
+    for count in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", count)
+        found.append(solving.solve(exported.onnx, pictures))
+    assert np.array_equal(*found)
+
+
+def test_the_onnx_file_beside_a_student_is_taken_where_it_is_the_same_model(
+    exported, given, images, tmp_path, monkeypatch
+):
+    pictures, made = read_set(images, need_labels=False), []
+    convert = exporting.to_onnx
+    monkeypatch.setattr(exporting, "to_onnx", lambda *args: made.append(1) or convert(*args))
+    with solving.ahead(exported.weights, pictures) as ahead:
+        again = exporting.export(exported.weights, tmp_path / "again", pictures, ahead=ahead)
+    assert not made and again.onnx.read_bytes() == exported.onnx.read_bytes()
+    assert again.submission.read_bytes() == exported.submission.read_bytes()
+    other = altered(given, tmp_path, lambda t: t["head.out.bias"].add_(torch.linspace(-9, 9, 68)), {"epoch": 7})
+    shutil.copy(exported.onnx, other.with_suffix(".onnx"))
+    with solving.ahead(other, pictures) as ahead:
+        assert exporting.export(other, tmp_path / "other", pictures, ahead=ahead).parity < 0.01
+    assert made
 
 
 @pytest.mark.parametrize(

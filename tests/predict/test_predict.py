@@ -84,9 +84,9 @@ def test_a_folder_becomes_landmarks_and_drawn_pictures(model, folder, tmp_path, 
     assert list(said) == ["a.jpg", "b.png", "c.bmp", "d.PNG"]
     for name, face in said.items():
         assert np.array(face["points"]).shape == (68, 2) and all(0 <= c <= 1 for c in face["confidence"])
-        source, drawn = cv2.imread(str(folder / name)), cv2.imread(str(out / f"{Path(name).stem}.png"))
+        source, drawn = cv2.imread(str(folder / name)), cv2.imread(str(out / f"{Path(name).stem}.jpg"))
         assert drawn.shape == source.shape and (drawn != source).any()
-    assert {path.name for path in out.iterdir()} == {"landmarks.json", "a.png", "b.png", "c.png", "d.png"}
+    assert {path.name for path in out.iterdir()} == {"landmarks.json", "a.jpg", "b.jpg", "c.jpg", "d.jpg"}
     assert "4 images -> " in capsys.readouterr().out
 
 
@@ -126,7 +126,7 @@ def test_pictures_of_one_name_keep_their_paths(model, folder, tmp_path):
     run(model, folder / "a.jpg", other / "a.jpg", folder / "a.jpg", folder / "c.bmp", "--out", tmp_path / "out")
     said = json.loads((tmp_path / "out/landmarks.json").read_text())
     assert said.keys() == {str(folder / "a.jpg"), str(other / "a.jpg"), "c.bmp"}
-    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 3
 
 
 def test_a_drawing_never_replaces_a_picture(model, folder):
@@ -301,7 +301,10 @@ def test_a_film_with_holes_and_uneven_times_keeps_the_rest_and_its_times(model, 
         (["{folder}", "--boxes", "{boxes}", "--box-scale", "0", "--on-bad", "stop"], "box scale is 0"),
         (["{folder}", "--boxes", "{boxes}", "--box-scale", "1e308", "--on-bad", "stop"], "at most 100 times"),
         (["{folder}", "--box-scale", "2"], "--box-scale is for --boxes"),
-        (["{folder}", "--boxes", "{far}", "--on-bad", "stop"], "Image '{folder}/a.jpg': The face box 900"),
+        (
+            ["{folder}", "--boxes", "{far}", "--on-bad", "stop"],
+            "Image '{folder}/a.jpg' cannot be used: The face box 900",
+        ),
         (["{folder}", "--boxes", "{none}"], "names none of the 4 pictures"),
         (["{clip}", "--boxes", "{boxes}"], "has the image 'a.jpg'; expected a video's frame number"),
         (["{empty}"], "is empty: no picture"),
@@ -364,7 +367,7 @@ def test_the_onnx_file_numpy_opencv_and_onnxruntime_are_enough_from_anywhere(mod
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "loaded:"
     assert track(where / "out/landmarks.json").shape == (FRAMES, 68, 2)
-    assert {"a.png", "clip_landmarks.mp4"} <= {path.name for path in (where / "out").iterdir()}
+    assert {"a.jpg", "clip_landmarks.mp4"} <= {path.name for path in (where / "out").iterdir()}
     assert not (where / "mlruns").exists()
 
 

@@ -1,0 +1,51 @@
+"""Entry point: where a training step's time and memory go, a trace of it, its cost by batch and input size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill import cli
+from distill.errors import UserError
+
+
+def main(argv: list[str]) -> None:
+    parser = cli.Parser(
+        prog="python -m distill.profile",
+        description="Take some steps of a training and show where their time goes; no run is kept. Writes "
+        "profile.json, trace.json.gz (open it at https://ui.perfetto.dev) and cost.png.",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="experiment file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.batch_size=32 teacher=RUN_ID")
+    parser.add_argument("--job", choices=("student", "teacher"), default="student", help="default: %(default)s")
+    parser.add_argument(
+        "--untrained-teacher",
+        metavar="FILE",
+        help="experiment file whose model, with random weights, stands for the teacher: it costs the same",
+    )
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="measured steps (default: %(default)s)")
+    parser.add_argument("--batches", default="", metavar="N,N,...", help="of cost.png (default: up to the config's)")
+    parser.add_argument("--sizes", default="", metavar="S,S,...", help="of cost.png (default: around the config's)")
+    parser.add_argument("--out", metavar="DIR", default="outputs/profile", help="default: %(default)s")
+    args = parser.parse_args(argv)
+    out = cli.check_out(args.out)
+    if args.steps < 1:
+        raise UserError(f"--steps is {args.steps}; expected at least 1.")
+    batches, sizes = _numbers("--batches", args.batches), _numbers("--sizes", args.sizes)
+    config = cli.read_train_config(args.config, args.overrides, "")
+    from distill.profile import job
+
+    stand_in = Path(args.untrained_teacher) if args.untrained_teacher else None
+    found = job.profile(config, args.job, out, args.steps, batches, sizes, stand_in)
+    print(job.to_text(found))
+    print(f"  {out}/profile.json  {out}/trace.json.gz  {out}/cost.png")
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    words = text.split(",") if text else []
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UserError(f"{option} is '{text}'; expected whole numbers above 0, such as 8,16,32.")
+    return tuple(map(int, words))
+
+
+if __name__ == "__main__":
+    cli.run(main)
