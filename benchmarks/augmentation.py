@@ -3,9 +3,9 @@
     python benchmarks/augmentation.py [--images 200]
 
 The plain way opens a 384 px JPEG with PIL and runs geometry and photometric steps one by one, as a pipeline of
-albumentations. Ours takes the decoded picture (data.cache), warps it once to 128 px and changes colours there. Both have the
-probabilities and ranges of experiments/base.yaml, run on one thread and in turns, and count the thread's CPU time, so
-that the ratio holds on a busy machine.
+albumentations. Ours takes the decoded picture (data.cache), warps it once to 128 px and changes colours there. Both
+have the probabilities and ranges of experiments/base.yaml, run on one thread and in turns, and count the thread's CPU
+time, so that the ratio holds on a busy machine.
 """
 
 from __future__ import annotations

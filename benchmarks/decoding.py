@@ -1,8 +1,10 @@
-"""One heatmap model decoded in each way: its error on a labelled set, and how far its points lie towards the middle, by confidence.
+"""One heatmap model decoded in each way: its error on a labelled set, and how far its points lie towards the middle,
+by confidence.
 
     python benchmarks/decoding.py MODEL --data FOLDER
 
-Soft-argmax is the mean of a heatmap, so probability that is spread over the whole picture draws a point towards its middle.
+Soft-argmax is the mean of a heatmap, so probability that is spread over the whole picture draws a point towards its
+middle.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def main() -> None:
             if chosen.any():
                 mean = inwards[chosen].mean()
                 print(
-                    f"  confidence {low:g} to {min(high, 1):g}: {mean:+.2f} % of the side inwards, {chosen.sum()} points"
+                    f"  confidence {low:g} to {min(high, 1):g}: {mean:+.2f} % of the side inwards, "
+                    f"{chosen.sum()} points"
                 )
 
 

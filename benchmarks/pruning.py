@@ -2,9 +2,10 @@
 
     python benchmarks/pruning.py STUDY [--store mlruns] [--storage URL] [--orders 200]
 
-A training is deterministic, so a trial that is cut would have had the curve that the whole one has: the study's own points are
-replayed, epoch by epoch, through Optuna's pruners, first in their own order and then in others, because an early trial is
-compared with few. What a sampler would have drawn from the pruned results is not replayed: it would have been other points.
+A training is deterministic, so a trial that is cut would have had the curve that the whole one has: the study's own
+points are replayed, epoch by epoch, through Optuna's pruners, first in their own order and then in others, because an
+early trial is compared with few. What a sampler would have drawn from the pruned results is not replayed: it would
+have been other points.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def main(argv: list[str]) -> None:
         )
         print(
             f"{settings:36} spares {1 - trained / whole:4.0%}, finds {found:.3f}; {args.orders} orders: spares "
-            f"{statistics.mean(spared):4.0%} +- {statistics.stdev(spared):.0%}, the same best in {same:4.0%}, on average {worse:+.3f}"
+            f"{statistics.mean(spared):4.0%} +- {statistics.stdev(spared):.0%}, the same best in {same:4.0%}, "
+            f"on average {worse:+.3f}"
         )
 
 

@@ -1,10 +1,11 @@
-"""What a search costs beside training: seconds a trial outside the training function, over a short study of real trainings.
+"""What a search costs beside training: seconds a trial outside the training function, over a short study of real
+trainings.
 
     python benchmarks/search_overhead.py [--trials 20] [--storage postgresql://...] [key=value ...]
 
-Counted is all that a worker does beside training itself: its turn, the sampler, building and measuring the network for the
-constraints, the study's part in every epoch (reports, pruning), storing. Imports are not, nor making the study. The study is
-made anew in a folder of its own, on the bundled sample.
+Counted is all that a worker does beside training itself: its turn, the sampler, building and measuring the network
+for the constraints, the study's part in every epoch (reports, pruning), storing. Imports are not, nor making the
+study. The study is made anew in a folder of its own, on the bundled sample.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/synthesis.py [--size 256] [--images 100]
 
-One process, JPEG included, compiling and loading not. CPU time counts what a core spends, whatever else runs beside it; the
-clock tells what came of it here.
+One process, JPEG included, compiling and loading not. CPU time counts what a core spends, whatever else runs beside
+it; the clock tells what came of it here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def main() -> None:
         encode(renderer.render(0, index, args.size)[0])
     clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
     print(
-        f"{args.size} px, {args.images} images: {args.images / cpu:.1f} images/s of CPU time, {args.images / clock:.1f} by the clock"
+        f"{args.size} px, {args.images} images: {args.images / cpu:.1f} images/s of CPU time, "
+        f"{args.images / clock:.1f} by the clock"
     )
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/target_cache.py [--teacher convnext_small] [--steps 8] [--rounds 3] [key=value ...]
 
-The student of experiments/cpu/distill.yaml on the bundled sample, with an untrained teacher of a large backbone. Both kinds of
-step include their loader (in this process) and take turns, round by round. Ratios are of the medians, by the clock and by the
-CPU time of this process, which other work on the machine hardly changes. What building costs is printed beside it: so many
-epochs must be trained from the targets, by whatever number of runs, before they pay.
+The student of experiments/cpu/distill.yaml on the bundled sample, with an untrained teacher of a large backbone. Both
+kinds of step include their loader (in this process) and take turns, round by round. Ratios are of the medians, by the
+clock and by the CPU time of this process, which other work on the machine hardly changes. What building costs is
+printed beside it: so many epochs must be trained from the targets, by whatever number of runs, before they pay.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     python benchmarks/training_loop.py [--config experiments/cpu/distill.yaml] [--steps 10] [--rounds 3] [key=value ...]
 
-Bare compute is forward, backward and a plain fused AdamW on a batch that is already there, teacher and terms included. Beside
-it stand `Trainer.train_step` on the same batch (clipping, weight average, checks and logging on top) and the loop with its
-loader, on the bundled sample. The three take turns, round by round; ratios are of the medians, by the clock and by the CPU time
-of this process, which other work on the machine hardly changes (loader processes are not in it: data.workers=0).
+Bare compute is forward, backward and a plain fused AdamW on a batch that is already there, teacher and terms
+included. Beside it stand `Trainer.train_step` on the same batch (clipping, weight average, checks and logging on top)
+and the loop with its loader, on the bundled sample. The three take turns, round by round; ratios are of the medians,
+by the clock and by the CPU time of this process, which other work on the machine hardly changes (loader processes are
+not in it: data.workers=0).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python docs/dataflow.py [TEACHER] [--student MODEL] [--store DIR] [--out FILE]
 
-TEACHER and MODEL are model references (a run, a file, `bundled`). Without a teacher the student stands for both, which is
-good for trying the script out and not for the picture.
+TEACHER and MODEL are model references (a run, a file, `bundled`). Without a teacher the student stands for both,
+which is good for trying the script out and not for the picture.
 """
 
 from __future__ import annotations
@@ -201,8 +201,18 @@ def lane(board: Board, role: str, colour: str, seen: Seen, view: np.ndarray, lab
         board.text(x, y - 0.37, seen.about, 7.8, MUTED)
     for column, features in (("fine", seen.fine), ("coarse", seen.coarse)):
         size, limits = len(features), np.percentile(features, (2, 99))
-        board.tile(COLUMNS[column], y, TILE, features, colour, cmap="magma", vmin=limits[0], vmax=limits[1],
-                   extent=(0, size, size, 0), interpolation="nearest")  # fmt: skip
+        board.tile(
+            COLUMNS[column],
+            y,
+            TILE,
+            features,
+            colour,
+            cmap="magma",
+            vmin=limits[0],
+            vmax=limits[1],
+            extent=(0, size, size, 0),
+            interpolation="nearest",
+        )
     board.tile(COLUMNS["heatmaps"], y, TILE, coloured(view, seen.heat), colour)
     axes = board.tile(COLUMNS["points"], y, TILE, dark(view), colour)
     if role == "student":
@@ -214,10 +224,15 @@ def between(board: Board) -> None:
     """Distillation terms between the lanes."""
     middle = (LANES["teacher"] + LANES["student"] + TILE) / 2
     spots = (
-        ((COLUMNS["fine"] + COLUMNS["coarse"] + TILE) / 2, 2.4, "5  teacher's terms: features", "fitnet, reviewkd, dist, mgd, ..."),
+        (
+            (COLUMNS["fine"] + COLUMNS["coarse"] + TILE) / 2,
+            2.4,
+            "5  teacher's terms: features",
+            "fitnet, reviewkd, dist, mgd, ...",
+        ),
         (COLUMNS["heatmaps"] + TILE / 2, TILE, "heatmaps", "kl, mse, cwd"),
         (COLUMNS["points"] + TILE / 2, TILE, "points", "coordinate"),
-    )  # fmt: skip
+    )
     for x, width, title, words in spots:
         board.pill(x, middle, width, title, words, TEACHER, "#eef3fa")
         board.arrow((x, LANES["teacher"] - 0.03), (x, middle + 0.25), colour=TEACHER)
@@ -231,11 +246,29 @@ def below(board: Board, points: np.ndarray) -> None:
 
     row = " ".join(f"{value:.2f}" for value in points[:3].ravel())
     cards = (
-        (0.15, 3.35, "7  A run in MLflow", ("each term raw and weighted, val/nme, regions, yaw,",
-                                          "pictures, config, code, data; cut and resumed it", "ends at the very same weights")),
-        (3.8, 2.5, "8  student.onnx", ("one float32 file under 15 MB,", "checked against the torch student;", "predicts without torch")),
-        (6.6, 3.25, "9  solution.zip", (f"{FACE} {row} ...", "68 points a row, read back and checked;", "then ledger, hand-in zip, report")),
-    )  # fmt: skip
+        (
+            0.15,
+            3.35,
+            "7  A run in MLflow",
+            (
+                "each term raw and weighted, val/nme, regions, yaw,",
+                "pictures, config, code, data; cut and resumed it",
+                "ends at the very same weights",
+            ),
+        ),
+        (
+            3.8,
+            2.5,
+            "8  student.onnx",
+            ("one float32 file under 15 MB,", "checked against the torch student;", "predicts without torch"),
+        ),
+        (
+            6.6,
+            3.25,
+            "9  solution.zip",
+            (f"{FACE} {row} ...", "68 points a row, read back and checked;", "then ledger, hand-in zip, report"),
+        ),
+    )
     for x, width, title, lines in cards:
         board.card(x, 0.12, width, 1.1, "#c9ced6", "#f7f8fa")
         board.text(x + 0.14, 1.03, title, 10, weight="bold")

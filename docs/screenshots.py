@@ -1,7 +1,8 @@
 """Take the pictures of docs/mlflow.md again: python docs/screenshots.py http://127.0.0.1:5000 distill docs/images
 
-Wants the packages playwright and pillow (`pip install playwright pillow`; no part of the project) and a Chromium on the PATH
-(or `playwright install chromium`), and a running MLflow whose experiment has a teacher, a control and a distilled student.
+Wants the packages playwright and pillow (`pip install playwright pillow`; no part of the project) and a Chromium on
+the PATH (or `playwright install chromium`), and a running MLflow whose experiment has a teacher, a control and a
+distilled student.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python examples/puppet.py outputs/bundled/student.onnx film.mp4 puppet.mp4
 
-The 68 points of each frame give the turn of the head, the opening of eyes and mouth and the height of the brows; the puppet
-shows them. Needs `pip install .` only.
+The 68 points of each frame give the turn of the head, the opening of eyes and mouth and the height of the brows; the
+puppet shows them. Needs `pip install .` only.
 """
 
 from __future__ import annotations

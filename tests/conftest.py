@@ -1,4 +1,5 @@
-"""Tiny data sets, drawn on the spot: every face is a simple cartoon whose 68 points a model could learn from the pixels."""
+"""Tiny data sets, drawn on the spot: every face is a simple cartoon whose 68 points a model could learn from the
+pixels."""
 
 from __future__ import annotations
 
@@ -14,8 +15,17 @@ from distill.landmarks import IBUG68
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once in a process, at its first video
 
-_COLOURS = ((250, 250, 250), (220, 120, 40), (220, 180, 40), (60, 220, 60), (40, 220, 180), (60, 90, 250), (160, 90, 250),
-            (250, 60, 60), (250, 60, 180))  # fmt: skip
+_COLOURS = (
+    (250, 250, 250),
+    (220, 120, 40),
+    (220, 180, 40),
+    (60, 220, 60),
+    (40, 220, 180),
+    (60, 90, 250),
+    (160, 90, 250),
+    (250, 60, 60),
+    (250, 60, 180),
+)
 
 
 def _ellipse(count: int, x: float, y: float, rx: float, ry: float, start: float, end: float) -> np.ndarray:
@@ -26,17 +36,19 @@ def _ellipse(count: int, x: float, y: float, rx: float, ry: float, start: float,
 def _template() -> np.ndarray:
     """(68, 2) points of an upright face in a unit frame, symmetric about x = 0.5."""
     closed = 360 * (1 - 1 / 12)
-    return np.concatenate([
-        _ellipse(17, 0.5, 0.46, 0.27, 0.34, 170, 10),
-        _ellipse(5, 0.38, 0.42, 0.09, 0.06, 190, 330),
-        _ellipse(5, 0.62, 0.42, 0.09, 0.06, 210, 350),
-        np.stack([np.full(4, 0.5), np.linspace(0.45, 0.57, 4)], axis=1),
-        _ellipse(5, 0.5, 0.58, 0.06, 0.03, 160, 20),
-        _ellipse(6, 0.38, 0.47, 0.06, 0.03, 180, 480),
-        _ellipse(6, 0.62, 0.47, 0.06, 0.03, 180, 480),
-        _ellipse(12, 0.5, 0.68, 0.11, 0.05, 180, 180 + closed),
-        _ellipse(8, 0.5, 0.68, 0.07, 0.02, 180, 180 + 360 * (1 - 1 / 8)),
-    ])  # fmt: skip
+    return np.concatenate(
+        [
+            _ellipse(17, 0.5, 0.46, 0.27, 0.34, 170, 10),
+            _ellipse(5, 0.38, 0.42, 0.09, 0.06, 190, 330),
+            _ellipse(5, 0.62, 0.42, 0.09, 0.06, 210, 350),
+            np.stack([np.full(4, 0.5), np.linspace(0.45, 0.57, 4)], axis=1),
+            _ellipse(5, 0.5, 0.58, 0.06, 0.03, 160, 20),
+            _ellipse(6, 0.38, 0.47, 0.06, 0.03, 180, 480),
+            _ellipse(6, 0.62, 0.47, 0.06, 0.03, 180, 480),
+            _ellipse(12, 0.5, 0.68, 0.11, 0.05, 180, 180 + closed),
+            _ellipse(8, 0.5, 0.68, 0.07, 0.02, 180, 180 + 360 * (1 - 1 / 8)),
+        ]
+    )
 
 
 def draw_face(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,5 @@
-"""The commands, as a person meets them: quick answers, one-line errors, and files whose numbers agree with each other."""
+"""The commands, as a person meets them: quick answers, one-line errors, and files whose numbers agree with each
+other."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ A, B = np.array([[1.0, 3.0], [5.0, 8.0]]), np.array([[5.0, 5.0], [7.0, 7.0]])
 
 def test_a_small_case_by_hand():
     found = metrics.compare(A, B)
-    # seeds: var(2, 6.5) / 2 + var(5, 7) / 2; images: var(3 - 6, 5.5 - 6) / 2; residual of a: 4 * 0.25**2 / 1 / 4, of b: 0
+    # seeds: var(2, 6.5) / 2 + var(5, 7) / 2; images: var(3 - 6, 5.5 - 6) / 2; residual of a: 4 * 0.25**2 / 1 / 4, of
+    # b: 0
     variance = 5.0625 + 1 + 1.5625 - 0.0625
     df = variance**2 / (5.0625**2 + 1**2 + 1.5625**2 + 0.0625**2)
     half = stats.t.ppf(0.975, df) * 2.75
@@ -198,11 +199,12 @@ def simulate(
     shared: float = 0.0,
     seed: int | np.random.Generator = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of two recipes that look like ours: lognormal over images (mean 3.7, sd 2.6), 0.9 correlated between trainings.
+    """Errors of two recipes that look like ours: lognormal over images (mean 3.7, sd 2.6), 0.9 correlated between
+    trainings.
 
     spreads: standard deviation over seeds of each recipe's val/nme, as tables show it; effect: a is better by this
-    fraction; heavy: noise with three degrees of freedom and a longer tail of images; recipe: how much of each image's error
-    is special to the recipe, a fraction; shared: correlation of the luck of two trainings with one seed.
+    fraction; heavy: noise with three degrees of freedom and a longer tail of images; recipe: how much of each image's
+    error is special to the recipe, a fraction; shared: correlation of the luck of two trainings with one seed.
     """
     rng = np.random.default_rng(seed)
     tail = 0.85 if heavy else 0.6

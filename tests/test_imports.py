@@ -9,12 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Rooms from the ground up; a room imports from rooms before it. The rest are entry points (and `search` after all of `distill`).
+# Rooms from the ground up; a room imports from rooms before it. The rest are entry points (and `search` after all of
+# `distill`).
 ROOMS = """
-    distill distill.errors distill.files distill.schema distill.landmarks distill.config distill.metrics distill.headpose
-    distill.data distill.figures distill.tracking distill.models distill.profiling distill.distillation distill.evaluate
-    distill.submission.file distill.predict distill.export distill.synthesis distill.training distill.average distill.runs
-    distill.recipe distill.ablation distill.report distill.submission distill.handin distill.profile distill.cli
+    distill distill.errors distill.files distill.schema distill.landmarks distill.config distill.metrics
+    distill.headpose distill.data distill.figures distill.tracking distill.models distill.profiling
+    distill.distillation distill.evaluate distill.submission.file distill.predict distill.export distill.synthesis
+    distill.training distill.average distill.runs distill.recipe distill.ablation distill.report distill.submission
+    distill.handin distill.profile distill.cli
 """.split()
 ENTRY_POINTS = (
     "teacher student demo evaluate export predict ablation average recipe report submission handin synthesis profile"
@@ -53,7 +55,8 @@ def inside(name: str, package: str) -> bool:
 
 
 def imports(path: Path, at_start_only: bool = False) -> set[str]:
-    """Full names of what a file imports, at run time: modules, and members where a module is imported from its package."""
+    """Full names of what a file imports, at run time: modules, and members where a module is imported from its
+    package."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:

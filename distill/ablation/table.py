@@ -245,11 +245,11 @@ def notes(table: Table) -> list[str]:
     """How to read it, and what is not in it."""
     found = [
         f"NME of {table.images} validation images (fingerprint {table.data['val']}), trained on {table.data['train']}; "
-        "mean ± standard deviation over seeds. val/nme: of the epoch that was chosen on these very images; last epoch: of "
-        f"the weights at the end, which no image chose. Difference to '{table.control}' by the last epochs, negative is "
-        "better: 95 % interval and p of the difference between recipes, seeds and images both drawn at random; p is "
-        "corrected for the number of rows (Holm). Without a p (one seed) the interval is of these models only. 'better': "
-        "seeds that beat the control's same seed."
+        "mean ± standard deviation over seeds. val/nme: of the epoch that was chosen on these very images; last epoch: "
+        "of the weights at the end, which no image chose. Difference to "
+        f"'{table.control}' by the last epochs, negative is better: 95 % interval and p of the difference between "
+        "recipes, seeds and images both drawn at random; p is corrected for the number of rows (Holm). Without a p "
+        "(one seed) the interval is of these models only. 'better': seeds that beat the control's same seed."
     ]
     if chosen := [row.cell for row in table.rows if row.difference and row.difference.chosen]:
         found.append(

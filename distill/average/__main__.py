@@ -12,6 +12,7 @@ from distill.errors import UserError
 
 
 def main(argv: list[str]) -> None:
+    """Average weights of runs or files from the command line."""
     parser = cli.Parser(
         prog="python -m distill.average",
         description="The mean of the weights of a run's last epochs (train.snapshots=N), or of several models of one "

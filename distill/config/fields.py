@@ -132,7 +132,8 @@ class DistillConfig:
     # grad_norm: scale each term so that its gradient in the backbone is `weight` times that of the labels' terms
     balance: Literal["none", "grad_norm"] = "none"
     balance_every: Whole = 50  # measure those gradients every N steps
-    # fixed augmented views of each training image, one an epoch in turn, the same for every seed; 0: a new one each epoch
+    # fixed augmented views of each training image, one an epoch in turn, the same for every seed; 0: a new one each
+    # epoch
     views: Count = 0
     cache: str = ""  # folder that keeps what the teacher gives for these views, for all later runs; empty: none
     # keep so many cells of each of the teacher's heatmaps, the most probable ones, in float16; 0: all, in float32

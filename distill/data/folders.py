@@ -15,6 +15,8 @@ DATA_VARIABLE = "DISTILL_DATA"
 
 @dataclass(frozen=True)
 class SetPaths:
+    """Where the sets of a data root lie."""
+
     root: Path
     train: Path
     val: Path

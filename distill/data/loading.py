@@ -19,6 +19,8 @@ from distill.errors import UserError
 
 
 class Batch(NamedTuple):
+    """What a training step is given."""
+
     images: Tensor  # (B, S, S, 3) uint8 RGB
     landmarks: Tensor  # (B, P, 2) float32, pixels of S; zeros where the set has no labels
     index: Tensor  # (B,) int64, positions in the set

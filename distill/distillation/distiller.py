@@ -17,6 +17,8 @@ from distill.models.teacher import FrozenTeacher
 
 
 class Term(NamedTuple):
+    """The value of one distillation term."""
+
     raw: Tensor  # scalar
     weight: float  # at this moment of training
 

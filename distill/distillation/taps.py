@@ -39,6 +39,7 @@ class Tap(NamedTuple):
 
 
 def split(taps: str) -> list[str]:
+    """ "stride:8, stride:16" as a list."""
     return [tap.strip() for tap in taps.split(",")] if taps else []
 
 

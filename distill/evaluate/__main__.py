@@ -13,6 +13,7 @@ NORMALIZERS = ("image", "bbox", "interocular")
 
 
 def main(argv: list[str]) -> None:
+    """Measure a model on a labelled set from the command line."""
     parser = cli.Parser(
         prog="python -m distill.evaluate",
         description="NME in percent by region and yaw, CED, worst images: JSON and pictures.",

@@ -11,6 +11,7 @@ from distill.models.references import config_of, resolve_model
 
 
 def main(argv: list[str]) -> None:
+    """Write the files of a student from the command line."""
     parser = cli.Parser(
         prog="python -m distill.export",
         description="Check a student against the challenge's rules; write student.safetensors, student.onnx and "

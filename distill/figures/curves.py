@@ -87,7 +87,8 @@ def curves(
 
 
 def reliability(found: Reliability, title: str = "Expected against true error", width: float = 7.6) -> Figure:
-    """Mean true error over mean expected error of each bin, by point and by image; on the line they are equal. Percent."""
+    """Mean true error over mean expected error of each bin, by point and by image; on the line they are equal.
+    Percent."""
     figure = chart((width, 0.55 * width), title, f"means: expected {found.expected:.2f} %, true {found.true:.2f} %")
     panels = (("points", found.by_point), ("images", found.by_image))
     for axes, (what, bins) in zip(figure.subplots(1, 2), panels, strict=True):

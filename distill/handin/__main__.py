@@ -11,6 +11,7 @@ from distill.errors import UserError
 
 
 def main(argv: list[str]) -> None:
+    """Write or check a hand-in from the command line."""
     parser = cli.Parser(
         prog="python -m distill.handin",
         description="Build ID.zip from a student's run: README, pinned environment, model, submission, report and "

@@ -31,6 +31,8 @@ AGAIN = "again"  # folder that the README's command writes to
 
 @dataclass(frozen=True)
 class HandIn:
+    """A hand-in that was written."""
+
     path: Path
     run: RunInfo
     files: int

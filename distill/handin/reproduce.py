@@ -41,6 +41,8 @@ LARGEST = 2_000_000_000  # bytes unpacked; a hand-in has some ten million, a zip
 
 @dataclass(frozen=True)
 class Reproduction:
+    """What came of running a hand-in again."""
+
     problems: tuple[str, ...]  # one sentence each; none: it is reproduced
     rows: int = 0
     numbers: int = 0  # that were compared, as they are printed

@@ -22,6 +22,8 @@ LABELS = ("annot.pkl", "_ldmks.txt")
 
 @dataclass(frozen=True)
 class Sources:
+    """The code that a hand-in carries."""
+
     files: dict[str, bytes]  # path within the project -> contents
     executable: frozenset[str]
     statement: str  # which code this is, for people

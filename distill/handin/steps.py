@@ -21,6 +21,8 @@ DATA = "DATA"  # stands for the data root in commands
 
 @dataclass(frozen=True)
 class Step:
+    """One training on the path to the handed-in model."""
+
     name: str  # number and role, by which later steps call it: 1-teacher
     run: RunInfo
     config: str  # the experiment file's text; empty for an average, which has none

@@ -19,6 +19,8 @@ REACH = 3.0  # standard deviations of the target that must fit on the grid beyon
 
 
 class Decoded(NamedTuple):
+    """What a codec reads from a head."""
+
     points: Tensor  # (B, P, 2) pixels of the model's input
     confidence: Tensor  # (B, P) in 0..1: share of probability within REACH standard deviations of the point
 

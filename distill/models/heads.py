@@ -25,6 +25,8 @@ class Level(NamedTuple):
 
 
 class Prediction(NamedTuple):
+    """What a head gives for a batch."""
+
     points: Tensor  # (B, P, 2) pixels of the model's input
     confidence: Tensor  # (B, P) in 0..1
     logits: Tensor | None = None  # heatmap (B, P, H, W), simcc (B, P, 2, bins), regression: None

@@ -13,6 +13,8 @@ BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "student.safetenso
 
 @dataclass(frozen=True)
 class ModelReference:
+    """The model that a reference leads to."""
+
     path: Path  # the safetensors file
     run_id: str  # empty for files that no run of this store made
     label: str  # for people

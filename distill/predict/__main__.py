@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
+    """Landmarks of pictures, a film or a camera from the command line."""
     parser = cli.Parser(
         prog="python -m distill.predict",
         description="Predict landmarks and their confidences. An .onnx file, as `python -m distill.export` writes it, "

@@ -21,6 +21,8 @@ from distill.predict import crops, pictures
 
 
 class Landmarks(NamedTuple):
+    """The points of one face."""
+
     points: np.ndarray  # (P, 2) float32, pixels of the picture, (0, 0) the outer corner of its top-left pixel
     confidence: np.ndarray  # (P,) float32 in 0..1
 
@@ -59,7 +61,8 @@ class Student:
         return Landmarks(crop.to_picture(points[0]), confidence[0])
 
     def expected_error(self, confidence: np.ndarray) -> np.ndarray | None:
-        """(P,) confidences -> (P,) expected errors in percent of the crop's side; None where the student is not calibrated."""
+        """(P,) confidences -> (P,) expected errors in percent of the crop's side; None where the student is not
+        calibrated."""
         return self.calibration.expected_error(confidence) if self.calibration else None
 
 

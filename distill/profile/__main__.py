@@ -9,6 +9,7 @@ from distill.errors import UserError
 
 
 def main(argv: list[str]) -> None:
+    """Profile the training of an experiment file from the command line."""
     parser = cli.Parser(
         prog="python -m distill.profile",
         description="Take some steps of a training and show where their time goes; no run is kept. Writes "

@@ -47,6 +47,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Profile:
+    """Where the time and the memory of a training step go."""
+
     images: int  # of a step
     precision: str
     seconds: dict[str, float]  # part -> seconds a step

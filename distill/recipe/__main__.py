@@ -11,10 +11,11 @@ from distill.recipe import file as stages
 
 
 def main(argv: list[str]) -> None:
+    """Train a recipe from the command line."""
     parser = cli.Parser(
         prog="python -m distill.recipe",
-        description="Train a recipe's stages one after the other, under one parent run. The same command again skips what is "
-        "finished and continues what was cut.",
+        description="Train a recipe's stages one after the other, under one parent run. The same command again skips "
+        "finished stages and continues the one that was cut.",
     )
     parser.add_argument(
         "--config", metavar="FILE", required=True, help="a recipe, e.g. experiments/recipes/dwpose.yaml"
@@ -22,9 +23,11 @@ def main(argv: list[str]) -> None:
     cli.add_store_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the stages and what sets them apart, and stop")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for all stages, e.g. seed=1 data.root=DIR teacher=RUN_ID; for one: "
-        "stages.NAME.key=value"
-    )  # fmt: skip
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="for all stages, e.g. seed=1 data.root=DIR teacher=RUN_ID; for one: stages.NAME.key=value",
+    )
     args = parser.parse_args(argv)
     recipe = stages.load(args.config, args.overrides)
     if args.dry_run:

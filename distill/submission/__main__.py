@@ -16,11 +16,13 @@ SHOWN = 20  # problems of an invalid file
 
 
 def main(argv: list[str]) -> None:
+    """Make, check, score and log submissions from the command line."""
     args = _parser().parse_args(argv)
     args.run_command(args)
 
 
 def make(args) -> None:
+    """Write a submission of a model for a folder of images."""
     from distill.models.references import resolve_model
 
     _folder("--images", args.images)
@@ -72,6 +74,7 @@ def check(args) -> None:
 
 
 def score(args) -> None:
+    """Print NME and the spread of public and private scores on labelled images."""
     file = _file(args.file)
     _folder("--data", args.data)
     from distill.data.annotations import read_set
@@ -97,6 +100,7 @@ def score(args) -> None:
 
 
 def log(args) -> None:
+    """Enter a public score into the ledger."""
     file = _file(args.file)
     from distill.submission import job as submitting
 
@@ -115,6 +119,7 @@ def log(args) -> None:
 
 
 def show_ledger(args) -> None:
+    """Print all entries, oldest first."""
     from distill.submission import job as submitting
 
     known = submitting.entries(TrackingConfig(store=args.store))

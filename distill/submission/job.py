@@ -54,6 +54,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Score:
+    """What a submission file reaches on labelled images."""
+
     report: metrics.Report  # NME in percent of sqrt(W * H), median, regions
     split: Split | None  # None: a single image
 
@@ -95,6 +97,8 @@ def simulate(per_image: np.ndarray, splits: int = SPLITS, seed: int = 0) -> Spli
 
 @dataclass(frozen=True)
 class Entry:
+    """One line of the ledger."""
+
     id: str  # of the ledger's run
     date: datetime.date
     public: float  # percent
@@ -109,6 +113,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Logged:
+    """An entry after it was logged."""
+
     entry: Entry
     before: float | None  # the score that the ledger had for this file; None: it is new there
     warnings: tuple[str, ...]

@@ -150,7 +150,8 @@ class Trainer:
         return values
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Any, ...]]:
-        """The passes of a batch, on the device: images, landmarks; the teacher's views, or its targets, where there are any."""
+        """The passes of a batch, on the device: images, landmarks; the teacher's views, or its targets, where there
+        are any."""
         parts = self.config.accumulate
 
         def split(field: Any) -> Sequence[Any]:

@@ -44,10 +44,21 @@ def config(tiny_root, teacher_file) -> Config:
     """A student, on two views of each of 16 images."""
     return configs.load(
         None,
-        [f"data.root={tiny_root}", f"teacher={teacher_file}", "data.workers=0", "data.limit=16", "train.batch_size=8", "train.epochs=3",
-         "model.backbone=lcnet_050", "model.input_size=64", "model.head.stride=8", "model.head.width=16",
-         "train.amp=off", "distill.views=2"],
-    )  # fmt: skip
+        [
+            f"data.root={tiny_root}",
+            f"teacher={teacher_file}",
+            "data.workers=0",
+            "data.limit=16",
+            "train.batch_size=8",
+            "train.epochs=3",
+            "model.backbone=lcnet_050",
+            "model.input_size=64",
+            "model.head.stride=8",
+            "model.head.width=16",
+            "train.amp=off",
+            "distill.views=2",
+        ],
+    )
 
 
 def kept(config: Config, folder, terms=TERMS, **changes) -> Config:

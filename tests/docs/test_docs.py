@@ -1,4 +1,5 @@
-"""README.md and docs/ name what is there: links and pictures, doors and their options, experiment files and their keys."""
+"""README.md and docs/ name what is there: links and pictures, doors and their options, experiment files and their
+keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every experiment file that ships is valid, and trains: shrunk to a few small images, but with its own backbone and recipe."""
+"""Every experiment file that ships is valid, and trains: shrunk to a few small images, but with its own backbone and
+recipe."""
 
 from __future__ import annotations
 
@@ -20,10 +21,19 @@ LARGE = {"teacher.yaml", "gpu/teacher.yaml"}  # 88 and 31 million parameters: so
 
 def shrunk(tiny, folder: Path, path: Path, *overrides: str) -> configs.Config:
     few = [
-        f"data.root={tiny.data}", "data.limit=8", "data.workers=0", "model.input_size=64", "model.pretrained=false",
-        "train.epochs=1", "train.batch_size=4", "train.accumulate=1", "train.device=cpu", f"tracking.store={tiny.store}",
-        "tracking.experiment=recipes", "tracking.register=false",
-    ]  # fmt: skip
+        f"data.root={tiny.data}",
+        "data.limit=8",
+        "data.workers=0",
+        "model.input_size=64",
+        "model.pretrained=false",
+        "train.epochs=1",
+        "train.batch_size=4",
+        "train.accumulate=1",
+        "train.device=cpu",
+        f"tracking.store={tiny.store}",
+        "tracking.experiment=recipes",
+        "tracking.register=false",
+    ]
     if configs.load(path).data.cache:
         few.append(f"data.cache={folder / 'cache'}")
     return configs.load(path, [*few, *overrides])

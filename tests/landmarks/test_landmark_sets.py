@@ -1,4 +1,5 @@
-"""Other landmark sets: described in YAML, carried by config, model and ONNX file, used from the labels to the pictures."""
+"""Other landmark sets: described in YAML, carried by config, model and ONNX file, used from the labels to the
+pictures."""
 
 from __future__ import annotations
 
@@ -182,7 +183,7 @@ def test_regions_are_weighted_by_the_names_of_the_set(five_yaml, tmp_path):
         configs.load(path, ["loss.region_weights={jaw: 2}"])
 
 
-# ---------------------------------------------------------------------------------------------------- labels and measures
+# ------------------------------------------------------------------------------------------ labels and measures
 
 
 def test_labels_have_as_many_points_as_the_set(tiny_root, tmp_path, five_yaml):

@@ -61,7 +61,8 @@ def test_stages_are_the_base_with_their_own_keys_and_overrides_last(tmp_path):
 
 
 def test_the_second_stage_of_dwpose_trains_a_fresh_head_on_the_frozen_backbone():
-    """A head that starts as its own teacher has nothing to learn from it; how it starts: tests/training/test_starting.py."""
+    """A head that starts as its own teacher has nothing to learn from it; how it starts:
+    tests/training/test_starting.py."""
     config = stages.load(FOLDER / "dwpose.yaml").stages[-1].config
     assert config.init_part == "backbone" and config.train.freeze == ["backbone"] and config.distill.terms
 
@@ -136,11 +137,24 @@ def small(tiny, folder: Path, path: Path, store: Path | None = None) -> list[str
         own = ModelConfig("lcnet_050", input_size=64, head=HeadConfig(stride=8, width=16))
         save_model(Landmarker(own), teacher, {"job": "teacher", "run_id": ""})
     each = [
-        "model.backbone=lcnet_050", "model.backbone_args={}", "model.input_size=64", "model.head.width=16",
-        f"data.root={tiny.data}", "data.limit=8", "data.workers=0", "data.cache=", "train.epochs=1", "train.batch_size=4",
-        "train.threads=1", "train.checkpoint_seconds=0.0001", f"tracking.store={store or tiny.store}", "tracking.register=false",
-        "tracking.outputs=light", f"tracking.experiment={path.stem}", f"teacher={teacher}",
-    ]  # fmt: skip
+        "model.backbone=lcnet_050",
+        "model.backbone_args={}",
+        "model.input_size=64",
+        "model.head.width=16",
+        f"data.root={tiny.data}",
+        "data.limit=8",
+        "data.workers=0",
+        "data.cache=",
+        "train.epochs=1",
+        "train.batch_size=4",
+        "train.threads=1",
+        "train.checkpoint_seconds=0.0001",
+        f"tracking.store={store or tiny.store}",
+        "tracking.register=false",
+        "tracking.outputs=light",
+        f"tracking.experiment={path.stem}",
+        f"teacher={teacher}",
+    ]
     averaged = [stage.of[0] for stage in stages.load(path, each[:1]).stages if stage.of]
     return [*each, *(f"stages.{name}.train.{key}=2" for name in averaged for key in ("epochs", "snapshots"))]
 
@@ -219,9 +233,12 @@ def test_killed_inside_a_stage_the_same_command_ends_in_the_same_weights(tiny, t
 
     def run(*, cut: bool) -> int:
         process = subprocess.Popen(
-            [sys.executable, "-m", "distill.recipe", *args], cwd=REPO, env=os.environ | {"PYTHONPATH": str(REPO)},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, "-m", "distill.recipe", *args],
+            cwd=REPO,
+            env=os.environ | {"PYTHONPATH": str(REPO)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             while cut and process.poll() is None:
                 process.send_signal(signal.SIGSTOP)  # so that what the checkpoint says stays true

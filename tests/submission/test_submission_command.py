@@ -1,5 +1,5 @@
-"""The submission command, as a person meets it: what is wrong is listed and counted, and the exit code says which kind it
-is."""
+"""The submission command, as a person meets it: what is wrong is listed and counted, and the exit code says which
+kind it is."""
 
 from __future__ import annotations
 

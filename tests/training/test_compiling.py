@@ -51,7 +51,8 @@ def test_a_machine_that_cannot_compile_is_told_before_training(tiny, monkeypatch
 @pytest.mark.parametrize("balance", ["none", "grad_norm"])
 @dynamo.patch(fail_on_recompile_limit_hit=True)  # else it would go on eagerly, and prove nothing
 def test_compiled_losses_and_gradients_are_the_eager_ones(balance):
-    """Heatmaps, a level and module paths on both sides; for two batches, so that a tap left over from the first would show."""
+    """Heatmaps, a level and module paths on both sides; for two batches, so that a tap left over from the first would
+    show."""
     torch.manual_seed(0)
     teacher = FrozenTeacher(Landmarker(replace(SMALL, input_size=96)))
     terms = {

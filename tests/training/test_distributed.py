@@ -62,7 +62,8 @@ def test_two_processes_give_the_curve_of_one(tiny, bare):
 
 @pytest.mark.slow
 def test_a_distilled_run_on_two_processes_stops_and_resumes(tiny):
-    """SIGTERM to torchrun reaches both: the main one saves, both leave, and the run goes on to the weights of an uncut one."""
+    """SIGTERM to torchrun reaches both: the main one saves, both leave, and the run goes on to the weights of an
+    uncut one."""
     common = ("--config", str(tiny.distilled_yaml), *ALONE, f"teacher={tiny.teacher.model_file}")
     whole = torchrun(*common, "name=two")
     assert whole.returncode == 0, whole.stderr[-4000:]

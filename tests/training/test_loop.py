@@ -299,11 +299,17 @@ def test_a_budget_that_ends_in_the_first_epoch_still_gives_a_validated_model(mon
     [
         (MemoryError(), "There is not enough memory; a smaller train.batch_size"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), r"memory \(CUDA out of memory"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 5"), "not enough memory"),
-        (RuntimeError("DataLoader worker (pid 123) is killed by signal: Killed. "), r"\(DataLoader worker \(pid 123\) is killed"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 5"),
+            "not enough memory",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 123) is killed by signal: Killed. "),
+            r"\(DataLoader worker \(pid 123\) is killed",
+        ),
         (RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly"), "exited unexpectedly"),
     ],
-)  # fmt: skip
+)
 def test_what_the_machine_does_to_a_training_is_one_sentence(error, words):
     with pytest.raises(UserError, match=words) as told, loop.plain_errors():
         raise error

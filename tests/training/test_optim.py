@@ -40,10 +40,14 @@ def test_every_parameter_trains_once_and_vectors_do_not_decay():
     ("backbone", "args", "exempt"),
     [
         ("vit_tiny_patch16_224", {"depth": 3}, {"model.pos_embed", "model.cls_token"}),
-        ("swin_tiny_patch4_window7_224", {"depths": [1, 1, 1, 1]}, {"layers_3.blocks.0.attn.relative_position_bias_table"}),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"depths": [1, 1, 1, 1]},
+            {"layers_3.blocks.0.attn.relative_position_bias_table"},
+        ),
         ("lcnet_050", {}, set()),
     ],
-)  # fmt: skip
+)
 def test_what_timm_exempts_from_weight_decay_does_not_decay(backbone, args, exempt):
     objective = make_objective()
     objective.student = Landmarker(replace(SMALL, backbone=backbone, backbone_args=args, input_size=64))

@@ -32,8 +32,13 @@ from distill.training import checkpoint, finalize
 from distill.training import job as training
 
 # a model that draws random numbers in every step (stochastic depth)
-CHANCE = ("model.backbone=convnext_atto", "model.backbone_args={drop_path_rate: 0.3}", "train.lr=0.001", "train.epochs=3",
-          "tracking.register=false")  # fmt: skip
+CHANCE = (
+    "model.backbone=convnext_atto",
+    "model.backbone_args={drop_path_rate: 0.3}",
+    "train.lr=0.001",
+    "train.epochs=3",
+    "tracking.register=false",
+)
 
 # ---------------------------------------------------------------------------------------------------- real processes
 
@@ -48,7 +53,8 @@ class Cut:
     status: str  # of the MLflow run afterwards
 
 
-# `python -m distill.student`, but it waits a little after each checkpoint: on a fast machine nobody could catch it in between
+# `python -m distill.student`, but it waits a little after each checkpoint: on a fast machine nobody could catch it in
+# between
 SLOWLY = """
 import runpy, sys, time
 from distill.training import checkpoint
@@ -65,13 +71,19 @@ class Session:
     def __init__(self, store: Path, log: Path, *args: str):
         self.store, self.log = store, log
         self.before = set(store.glob("work/*"))
-        self.steps = {folder: checkpoint.load(folder / training.CHECKPOINT)["progress"]["step"] for folder in self.before
-                      if (folder / training.CHECKPOINT).exists()}  # fmt: skip
+        self.steps = {
+            folder: checkpoint.load(folder / training.CHECKPOINT)["progress"]["step"]
+            for folder in self.before
+            if (folder / training.CHECKPOINT).exists()
+        }
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", SLOWLY, *args, "data.workers=1"],
-                cwd=log.parent, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(REPO)},
-            )  # fmt: skip
+                cwd=log.parent,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONPATH": str(REPO)},
+            )
 
     def state(self, run_id: str | None) -> tuple[str, dict] | None:
         found = [self.store / "work" / run_id] if run_id else set(self.store.glob("work/*")) - self.before
@@ -110,7 +122,8 @@ class Session:
 
 @pytest.fixture(scope="module")
 def history(tiny, tmp_path_factory):
-    """A distilled run: killed, resumed, terminated, resumed to its end by the command that it printed, from another folder."""
+    """A distilled run: killed, resumed, terminated, resumed to its end by the command that it printed, from another
+    folder."""
     folder = tmp_path_factory.mktemp("cuts")
     reference = tiny.distilled
     cuts: dict[str, Cut] = {}
@@ -209,9 +222,14 @@ def test_the_printed_command_names_every_place_absolutely(tmp_path, monkeypatch)
     config = configs.load(None, ["data.root=faces", "data.cache=cache #1", "teacher=x"])
     command = checkpoint.resume_command(config, "teacher", "abc", Path("faces"))
     assert shlex.split(command) == [
-        "python", "-m", "distill.teacher", "resume=abc", f"tracking.store={tmp_path}/mlruns", f"data.root={tmp_path}/faces",
+        "python",
+        "-m",
+        "distill.teacher",
+        "resume=abc",
+        f"tracking.store={tmp_path}/mlruns",
+        f"data.root={tmp_path}/faces",
         f"data.cache={tmp_path}/cache #1",
-    ]  # fmt: skip
+    ]
     again = configs.load(None, shlex.split(command)[3:])
     assert again.data.cache == f"{tmp_path}/cache #1" and again.data.root == f"{tmp_path}/faces"
     bundled = checkpoint.resume_command(configs.Config(), "student", "abc", None)

@@ -136,7 +136,7 @@ def test_training_learns_and_keeps_the_best_epoch(tiny):
         assert about["epoch"] == 1 + int(np.argmin(curve)) and about["run_id"] == result.run_id
 
 
-# ---------------------------------------------------------------------------------------------------- control and teacher
+# ------------------------------------------------------------------------------------------ control and teacher
 
 
 def test_control_differs_in_the_terms_alone(tiny):
@@ -187,7 +187,8 @@ def test_a_teacher_is_named_by_run_registry_or_file(tiny):
 
 
 def test_default_teacher_is_the_newest_of_the_same_data(tiny, tmp_path):
-    """In a store of its own, whose newest teachers are of other data, or assistants: teachers that have one themselves."""
+    """In a store of its own, whose newest teachers are of other data, or assistants: teachers that have one
+    themselves."""
     config = tiny.short(f"tracking.store={tmp_path / 'mlruns'}", distilled=True)
     data = tiny.info(tiny.teacher).tags["data.train"]
 

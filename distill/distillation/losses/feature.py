@@ -138,9 +138,10 @@ class Gaussian(NamedTuple):
 
 
 class VIDAdapter(nn.Module):
-    """The student's map -> a Gaussian over the teacher's, as in the authors' code (in RepDistiller, distiller_zoo/VID.py):
-    a mean by three 1x1 convolutions without bias, ReLU between them, and a variance softplus(a) + 1e-5 per channel, which
-    begins at 5. The variance is relative to the teacher's mean square here (`vid`).
+    """The student's map -> a Gaussian over the teacher's, as in the authors' code (in RepDistiller,
+    distiller_zoo/VID.py): a mean by three 1x1 convolutions without bias, ReLU between them, and a variance
+    softplus(a) + 1e-5 per channel, which begins at 5. The variance is relative to the teacher's mean square here
+    (`vid`).
     """
 
     def __init__(self, student: int, teacher: int):

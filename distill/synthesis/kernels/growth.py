@@ -66,7 +66,7 @@ def _octahedral(x, y, z):
 
 
 @kernel
-def head_map(points, chosen, radii, scratch):
+def head_map(points, chosen, radii, scratch):  # noqa: C901, one kernel: calls of closures are not inlined
     """radii (HEAD_MAP, HEAD_MAP) = largest radius of points[chosen] by direction, holes filled, slightly blurred."""
     radii[:] = 0
     for q in range(chosen.shape[0]):
