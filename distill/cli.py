@@ -93,7 +93,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        where = f"'{os.fsdecode(error.filename)}'" if error.filename else "the disk"
+        name = error.filename2 or error.filename  # of a copy: what was written
+        where = f"'{os.fsdecode(name)}'" if name else "the disk"
         print(f"error: {where} cannot be read or written: {error.strerror}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

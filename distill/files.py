@@ -145,7 +145,8 @@ def read_yaml(path: Path, kind: str = "Config file", loader: type[yaml.SafeLoade
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{kind} '{path}'{where} is not valid YAML: {getattr(error, 'problem', error)}.") from None
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UserError(f"{kind} '{path}'{where} is not valid YAML: {problem}.") from None
     except RecursionError:
         raise UserError(f"{kind} '{path}' is nested too deeply, or contains itself.") from None
     except ValueError as error:  # an impossible date, an integer of thousands of digits

@@ -6,10 +6,10 @@ A checkpoint holds plain values and tensors only, so that loading one runs no co
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shlex
 import signal
+import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from distill.tracking import end_run, find_run, is_held, store_root
 
 VERSION = 1
 CHECKPOINT = "checkpoint.pt"  # in the run's work folder
+HOLDS = {"job": str, "config": dict, "data": dict, "teacher_run": str}  # what resuming reads of a checkpoint first
 SNAPSHOTS = "snapshots"  # a folder there, and among the run's artifacts
 
 
@@ -54,14 +55,22 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Raises UserError where the file is absent, damaged, or of another version."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # checksums, which torch writes and does not look at
+        if damaged:
+            raise zipfile.BadZipFile(f"the checksum of '{damaged}' is another")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint '{path}' to resume from.") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except Exception as error:  # whatever damaged bytes make zipfile and torch raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"Checkpoint '{path}' cannot be read: {reason}") from None
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise UserError(f"Checkpoint '{path}' is not of version {VERSION}; it belongs to another version of distill.")
+    for key, kind in HOLDS.items():
+        if not isinstance(state.get(key), kind):
+            found = type(state[key]).__name__ if key in state else "nothing"
+            raise UserError(f"Checkpoint '{path}' holds {found} as '{key}'; expected a {kind.__name__}.")
     return state
 
 
@@ -124,10 +133,9 @@ def unfinished(config: Config, job: str, path: Path) -> Unfinished:
 def check_data(found: Unfinished, fingerprints: dict[str, str]) -> None:
     """Raises UserError where the run was started on other data."""
     for name, value in fingerprints.items():
-        if found.state["data"][name] != value:
-            raise UserError(
-                f"resume: the {name} data has fingerprint {value}, the run was started on {found.state['data'][name]}."
-            )
+        stored = found.state["data"].get(name)
+        if stored != value:
+            raise UserError(f"resume: the {name} data has fingerprint {value}, the run was started on {stored}.")
 
 
 def resume_command(config: Config, job: str, run_id: str, root: Path | None) -> str:

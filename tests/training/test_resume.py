@@ -400,7 +400,8 @@ def test_a_run_killed_before_its_first_checkpoint_ends_as_killed_at_the_next_sta
 def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(tmp_path, monkeypatch, where):
     """torch turns what the file raises into an error of its own."""
     file = tmp_path / training.CHECKPOINT
-    checkpoint.save(file, {"epoch": 1})
+    state = {"job": "teacher", "config": {}, "data": {}, "teacher_run": ""}
+    checkpoint.save(file, {**state, "epoch": 1})
 
     def full(*_args):
         try:
@@ -412,14 +413,30 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(tmp_path, 
 
     monkeypatch.setattr(torch if where == "torch" else os, "save" if where == "torch" else "fsync", full)
     with pytest.raises(UserError, match="checkpoint.pt' cannot be written: No space left on device"):
-        checkpoint.save(file, {"epoch": 2})
+        checkpoint.save(file, {**state, "epoch": 2})
     assert checkpoint.load(file)["epoch"] == 1 and list(tmp_path.iterdir()) == [file]
 
 
-def test_a_broken_checkpoint_is_one_sentence(tiny, tmp_path):
+def _one_weight_changed(file: Path) -> None:
+    checkpoint.save(file, {"job": "teacher", "config": {}, "data": {}, "teacher_run": "", "w": torch.full((99,), 7.0)})
+    data = bytearray(file.read_bytes())
+    data[data.index(torch.full((9,), 7.0).numpy().tobytes())] ^= 1
+    file.write_bytes(data)
+
+
+BROKEN = {
+    "text": lambda file: file.write_bytes(b"not a checkpoint"),
+    "one bit of a weight": _one_weight_changed,  # which torch.load does not notice
+    "no config": lambda file: checkpoint.save(file, {"job": "teacher", "data": {}, "teacher_run": ""}),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_checkpoint_is_one_sentence(tmp_path, kind):
     folder = tmp_path / "work" / "abc"
     folder.mkdir(parents=True)
     file = folder / training.CHECKPOINT
-    file.write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match="Checkpoint .* cannot be read"):
-        training.train_teacher(tiny.short("resume=last", f"tracking.store={tmp_path}"))
+    BROKEN[kind](file)
+    with pytest.raises(UserError) as refused:
+        checkpoint.stored_config(["resume=last", f"tracking.store={tmp_path}"])
+    assert str(file) in str(refused.value) and "\n" not in str(refused.value)
