@@ -74,9 +74,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # a file's name as the system has it, UTF-8 or not
-    signal.signal(
-        signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)
-    )  # unwind, so that the run records how it ended
+    stopped_by = _unwind_on_signals()
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -100,6 +98,30 @@ def run(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception:
+        if not stopped_by:
+            raise
+        # a library that was being imported made an error of its own of the stop
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(128 + stopped_by[0])
+
+
+def _unwind_on_signals() -> list[int]:
+    """Have SIGINT and SIGTERM unwind the stack, so that the run records how it ended; a list that they are added to."""
+    received: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        received.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # not of a job in the background, which ignores it
+        signal.signal(signal.SIGINT, stop)
+    return received
 
 
 def check_out(path: str | os.PathLike, option: str = "--out") -> Path:

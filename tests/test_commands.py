@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+import signal
 import subprocess
 import sys
 import zipfile
@@ -302,3 +303,23 @@ def test_the_bundled_student_works_from_a_clone(tmp_path):
     export.main(["bundled", "--out", str(tmp_path), "--images", str(SAMPLE_ROOT / "synthetics_test")])
     assert (tmp_path / "solution.zip").is_file() and (tmp_path / "student.onnx").is_file()
     assert predicted("bundled", SAMPLE_ROOT / "synthetics_test", tmp_path / "p")
+
+
+def test_ctrl_c_that_a_library_makes_an_error_of_while_it_is_imported_is_no_traceback(capsys):
+    """As numpy does when torch imports it again."""
+
+    def main(_argv):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("cannot load module more than once per process") from None
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(main)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stopped.value.code == 130 and "interrupted" in capsys.readouterr().err

@@ -5,7 +5,7 @@
 One row of a Markdown table a kind. A try ends in a right result, or is refused by one sentence (UserError; of a
 command, exit code 2 without a traceback); anything else is lost: another exception, a wrong result, a file
 half-written, more than SECONDS or MEGABYTES. Exit code 1 where one is lost. Its description goes to stderr, what was
-fed in stays under `--keep DIR`.
+fed in stays under `--keep DIR`. Ctrl-C ends a kind with what it has counted so far.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def run(kind: str, count: int, seed: int, folder: Path) -> Row:
                 row.lost.append(f"{what}: {len(str(error))} characters of error, not a sentence")
             else:
                 row.refused += 1
-        except KeyboardInterrupt:
-            raise
+        except KeyboardInterrupt:  # enough: what was counted so far
+            break
         except BaseException as error:
             row.lost.append(f"{what}: {type(error).__name__}: {str(error)[:300]}")
         finally:
