@@ -25,7 +25,7 @@ EXTRAS = {
         "jinja2", "plutoprint", "psutil", "packaging", "scipy",
     ),
     "distill[synthesis]": ("numba",),
-    "distill[search]": ("optuna", "rich", "sqlalchemy", "psycopg"),
+    "distill[search]": ("optuna", "sqlalchemy", "psycopg"),
 }  # fmt: skip
 
 

@@ -7,9 +7,8 @@ space.py       a search file, read and checked; the config that a point of the s
 storage.py     the database: opening, joining, one process at a time, waiting while it is away; samplers and pruners
 objective.py   one trial, from its point to what the study records
 worker.py      a process that does trials until there are none left
-runner.py      the workers, the live table, the parent run
+runner.py      the workers, a line for each trial that ends, the parent run
 summary.py     a study's trials as rows, in words and as CSV
-live_table.py  the rows while the study runs
 outputs.py     best.yaml, trials.csv and pictures.py's pictures
 release.py     the winner and the recipe as an ablation over seeds; the best one exported and registered
 """

@@ -1,4 +1,4 @@
-"""A study in pictures: history, learning curves, importance, slices, and the front of two objectives.
+"""A study in pictures: history, learning curves, importance, and the front of two objectives.
 
 Each trial is one training with one seed. What that cannot show is not drawn (importances of fewer than FEW trials) or
 is noted in the caption (whether a trial beats the recipe). `optuna-dashboard` draws the rest.
@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 
 from distill.figures import style
 from distill.figures.compare import place_labels
@@ -57,8 +56,6 @@ def draw(
         made["curves"] = _curves(space, shown, curves)
     if scores := importances(study, rows):
         made["importance"] = _importance(space, scores, len(done))
-    if len(done) > 1:
-        made["slices"] = _slices(space, done, recipe)
     return made
 
 
@@ -134,38 +131,6 @@ def _importance(space: Space, scores: Mapping[str, float], done: int) -> Figure:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     return axes.figure
-
-
-def _slices(space: Space, done: Sequence[TrialRow], recipe: TrialRow | None) -> Figure:
-    """A panel a parameter, with a dot for each trial that has it: its value, as it is, against the first objective."""
-    names = summary.labels(dict.fromkeys(name for row in done for name in row.params))
-    caption = f"a dot a trained trial, darker the later; star: the best; dashed: the recipe; {ONE_SEED}"
-    title = f"{space.search.title}: each parameter by itself"
-    figure = style.chart((max(2.2 * len(names) + 1.2, 9.6), 3.6), title, caption)
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for axes, (name, label) in zip(panels, names.items(), strict=True):
-        own = [row for row in done if name in row.params]
-        kind = own[0].trial.distributions[name]
-        words = isinstance(kind, CategoricalDistribution)
-        values = [str(row.params[name]) if words else row.params[name] for row in own]
-        style.style_axes(axes, "\n(".join(label.split(" (")), "", _unit(space) if axes is panels[0] else "", size=9.5)
-        numbers, look = [row.number for row in own], {"cmap": "Blues", "edgecolors": style.INK, "linewidths": 0.4}
-        reach = (-0.4 * done[-1].number - 1, done[-1].number + 1)  # the palest colours would not be seen
-        axes.scatter(values, [row.value for row in own], c=numbers, vmin=reach[0], vmax=reach[1], zorder=3, **look)
-        if best := next((value for row, value in zip(own, values, strict=True) if row.best), None):
-            axes.plot(best, min(row.value for row in done), "*", color=LOOKS["best"][0], markersize=14, zorder=6)
-        if recipe:
-            axes.axhline(recipe.value, **DASHED)
-        if words:
-            axes.tick_params(axis="x", rotation=25)
-            axes.margins(x=0.25)
-        elif kind.log:
-            axes.set_xscale("log")
-            style.plain_log(axes.xaxis)
-        elif len(set(values)) < 6:
-            axes.set_xticks(sorted(set(values)))
-    _scaled(panels[0], [row.value for row in done])
-    return figure
 
 
 def _front(space: Space, rows: Sequence[TrialRow], recipe: TrialRow | None) -> Figure:

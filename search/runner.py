@@ -23,7 +23,6 @@ from distill.runs import workers
 from distill.runs.find_or_train import fingerprints
 from distill.runs.workers import Process, Share
 from search import outputs, storage, summary
-from search.live_table import LiveTable
 from search.space import Space
 from search.summary import TrialRow
 from search.worker import URL, Spec
@@ -114,11 +113,15 @@ def run(space: Space, order: Order, out: Path) -> Finished:
 
 
 class Watch:
-    """The trials of a study as they are; those that end are logged in the parent run and shown."""
+    """The trials of a study as they are; those that end are logged in the parent run and printed."""
 
     def __init__(self, space: Space, study: Study, parent: track.Run, total: int):
         self.space, self.study, self.parent, self.total = space, study, parent, total
         self.ended: set[int] = set()  # numbers of trials that were logged
+        self.printed: set[int] | None = (
+            None  # numbers of trials that need no line any more; None: before the first look
+        )
+        self.started, self.before = time.monotonic(), 0  # when we began to watch, and how many had ended then
 
     def rows(self) -> list[TrialRow]:
         """All trials now; those that have ended since are logged."""
@@ -132,7 +135,20 @@ class Watch:
                     self.parent.log_metrics(best, step=row.number)
             if row.state in summary.ENDED:
                 self.ended.add(row.number)
+        self._print(found)
         return found
+
+    def _print(self, rows: list[TrialRow]) -> None:
+        """A line for each trial that is over since the last look; none for those from before the first."""
+        over = {row.number: row for row in rows if row.state not in ("running", "waiting", "interrupted")}
+        ended = summary.tally(rows).ended
+        if self.printed is None:
+            self.printed, self.before = set(over), ended
+        for number in sorted(over.keys() - self.printed):
+            pace = (time.monotonic() - self.started) / max(ended - self.before, 1)
+            left = f", some {summary.clock(pace * (self.total - ended))} left" if ended < self.total else ""
+            print(f"{summary.line(over[number], rows, self.space)}  ({ended} of {self.total}{left})", flush=True)
+        self.printed |= over.keys()
 
 
 def work(specs: list[Spec], parts: list[Share], url: str, folder: Path, watch: Watch) -> None:
@@ -153,26 +169,25 @@ def work(specs: list[Spec], parts: list[Share], url: str, folder: Path, watch: W
         for part, spec in enumerate(specs):
             workers.write(files[part], vars(spec))
             start(part)
-        with LiveTable(watch.space, watch.total) as table:
-            while live:
-                time.sleep(GLANCE)
-                for part, process in list(live.items()):
-                    code = process.popen.poll()
-                    if code is None:
-                        continue
-                    del live[part]
-                    if code == USER_ERROR:
-                        raise UserError(workers.why(process))
-                    if code:
-                        deaths += 1
-                        if deaths > MOST_DEATHS * len(parts):
-                            raise UserError(f"Workers keep dying, lately: {workers.why(process)} (log: {process.log}).")
-                        start(part)
-                if time.monotonic() - looked > LOOK or not live:
-                    looked = time.monotonic()
-                    table.show(watch.rows())
-                    if len(watch.ended) > ended:
-                        ended, deaths = len(watch.ended), 0
+        while live:
+            time.sleep(GLANCE)
+            for part, process in list(live.items()):
+                code = process.popen.poll()
+                if code is None:
+                    continue
+                del live[part]
+                if code == USER_ERROR:
+                    raise UserError(workers.why(process))
+                if code:
+                    deaths += 1
+                    if deaths > MOST_DEATHS * len(parts):
+                        raise UserError(f"Workers keep dying, lately: {workers.why(process)} (log: {process.log}).")
+                    start(part)
+            if time.monotonic() - looked > LOOK or not live:
+                looked = time.monotonic()
+                watch.rows()
+                if len(watch.ended) > ended:
+                    ended, deaths = len(watch.ended), 0
     finally:
         workers.stop(live.values())
         for file in files:

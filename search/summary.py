@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -137,6 +137,26 @@ def counted(found: Sequence[TrialRow]) -> str:
     counts = {state: sum(row.state == state for row in found) for state in STATES}
     listed = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
     return f"{tally(found).ended} trials: {listed or 'none'}"
+
+
+def line(row: TrialRow, found: Sequence[TrialRow], space: Space) -> str:
+    """A trial that has ended, for a log: its state, epochs, objectives and seconds, and whether it is the best."""
+    named = zip(space.search.objectives, row.values, strict=False)
+    leading = row.best if len(space.search.objectives) > 1 else row == best(found)
+    parts = [
+        f"trial {row.number:3d}  {row.state:7}",
+        f"epoch {row.epoch} of {row.epochs}",
+        *(f"{name} {value:,.6g}" for name, value in named),
+        "★ best so far" if leading else "",
+        clock(row.seconds),
+        row.note,
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def clock(seconds: float | None) -> str:
+    """`1:02:03` hours, minutes and seconds; empty for None."""
+    return "" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 def labels(names: Iterable[str]) -> dict[str, str]:

@@ -33,7 +33,6 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "numba": ("distill.synthesis",),
     "optuna": ("search",),
     "sqlalchemy": ("search.storage",),
-    "rich": ("search.live_table",),
     "onnxruntime": ("distill.predict.runtime",),
     "jinja2": ("distill.files", "distill.report"),
     "av": ("distill.predict.video",),

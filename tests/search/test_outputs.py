@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -11,14 +12,11 @@ import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
-from rich.console import Console
 
 from distill import config as configs
 from distill.config import TrackingConfig
-from search import outputs, pictures, summary
+from search import outputs, pictures, runner, summary
 from search import space as spaces
-from search.live_table import LiveTable, time_left
-from search.summary import TrialRow
 
 BASE = """
 name: base
@@ -186,50 +184,16 @@ def test_the_csv_reads_back_as_it_was(study, space):
 # ---------------------------------------------------------------------------------------------------- while it runs
 
 
-def shown(space, total, *looks, terminal=False) -> str:
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=150, height=40, color_system=None)
-    with LiveTable(space, total, console) as table:
-        for rows in looks:
-            table.show(rows)
-    return out.getvalue()
-
-
-def test_a_log_gets_one_line_a_trial_that_ended_and_none_twice(study, space):
+def test_each_trial_that_ends_gets_one_line_and_the_best_is_marked(study, space, monkeypatch, capsys):
+    watch = runner.Watch(space, study, SimpleNamespace(log_metrics=lambda *_, **__: None), total=9)
     rows = summary.rows(study, space)
-    lines = shown(space, 9, rows[:1], rows, rows).splitlines()
+    for look in (rows[:1], rows, rows):
+        monkeypatch.setattr(summary, "rows", lambda *_, look=look: look)
+        watch.rows()
+    lines = capsys.readouterr().out.splitlines()
     assert [int(line.split()[1]) for line in lines] == [1, 2, 3, 4, 5]  # 0 had ended before, 6 and 7 have not yet
-    assert "★ best so far" in lines[4] and "best val/nme 5.000 (trial 5)" in lines[4] and "(4 of 9;" in lines[4]
+    assert "★" in lines[4] and "val/nme 5 " in lines[4] and "(4 of 9, some " in lines[4]
     assert "the loss is nan" in lines[2] and not any("★" in line for line in lines[:4])
-
-
-def test_a_terminal_gets_a_table_with_the_best_marked(study, space):
-    text = shown(space, 9, summary.rows(study, space), terminal=True)
-    for part in ("★ 5", "4 of 9", "Rates and hints: 1 running, 2 done", "hint.weight (fine)=1"):
-        assert part in text
-    assert "★ 0" not in text
-
-
-def test_the_table_keeps_to_the_last_trials(space):
-    made = new_study()
-    for number in range(40):
-        add(made, RECIPE, 9.0 - number / 10)
-    text = shown(space, 50, summary.rows(made, space), terminal=True)
-    assert "★ 39" in text and " 25 " in text and " 24 " not in text
-
-
-def row(state: str, epoch: int = 9) -> TrialRow:
-    trial = optuna.create_trial(state=TrialState.RUNNING, user_attrs={"epochs": epoch})
-    return TrialRow(trial, state, epochs=9)
-
-
-def test_time_left_follows_the_pace_since_the_watch_began():
-    old, new = [row("done")] * 4, [row("pruned")] * 2
-    assert time_left(old, 10, 4, 60.0) is None, "nothing ended yet"
-    assert time_left([*old, *new], 10, 4, 60.0) == pytest.approx(4 * 30)
-    half = [*old, *new, row("running", 4), row("running", 5), row("refused"), row("retried"), row("waiting", 0)]
-    assert time_left(half, 10, 4, 60.0) == pytest.approx((4 - 1) * 60 / 3)
-    assert time_left([*old, *new], 6, 4, 60.0) == 0.0
 
 
 # ---------------------------------------------------------------------------------------------------- what it leaves
@@ -238,7 +202,7 @@ def test_time_left_follows_the_pace_since_the_watch_began():
 def test_a_study_leaves_its_best_configuration_its_trials_and_its_pictures(study, space, tmp_path):
     files = write(space, study, tmp_path / "out")
     assert {file.name for file in files} == {
-        "best.yaml", "trials.csv", "history.png", "slices.png", "curves.png"
+        "best.yaml", "trials.csv", "history.png", "curves.png"
     }  # fmt: skip
     assert all(file.parent == tmp_path / "out" / "rates" and file.stat().st_size > 100 for file in files)
     config = configs.load(tmp_path / "out" / "rates" / "best.yaml")
@@ -341,16 +305,6 @@ def test_importances_of_trials_that_are_all_alike_are_none():
     assert pictures.importances(made, summary.rows(made)) == {}
 
 
-def test_slices_show_every_value_where_it_is(study, space):
-    add(study, {RATE: 2e-3, WIDTH: 8, HINTS: "none"}, 7.0)
-    figure = drawn(study, space)["slices"]
-    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
-    assert set(panels) == {"lr", "head.width", "hints", "hint.weight\n(coarse)", "hint.weight\n(fine)"}
-    assert sorted(panels["head.width"].collections[0].get_offsets().tolist()) == [[8, 7], [16, 6], [32, 5]]
-    assert panels["lr"].get_xscale() == "log"
-    assert {label.get_text() for label in panels["hints"].get_xticklabels()} == {"none", "coarse", "fine"}
-
-
 def test_the_front_is_drawn_through_whoever_nobody_beats(tmp_path):
     space = read_space(tmp_path, "[val/nme, model/latency_ms]")
     made = new_study(2)
@@ -366,8 +320,6 @@ def test_a_lone_trial_and_one_value_for_all_can_be_drawn(space):
     made = new_study()
     add(made, NONE, 5.0, [5.0])
     assert set(drawn(made, space)) == {"history", "curves"}
-    add(made, NONE, 5.0, [5.0])
-    assert set(drawn(made, space)) == {"history", "curves", "slices"}
     pruned = new_study()
     add(pruned, RECIPE, 9.0, [9.0], TrialState.PRUNED)
     assert set(drawn(pruned, space)) == {"curves"}
