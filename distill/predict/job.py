@@ -172,9 +172,12 @@ class _Done(NamedTuple):
 def _done(student: Student, works: Sequence[_Work], options: Options) -> Iterator[_Done | str]:
     """What comes of each picture, or why it is left out, in order; a thread a core reads, predicts, draws and writes.
 
-    A torch student computes one picture at a time, on all cores. Raises UserError for the first picture that cannot be
-    used where it is not to be skipped, and for a drawing that cannot be written.
+    A torch student computes one picture at a time, on all cores. Raises UserError for the first picture that cannot
+    be used where it is not to be skipped, and for a drawing that cannot be written; then no drawing of a later
+    picture stays.
     """
+    written: list[Path] = []
+    count = 0
 
     def one(work: _Work) -> _Done | str:
         try:
@@ -186,14 +189,21 @@ def _done(student: Student, works: Sequence[_Work], options: Options) -> Iterato
                 raise UserError(f"Image '{work.path}' cannot be used: {reason}.") from None
             return reason
         if work.target:
+            written.append(work.target)
             pictures.write(work.target, output.drawn(image, faces, student.markup))
         return _Done(faces, image.shape[:2])
 
     bar = tqdm(total=len(works), desc="pictures", unit="picture", disable=None, dynamic_ncols=True, leave=False)
-    with core_pool(None if isinstance(student.network, OnnxNetwork) else 1) as pool, bar:
-        for done in pool.map(one, works):
-            bar.update()
-            yield done
+    try:
+        with core_pool(None if isinstance(student.network, OnnxNetwork) else 1) as pool, bar:
+            for done in pool.map(one, works):
+                bar.update()
+                count += 1
+                yield done
+    finally:  # threads run ahead of a picture that stops the job
+        for work in works[count:]:
+            if work.target in written:
+                work.target.unlink(missing_ok=True)
 
 
 def face_in(student: Student, image: np.ndarray, box: Box | None, box_scale: float) -> Face:
