@@ -31,7 +31,8 @@ def student(tiny):
     return training.train_student(tiny.config("train.epochs=1", "seed=81", "name=packed"))
 
 
-def test_a_process_that_knows_nothing_of_us_gets_the_same_points_from_the_registry(tiny, student, tmp_path):
+@pytest.mark.slow
+def test_a_process_without_this_package_gets_the_same_points_from_the_registry(tiny, student, tmp_path):
     import torch
 
     from distill.export.job import sample_faces

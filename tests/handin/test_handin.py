@@ -218,6 +218,7 @@ def test_only_a_finished_student_with_a_submission_is_handed_in(tiny, tmp_path, 
 # ---------------------------------------------------------------------------------------------------- reproducing
 
 
+@pytest.mark.slow
 def test_the_readmes_command_makes_the_stored_submission_again(tiny, built, monkeypatch, capsys):
     images = str(tiny.data / "synthetics_test")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the last digits must not hang on this

@@ -313,7 +313,8 @@ def test_a_run_on_98_points_goes_from_labels_to_pictures_without_a_submission(wh
     assert "mine" in info.params["data.landmarks"]
 
 
-def test_the_doors_need_no_yaml_for_a_model_of_98_points(whole, tmp_path, capsys):
+@pytest.mark.slow
+def test_commands_need_no_yaml_for_a_model_of_98_points(whole, tmp_path, capsys):
     from distill.evaluate import __main__ as evaluate
     from distill.export import __main__ as export
     from distill.predict import __main__ as predict
