@@ -123,15 +123,20 @@ def tiny(tmp_path_factory):
 @pytest.fixture
 def bare(monkeypatch):
     """Whole runs without pictures and ONNX export, for tests that look at neither."""
+    from distill.evaluate.job import predict_set
     from distill.export import job as exporting
     from distill.training import finalize
 
-    def no_onnx(_model, path, _described):
+    made = {}
+
+    def no_onnx(model, path, _described):
         path.write_bytes(b"")
+        made[path] = model
         return path, 0.0
 
     monkeypatch.setattr(finalize, "pictures", lambda *_, **__: [])
     monkeypatch.setattr(exporting, "to_onnx", no_onnx)
+    monkeypatch.setattr(exporting, "solve", lambda onnx, images: predict_set(made[onnx], images).points)
     monkeypatch.setattr(finalize, "pack", lambda *_: [])
 
 

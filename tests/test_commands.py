@@ -271,7 +271,7 @@ def test_every_reference_is_the_same_model(tiny, tmp_path, kind):
 
 def test_predict_draws(tiny, tmp_path):
     predict.main([str(tiny.control.model_file), str(tiny.data / "synthetics_test"), "--out", str(tmp_path)])
-    drawn = sorted(path.stem for path in tmp_path.glob("*.png"))
+    drawn = sorted(path.stem for path in tmp_path.glob("*.jpg"))
     assert drawn == sorted(path.stem for path in (tiny.data / "synthetics_test").glob("*.jpg"))
 
 

@@ -136,7 +136,7 @@ def test_names_that_are_not_utf8_come_out_as_the_bytes_that_they_are(tmp_path):
     options = Options(tmp_path / "out", format="csv")
     predict_pictures(Student(Still(), "still"), list_pictures([str(folder)]), options)
     assert b"caf\xe9.jpg," in (tmp_path / "out/landmarks.csv").read_bytes()
-    assert os.listdir(os.fsencode(tmp_path / "out")).count(b"caf\xe9.png") == 1
+    assert os.listdir(os.fsencode(tmp_path / "out")).count(b"caf\xe9.jpg") == 1
 
 
 def test_a_picture_in_a_folder_that_is_refused_costs_no_memory(tmp_path):

@@ -342,7 +342,7 @@ def test_commands_need_no_yaml_for_a_model_of_98_points(whole, tmp_path, capsys)
         assert "98 landmarks of mine" in capsys.readouterr().out
         header = (tmp_path / out / "landmarks.csv").read_text().splitlines()[0].split(",")
         assert header[:5] == ["image", "face", "x_p0", "y_p0", "c_p0"] and len(header) == 2 + 3 * 98
-        assert len(list((tmp_path / out).glob("*.png"))) == 4
+        assert len(list((tmp_path / out).glob("*.jpg"))) == 4
 
 
 def test_the_report_is_about_98_points(whole, tmp_path):

@@ -408,7 +408,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path, change, named):
     ("metadata", "named"),
     [
         (lambda d: "", "no description"),
-        (lambda d: "{broken", "no description"),
+        (lambda d: "{broken", "not JSON"),
         (lambda d: [1, 2], "format"),
         (lambda d: d | {"format": 99}, "99"),
         (lambda d: {k: v for k, v in d.items() if k != "model"}, "model"),
