@@ -265,7 +265,7 @@ def _parser() -> cli.Parser:
     parser.add_argument("--data", metavar="DIR", help="data root that is there already (default: render one)")
     parser.add_argument("--size", type=int, default=256, metavar="S", help="side of the renders (default: %(default)s)")
     parser.add_argument("--take-in", metavar="DIR", help="put the results in this folder into a store, and stop")
-    parser.add_argument("--store", default="mlruns", metavar="DIR", help="for --take-in (default: %(default)s)")
+    cli.add_store_argument(parser)  # of --take-in; the trainings have one below --work
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all trainings; NAME.key=value: for one")
     return parser
 
