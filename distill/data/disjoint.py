@@ -8,6 +8,7 @@ at most 20 of the 256 bits, different ones in at least 33.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import numpy as np
 from distill.data import images
 from distill.data.annotations import LandmarkSet
 from distill.errors import UserError
+from distill.files import atomic
 
 ALIKE = 20  # bits at most
 _CELLS = 16  # each way
@@ -57,12 +59,18 @@ def assert_disjoint(train: LandmarkSet, other: LandmarkSet) -> None:
                 refuse("content", i, j)
 
 
-def near_copies(train: LandmarkSet, others: Sequence[LandmarkSet]) -> list[tuple[Path, Path]]:
-    """Training images that look like one of the other sets' images: pairs of files, the training image first."""
+def near_copies(
+    train: LandmarkSet, others: Sequence[LandmarkSet], cache: str | os.PathLike | None = None
+) -> list[tuple[Path, Path]]:
+    """Training images that look like one of the other sets' images: pairs of files, the training image first.
+
+    cache: a folder that keeps the hashes by the sets' fingerprints, so that later calls decode nothing; as for the
+    pixels in it (cache.py), a fingerprint does not see a file edited to its very size.
+    """
     found = []
-    hashes = _hashes(train)
+    hashes = _hashes(train, cache)
     for other in others:
-        theirs = _hashes(other)
+        theirs = _hashes(other, cache)
         for start in range(0, len(train), 4096):  # rows of a table of distances
             agreement = hashes[start : start + 4096] @ theirs.T
             for row in np.flatnonzero((_CELLS**2 - agreement.max(1)) / 2 <= ALIKE):
@@ -71,11 +79,28 @@ def near_copies(train: LandmarkSet, others: Sequence[LandmarkSet]) -> list[tuple
     return found
 
 
-def _hashes(landmark_set: LandmarkSet) -> np.ndarray:
+def _hashes(landmark_set: LandmarkSet, cache: str | os.PathLike | None) -> np.ndarray:
     """(N, 256) float32 of -1 and 1, so that a product counts equal bits; zeros for an image that cannot be decoded."""
+    kept = Path(cache) / f"{landmark_set.fingerprint}-hashes.npy" if cache else None
+    if kept and (found := _read(kept, len(landmark_set))) is not None:
+        return found.astype(np.float32)
     paths = [landmark_set.folder / name for name in landmark_set.names]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        return np.array(list(threads.map(_hash, paths)), np.float32)
+        hashes = np.array(list(threads.map(_hash, paths)), np.float32)
+    if kept:
+        # where nothing can be written, the pixels' own cache is refused with its reason
+        with contextlib.suppress(OSError), atomic(kept) as temporary:
+            np.save(temporary, hashes.astype(np.int8))
+    return hashes
+
+
+def _read(path: Path, rows: int) -> np.ndarray | None:
+    """Kept hashes; None where there are none of so many images."""
+    try:
+        found = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == (rows, _CELLS**2) else None
 
 
 def _hash(path: Path) -> np.ndarray:

@@ -207,15 +207,15 @@ def _read_data(config: Config, processes: Processes, resumed: Unfinished | None)
         total = count + len(data.train)
         print(f"{count} of {total} training images are left out, such as '{name}': {reason}.", flush=True)
     if processes.is_main and not resumed:
-        _warn_of_copies(data)
+        _warn_of_copies(data, config.data.cache)
     if resumed:
         checkpoint.check_data(resumed, data.fingerprints)
     return data
 
 
-def _warn_of_copies(data: Data) -> None:
+def _warn_of_copies(data: Data, cache: str) -> None:
     """Training images that look like one to validate or test on: the user's to judge."""
-    found = near_copies(data.train, [other for other in (data.val, data.test) if other])
+    found = near_copies(data.train, [other for other in (data.val, data.test) if other], cache)
     if found:
         ours, theirs = found[0]
         print(

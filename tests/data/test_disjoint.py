@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distill.config import Config, DataConfig
-from distill.data import SAMPLE_ROOT
+from distill.data import SAMPLE_ROOT, disjoint
 from distill.data.annotations import read_set
 from distill.data.disjoint import assert_disjoint, near_copies
 from distill.data.folders import resolve
@@ -73,3 +73,13 @@ def test_the_bundled_sample_is_disjoint_and_nothing_in_it_looks_alike():
     assert_disjoint(train, val)
     assert_disjoint(train, test)
     assert near_copies(train, [val, test]) == []
+
+
+def test_hashes_that_were_kept_are_not_computed_again(tiny_root, tmp_path, monkeypatch):
+    train, val = read_set(tiny_root / "synthetics_train"), read_set(tiny_root / "synthetics_val")
+    plain, first = near_copies(train, [val]), near_copies(train, [val], tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(disjoint, "_hash", None)
+        assert plain == first == near_copies(train, [val], tmp_path / "cache") != []
+    next((tmp_path / "cache").glob(f"{train.fingerprint}*")).write_bytes(b"cut")
+    assert near_copies(train, [val], tmp_path / "cache") == plain
