@@ -117,9 +117,8 @@ def _unwind_on_signals() -> list[int]:
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # not of a job in the background, which ignores it
+    # a job in the background ignores SIGINT, and goes on doing so
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
     return received
 

@@ -118,9 +118,8 @@ class Watch:
     def __init__(self, space: Space, study: Study, parent: track.Run, total: int):
         self.space, self.study, self.parent, self.total = space, study, parent, total
         self.ended: set[int] = set()  # numbers of trials that were logged
-        self.printed: set[int] | None = (
-            None  # numbers of trials that need no line any more; None: before the first look
-        )
+        # numbers of trials that need no line any more; None: before the first look
+        self.printed: set[int] | None = None
         self.started, self.before = time.monotonic(), 0  # when we began to watch, and how many had ended then
 
     def rows(self) -> list[TrialRow]:

@@ -89,22 +89,23 @@ def tiny_root(tmp_path: Path) -> Path:
     return root
 
 
+def _shared(name: str) -> Path:
+    folder = Path(__file__).resolve().parents[2] / "shared" / name
+    if not folder.is_dir():
+        pytest.skip(f"no shared/{name} beside the repository")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The shared data folder beside the repository; tests that need it skip where it is absent."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared/data beside the repository")
-    return folder
+    return _shared("data")
 
 
 @pytest.fixture(scope="session")
 def shared_inputs() -> Path:
     """Damaged and odd inputs beside the repository; tests that need them skip where they are absent."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "inputs"
-    if not folder.is_dir():
-        pytest.skip("no shared/inputs beside the repository")
-    return folder
+    return _shared("inputs")
 
 
 from running import bare, tiny  # noqa: E402, F401

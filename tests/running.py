@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +15,9 @@ from distill import config as configs
 from distill import tracking
 from distill.config import Config
 from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from distill.models.landmarker import Landmarker
 
 REPO = Path(__file__).resolve().parent.parent
 OTHERS = ("recipes", "ablations", "search")  # files of other kinds, with tests of their own
@@ -120,24 +125,33 @@ def tiny(tmp_path_factory):
         yield Tiny(folder)
 
 
-@pytest.fixture
-def bare(monkeypatch):
-    """Whole runs without pictures and ONNX export, for tests that look at neither."""
+@contextmanager
+def without_extras() -> Iterator[None]:
+    """While inside, whole runs make neither pictures nor an ONNX file."""
     from distill.evaluate.job import predict_set
     from distill.export import job as exporting
     from distill.training import finalize
 
-    made = {}
+    made: dict[Path, Landmarker] = {}
 
     def no_onnx(model, path, _described):
         path.write_bytes(b"")
         made[path] = model
         return path, 0.0
 
-    monkeypatch.setattr(finalize, "pictures", lambda *_, **__: [])
-    monkeypatch.setattr(exporting, "to_onnx", no_onnx)
-    monkeypatch.setattr(exporting, "solve", lambda onnx, images: predict_set(made[onnx], images).points)
-    monkeypatch.setattr(finalize, "pack", lambda *_: [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finalize, "pictures", lambda *_, **__: [])
+        patch.setattr(exporting, "to_onnx", no_onnx)
+        patch.setattr(exporting, "solve", lambda onnx, images: predict_set(made[onnx], images).points)
+        patch.setattr(finalize, "pack", lambda *_: [])
+        yield
+
+
+@pytest.fixture
+def bare() -> Iterator[None]:
+    """For tests that look neither at pictures nor at the ONNX file of a run."""
+    with without_extras():
+        yield
 
 
 def in_this_process(tasks, parts, is_busy, on_end) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from distill.data.annotations import LandmarkSet
 from distill.data.augment import plain
 from distill.errors import UserError
+from distill.files import write_text
 
 
 class CachedImages:
@@ -95,6 +96,4 @@ def _build(landmark_set: LandmarkSet, path: Path, meta: dict, progress: bool) ->
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-    note = path.with_suffix(".json.part")  # written last: without it the pixels do not count
-    note.write_text(json.dumps(meta), encoding="utf-8")
-    os.replace(note, path.with_suffix(".json"))
+    write_text(path.with_suffix(".json"), json.dumps(meta))  # last: without it the pixels do not count

@@ -30,11 +30,11 @@ def resolve(data: DataConfig) -> SetPaths:
     val "auto" is aflw_val where that exists, else synthetics_val; test "auto" is aflw_test, else synthetics_test, else
     none. Raises UserError for a root or set folder that is not there.
     """
-    said = os.environ.get(DATA_VARIABLE, "")
+    named = os.environ.get(DATA_VARIABLE, "")
     if data.root:
         root, source = Path(data.root).expanduser(), "data.root"
-    elif said:
-        root, source = Path(said).expanduser(), f"the environment variable {DATA_VARIABLE}"
+    elif named:
+        root, source = Path(named).expanduser(), f"the environment variable {DATA_VARIABLE}"
     else:
         root, source = SAMPLE_ROOT, "the bundled sample"
     if not root.is_dir():

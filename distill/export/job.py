@@ -25,6 +25,7 @@ from distill.data.loading import eval_batches
 from distill.errors import UserError
 from distill.evaluate.job import predict_set, side_errors
 from distill.export.solve import Ahead, solve
+from distill.files import atomic
 from distill.landmarks import IBUG68
 from distill.metrics.calibration import Calibration, fit
 from distill.models.files import MAX_BYTES, load_model, markup_of, read_description, rewrite
@@ -221,15 +222,13 @@ def to_onnx(model: Landmarker, path: Path, described: dict) -> tuple[Path, float
     for node in program.model.graph:  # the exporter leaves stack traces, with paths of this machine
         node.metadata_props.clear()
     program.model.metadata_props["distill"] = json.dumps(described, sort_keys=True)
-    temporary = path.with_name(path.name + ".tmp")
-    program.save(str(temporary), external_data=False)
-    worst = difference(model, OnnxNetwork(temporary))
-    if not worst <= PARITY_PIXELS:
-        temporary.unlink()
-        raise UserError(
-            f"The ONNX model differs from the student by {worst:.4f} px; expected at most {PARITY_PIXELS} px."
-        )
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        program.save(str(temporary), external_data=False)
+        worst = difference(model, OnnxNetwork(temporary))
+        if not worst <= PARITY_PIXELS:
+            raise UserError(
+                f"The ONNX model differs from the student by {worst:.4f} px; expected at most {PARITY_PIXELS} px."
+            )
     return path, worst
 
 

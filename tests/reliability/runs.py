@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import psutil
-import pytest
 from conftest import write_challenge
 from files import REPO, expect
-from running import CONTROL, same_weights
+from running import CONTROL, same_weights, without_extras
 
 from distill import config as configs
 from distill import tracking
@@ -296,18 +295,9 @@ def stores(_rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Calla
 
 def train_bare(config: configs.Config) -> TrainResult:
     """Train a student without pictures and ONNX export, which nothing here is about."""
-    from distill.export import job as exporting
-    from distill.training import finalize
     from distill.training import job as training
 
-    def no_onnx(_model: object, path: Path, _described: dict) -> tuple[Path, float]:
-        path.write_bytes(b"")
-        return path, 0.0
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finalize, "pictures", lambda *_, **__: [])
-        patch.setattr(exporting, "to_onnx", no_onnx)
-        patch.setattr(finalize, "pack", lambda *_: [])
+    with without_extras():
         return training.train_student(config)
 
 
