@@ -24,7 +24,7 @@ test: lint
 	$(ONE_THREAD) $(PY) -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/ready
-	$(ONE_THREAD) $(PY) -m pytest -m slow
+	$(ONE_THREAD) $(PY) -m pytest -m slow --timeout 3600
 
 lint: .venv/ready
 	.venv/bin/ruff check .

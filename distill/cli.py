@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "distill": ("numpy", "cv2", "PIL", "onnxruntime", "av", "yaml", "tqdm", "filelock", "pydantic"),
     "distill[train]": (
-        "torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "onnxscript", "matplotlib",
+        "torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "matplotlib",
         "jinja2", "plutoprint", "psutil", "packaging", "scipy",
     ),
     "distill[synthesis]": ("numba",),

@@ -33,6 +33,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "numba": ("distill.synthesis",),
     "optuna": ("search",),
     "sqlalchemy": ("search.storage",),
+    "onnx": ("distill.export",),
     "onnxruntime": ("distill.predict.runtime",),
     "jinja2": ("distill.files", "distill.report"),
     "av": ("distill.predict.video",),

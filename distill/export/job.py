@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -15,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnx.tools.update_model_dims import update_inputs_outputs_dims
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -204,26 +204,31 @@ def to_onnx(model: Landmarker, path: Path, described: dict) -> tuple[Path, float
     Returns the path and the largest coordinate difference. Raises UserError where it exceeds PARITY_PIXELS.
     Branches that only help training become one convolution (`reparameterized`), and the exporter folds batch norms.
     """
-    wrapped = _WithPoints(reparameterized(model))
+    wrapped = _WithPoints(reparameterized(model)).eval()
     example = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    traced = io.BytesIO()
+    outputs = ["points", "confidence"]
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
+        # by TorchScript: a sixteenth of the time of the exporter by torch.export, for a graph of the same speed
+        torch.onnx.export(
             wrapped,
             (example,),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            external_data=False,
+            traced,
+            dynamo=False,
             input_names=["image"],
-            output_names=["points", "confidence"],
-            verbose=False,
+            output_names=outputs,
+            dynamic_axes={name: {0: "batch"} for name in ("image", *outputs)},
         )
-    for node in program.model.graph:  # the exporter leaves stack traces, with paths of this machine
-        node.metadata_props.clear()
-    program.model.metadata_props["distill"] = json.dumps(described, sort_keys=True)
+    points, confidence = ["batch", model.markup.count, 2], ["batch", model.markup.count]
+    graph = update_inputs_outputs_dims(  # tracing loses the number of points of some heads
+        onnx.load_from_string(traced.getvalue()),
+        {"image": ["batch", *example.shape[1:]]},
+        {"points": points, "confidence": confidence},
+    )
+    onnx.helper.set_model_props(graph, {"distill": json.dumps(described, sort_keys=True)})
     with atomic(path) as temporary:
-        program.save(str(temporary), external_data=False)
+        onnx.save(graph, str(temporary))
         worst = difference(model, OnnxNetwork(temporary))
         if not worst <= PARITY_PIXELS:
             raise UserError(
