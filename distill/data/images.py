@@ -6,6 +6,7 @@ before its end is refused. What follows the end of a picture does not matter.
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,10 @@ from distill.files import open_regular
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MOST_PIXELS = 100_000_000
 MOST_BYTES = 8 * MOST_PIXELS  # of a file: 16 bits a value, four values a pixel
+# A larger picture with more pixels a byte is no picture: PNG and TIFF hold at most 1032 values of one colour a byte,
+# JPEG fewer. WebP alone could, for a picture of one colour.
+MOST_PIXELS_A_BYTE = 4000
+SMALL = 4_000_000
 
 _REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
@@ -28,7 +33,7 @@ _REDUCED = {
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
 }
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # MPO: a JPEG with others behind it
+_JPEG_END = b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the bound here takes its place
@@ -121,16 +126,31 @@ def _check(file: BinaryIO) -> tuple[int, int]:
         raise Broken("it is not a picture, or its header is broken (expected JPEG, PNG, BMP, WebP or TIFF)") from None
     if width * height > MOST_PIXELS:
         raise Broken(f"it has {width}x{height} pixels, {too_many}")
-    if kind in _ENDS and not _reaches(file, _ENDS[kind]):
+    if width * height > max(SMALL, MOST_PIXELS_A_BYTE * length):
+        raise Broken(f"its header claims {width}x{height} pixels, more than its {length:,} bytes can hold")
+    whole = {"JPEG": _whole_jpeg, "MPO": _whole_jpeg, "PNG": _whole_png}.get(kind)  # MPO: a JPEG with others behind it
+    if whole and not whole(file):
         raise Broken(f"it is truncated (a {kind} without its end)")
     return width, height
 
 
-def _reaches(file: BinaryIO, end: bytes) -> bool:
+def _whole_jpeg(file: BinaryIO) -> bool:
     """Whether the end marker is there; a thumbnail in the header has one of its own, before the picture's scan."""
     file.seek(max(0, file.seek(0, 2) - 64))
-    if end in file.read():
+    if _JPEG_END in file.read():
         return True
     file.seek(0)
     data = file.read()  # something was appended
-    return data.find(end, max(0, data.rfind(_START_OF_SCAN))) >= 0 if len(end) == 2 else end in data
+    return data.find(_JPEG_END, max(0, data.rfind(_START_OF_SCAN))) >= 0
+
+
+def _whole_png(file: BinaryIO) -> bool:
+    """Whether chunk follows on chunk up to the last. OpenCV reserves what a chunk claims: 2 GB by one wrong byte."""
+    length, position = file.seek(0, 2), 8  # behind the signature
+    while position + 12 <= length:  # its data's length, name, data, checksum
+        file.seek(position)
+        count, name = struct.unpack(">I4s", file.read(8))
+        position += 12 + count
+        if name == b"IEND":
+            return position <= length
+    return False

@@ -34,6 +34,13 @@ def claiming(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def claiming_chunk() -> bytes:
+    """A PNG of a few kilobytes whose pixels claim to take 2 GB of the file."""
+    data = bytearray(encoded("PNG"))
+    data[data.index(b"IDAT") - 4] = 0x7F
+    return bytes(data)
+
+
 def with_thumbnail() -> bytes:
     """A JPEG with a whole JPEG in its header."""
     exif = Image.Exif()
@@ -52,9 +59,11 @@ GOOD = {
 BROKEN = {
     "30000x30000": claiming(30000, 30000),
     "20000x6000": claiming(20000, 6000),
+    "9000x9000": claiming(9000, 9000),
     "cut jpeg": encoded("JPEG")[:-99],
     "cut jpeg with a thumbnail": with_thumbnail()[:-99],
     "cut png": encoded("PNG")[:-9],
+    "2 GB chunk": claiming_chunk(),
     "cut webp": encoded("WEBP", lossless=True)[:-99],
     "header alone": encoded("PNG")[:20],
     "empty": b"",
@@ -139,9 +148,10 @@ def test_names_that_are_not_utf8_come_out_as_the_bytes_that_they_are(tmp_path):
     assert os.listdir(os.fsencode(tmp_path / "out")).count(b"caf\xe9.jpg") == 1
 
 
-def test_a_picture_in_a_folder_that_is_refused_costs_no_memory(tmp_path):
-    """The header alone decides: OpenCV, which would take 2.7 GB, is not called."""
-    (tmp_path / "a.jpg").write_bytes(BROKEN["30000x30000"])
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(images.Broken, match="million pixels"):
+@pytest.mark.parametrize("kind", ["30000x30000", "9000x9000", "2 GB chunk"])
+def test_a_picture_that_is_refused_costs_no_memory(tmp_path, kind):
+    """Header and chunks alone decide: OpenCV, which would take 2 GB and more, is not called."""
+    (tmp_path / "a.jpg").write_bytes(BROKEN[kind])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(images.Broken, match="million pixels|can hold|truncated"):
         patch.setattr("cv2.imdecode", None)
         images.decode(tmp_path / "a.jpg")

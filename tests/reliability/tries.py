@@ -66,25 +66,28 @@ def run(kind: str, count: int, seed: int, folder: Path) -> Row:
         before, start = _peak(), time.process_time()
         signal.setitimer(signal.ITIMER_PROF, seconds)  # of CPU time, whatever else the machine does
         signal.alarm(30 * seconds)
+        lost, refused = "", False
         try:
             call()
-            row.right += 1
         except UserError as error:
+            refused = True
             if "\n" in str(error) or len(str(error)) > 2000:
-                row.lost.append(f"{what}: {len(str(error))} characters of error, not a sentence")
-            else:
-                row.refused += 1
+                lost = f"{len(str(error))} characters of error, not a sentence"
         except KeyboardInterrupt:  # enough: what was counted so far
             break
         except BaseException as error:
-            row.lost.append(f"{what}: {type(error).__name__}: {str(error)[:300]}")
+            lost = f"{type(error).__name__}: {str(error)[:300]}"
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
         row.longest, grown = max(row.longest, time.process_time() - start), _peak() - before
-        row.most = max(row.most, grown if number else 0)  # the first one imports
-        if number and grown > MEGABYTES:
-            row.lost.append(f"{what}: {grown:.0f} MB")
+        if number:  # the first one imports
+            row.most = max(row.most, grown)
+            lost = lost or (f"{grown:.0f} MB" if grown > MEGABYTES else "")
+        if lost:
+            row.lost.append(f"{what}: {lost}")
+        else:
+            row.refused, row.right = row.refused + refused, row.right + (not refused)
     return row
 
 

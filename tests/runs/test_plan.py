@@ -166,7 +166,8 @@ def test_a_damaged_checkpoint_is_not_continued(mine, monkeypatch):
 
 
 def test_the_tags_are_the_run_s_and_change_nothing_of_what_it_is(mine):
-    run_id = settled(Cell("a", "student", mine("tracking.tags={by: hand}")), {"mlflow.parentRunId": "abc"})
+    cell = Cell("a", "student", mine("tracking.tags={by: hand}"))
+    run_id = find_or_train.settle(cell, {"mlflow.parentRunId": "abc"}).run_id
     tags = tracking.find_run(mine().tracking, run_id).tags
     assert (tags["by"], tags["mlflow.parentRunId"]) == ("hand", "abc")
     assert find_or_train.settle(Cell("a", "student", mine()), {"mlflow.parentRunId": "def"}) == find_or_train.Outcome(
