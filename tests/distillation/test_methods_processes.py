@@ -66,6 +66,7 @@ def process(rank: int, store: str, found) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo")
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_and_the_scales_of_one(tmp_path):
     context = multiprocessing.get_context("spawn")
     found = context.Queue()

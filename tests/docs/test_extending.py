@@ -43,6 +43,7 @@ def test_the_python_examples_train_and_print_an_error_in_percent(folder, section
     assert 0 < float(capsys.readouterr().out.splitlines()[-1]) < 100
 
 
+@pytest.mark.slow
 def test_the_search_example_can_be_looked_at_and_run(folder, capsys):
     (folder / "my_search.yaml").write_text(block("A search space", "yaml"), encoding="utf-8")
     commands = re.findall(r"^python -m search\.study ([^#\n]+)", SECTIONS["A search space"], re.MULTILINE)

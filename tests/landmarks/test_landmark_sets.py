@@ -298,6 +298,7 @@ def whole(tiny, tmp_path_factory):
     return folder, config, training.train_student(config)
 
 
+@pytest.mark.slow
 def test_a_run_on_98_points_goes_from_labels_to_pictures_without_a_submission(whole, capsys):
     from distill import tracking
     from distill.models.files import load_model
@@ -313,6 +314,7 @@ def test_a_run_on_98_points_goes_from_labels_to_pictures_without_a_submission(wh
     assert "mine" in info.params["data.landmarks"]
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_commands_need_no_yaml_for_a_model_of_98_points(whole, tmp_path, capsys):
     from distill.evaluate import __main__ as evaluate
@@ -345,6 +347,7 @@ def test_commands_need_no_yaml_for_a_model_of_98_points(whole, tmp_path, capsys)
         assert len(list((tmp_path / out).glob("*.jpg"))) == 4
 
 
+@pytest.mark.slow
 def test_the_report_is_about_98_points(whole, tmp_path):
     from distill.report import job
 

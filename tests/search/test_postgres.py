@@ -125,6 +125,7 @@ def file(tiny, tmp_path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_several_processes_that_make_the_tables_and_the_study_at_once_make_one(server, file):
     given = server.database("fresh")
     space = spaces.load(file)
