@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from distill.errors import UserError
+from distill.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
     from distill.config import Config
@@ -21,19 +21,38 @@ if TYPE_CHECKING:
 EXTRAS = {
     "distill": ("numpy", "cv2", "PIL", "onnxruntime", "av", "yaml", "tqdm", "filelock", "pydantic"),
     "distill[train]": (
-        "torch", "torchvision", "timm", "mlflow", "albumentations", "safetensors", "onnx", "matplotlib",
-        "jinja2", "plutoprint", "psutil", "packaging", "scipy",
+        "torch",
+        "torchvision",
+        "timm",
+        "mlflow",
+        "albumentations",
+        "safetensors",
+        "onnx",
+        "matplotlib",
+        "jinja2",
+        "plutoprint",
+        "psutil",
+        "packaging",
+        "scipy",
     ),
     "distill[synthesis]": ("numba",),
     "distill[search]": ("optuna", "sqlalchemy", "psycopg"),
-}  # fmt: skip
+}
 
 
 # what a disk, its rights or a name of the user's may bring about anywhere; other failures of files are ours
 DISK = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
-    errno.ENAMETOOLONG, errno.EFBIG,
-)  # fmt: skip
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EFBIG,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,8 +87,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call `main` with the command line's arguments. A UserError, a package that is not installed, or a file that the
-    disk refuses becomes one line on stderr and exit code 2.
+    """Call `main` with the command line's arguments. A UserError, a package that is not installed, memory that runs
+    out, or a file that the disk refuses becomes one line on stderr and exit code 2.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -80,30 +99,35 @@ def run(main: Callable[[list[str]], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        bringing = [name for name, packages in EXTRAS.items() if package in packages]
-        if not bringing:  # an error of ours
-            raise
-        needed = f"This needs the package '{package}', which is not installed"
-        print(f"error: {needed}: pip install '{bringing[0]}'.", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        name = error.filename2 or error.filename  # of a copy: what was written
-        where = f"'{os.fsdecode(name)}'" if name else "the disk"
-        print(f"error: {where} cannot be read or written: {error.strerror}.", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence:
+            print(f"error: {sentence}", file=sys.stderr)
+            sys.exit(2)
         if not stopped_by:
             raise
         # a library that was being imported made an error of its own of the stop
         print("\ninterrupted", file=sys.stderr)
         sys.exit(128 + stopped_by[0])
+
+
+def _sentence(error: Exception) -> str:
+    """What an error means that the user or the machine brought about; empty for one of ours."""
+    if is_out_of_memory(error):
+        return "There is not enough memory for this."
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        bringing = [name for name, packages in EXTRAS.items() if package in packages]
+        needed = f"This needs the package '{package}', which is not installed"
+        return f"{needed}: pip install '{bringing[0]}'." if bringing else ""
+    if isinstance(error, OSError) and error.errno in DISK:
+        name = error.filename2 or error.filename  # of a copy: what was written
+        where = f"'{os.fsdecode(name)}'" if name else "the disk"
+        return f"{where} cannot be read or written: {error.strerror}."
+    return ""
 
 
 def _unwind_on_signals() -> list[int]:

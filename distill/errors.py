@@ -5,9 +5,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# what Python, torch, OpenCV, ONNX Runtime and the loader of shared libraries say where memory runs out
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "insufficient memory",
+    "allocate memory",
+    "bad allocation",
+    "bad_alloc",
+    "failed to map segment",
+    "can't start new thread",
+)
+
 
 class UserError(Exception):
     """Bad input. The message is one clear sentence: file, field, what was found, what was expected."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it came about because memory ran out, of the machine or of a GPU."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY)
 
 
 def unknown(field: str, name: str, known: Iterable[str]) -> UserError:

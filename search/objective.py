@@ -209,9 +209,11 @@ class _Attempt:
     def _tags(self) -> dict[str, str]:
         study, number = self.place.study, str(self.trial.number)
         return {
-            "mlflow.parentRunId": self.place.parent, "distill.study": study, "optuna.study": study,
+            "mlflow.parentRunId": self.place.parent,
+            "distill.study": study,
+            "optuna.study": study,
             "optuna.trial": number,
-        }  # fmt: skip
+        }
 
     def _tag(self, run_id: str, tags: dict[str, str]) -> None:
         with suppress(UserError):  # no trial is lost for a tag

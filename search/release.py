@@ -45,9 +45,16 @@ RECIPE_FILE = "recipe.yaml"
 NAME = "distill-student"
 # Where and how the recipe was to be trained; the files themselves say only what is computed.
 PLACES = (
-    "data.root", "data.test", "data.cache", "data.workers", "train.device", "train.threads", "train.checkpoint_seconds",
-    "tracking.uri", "tracking.experiment",
-)  # fmt: skip
+    "data.root",
+    "data.test",
+    "data.cache",
+    "data.workers",
+    "train.device",
+    "train.threads",
+    "train.checkpoint_seconds",
+    "tracking.uri",
+    "tracking.experiment",
+)
 
 
 @dataclass(frozen=True)
@@ -222,9 +229,11 @@ def _export(config: Config, run: RunInfo, folder: Path) -> Export:
 def _cost(run: RunInfo) -> Cost:
     get = run.metrics.__getitem__
     return Cost(
-        parameters=int(get("model/parameters")), file_bytes=int(get("model/file_bytes")), mmacs=get("model/mmacs"),
+        parameters=int(get("model/parameters")),
+        file_bytes=int(get("model/file_bytes")),
+        mmacs=get("model/mmacs"),
         latency_ms=get("model/latency_ms"),
-    )  # fmt: skip
+    )
 
 
 def _mean(row: Row) -> str:

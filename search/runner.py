@@ -79,11 +79,18 @@ def run(space: Space, order: Order, out: Path) -> Finished:
     with _parent(study, space, order.url) as parent:
         specs = [
             Spec(
-                os.getpid(), str(space.path), list(order.overrides), order.study, order.trials, first + part, parent.id,
-                teacher, share.threads,
+                os.getpid(),
+                str(space.path),
+                list(order.overrides),
+                order.study,
+                order.trials,
+                first + part,
+                parent.id,
+                teacher,
+                share.threads,
             )
             for part, share in enumerate(parts)
-        ]  # fmt: skip
+        ]
         watch = Watch(space, study, parent, order.trials)
         done = summary.tally(watch.rows()).ended
         print(
@@ -230,9 +237,12 @@ def _join(
         if teacher:
             resolve_model(teacher, space.base.tracking)
         agreed = {
-            DATA: data, TEACHER: teacher, TRIALS: order.trials, WORKERS: first + workers,
+            DATA: data,
+            TEACHER: teacher,
+            TRIALS: order.trials,
+            WORKERS: first + workers,
             RECIPE: configs.to_dict(space.base),
-        }  # fmt: skip
+        }
         for key, value in agreed.items():
             study.set_user_attr(key, value)
     return teacher, first
@@ -248,10 +258,14 @@ def _parent(study: Study, space: Space, url: str) -> track.Run:
         runs = track.runs_tagged(tracking, "study", tags) if known else []
         here = next((run.id for run in runs if run.id == known), runs[0].id if runs else None)
         run = track.Run.start(
-            tracking, job="study", run_name=name, params=_about(space, name), 
+            tracking,
+            job="study",
+            run_name=name,
+            params=_about(space, name),
             tags=tags | {track.NOTE: _note(space, name)},
-            config_yaml=space.path.read_text(encoding="utf-8"), resume_id=here,
-        )  # fmt: skip
+            config_yaml=space.path.read_text(encoding="utf-8"),
+            resume_id=here,
+        )
         if not known:
             study.set_user_attr(PARENT, run.id)
     return run

@@ -37,20 +37,35 @@ def run(role: str, shift: float, seed: int = 0, config: Config | None = None, **
         tags["teacher.run_id"] = run_id("teacher", 0)
     large = role == "teacher"
     values = {
-        "best/val/nme": report.nme, "best/val/median": report.median, "best/val/failure_rate": report.failure_rate,
-        "best/val/auc": report.auc, "model/file_bytes": 9.35e6 * (1 + 3 * large), "model/mmacs": 125.0,
-        "model/parameters": 2.3e6 * (1 + 3 * large), "model/latency_ms": 6.5 + seed, "data/train_images": 3000.0,
+        "best/val/nme": report.nme,
+        "best/val/median": report.median,
+        "best/val/failure_rate": report.failure_rate,
+        "best/val/auc": report.auc,
+        "model/file_bytes": 9.35e6 * (1 + 3 * large),
+        "model/mmacs": 125.0,
+        "model/parameters": 2.3e6 * (1 + 3 * large),
+        "model/latency_ms": 6.5 + seed,
+        "data/train_images": 3000.0,
         "data/val_images": float(IMAGES),
-    }  # fmt: skip
+    }
     history = {
         "val/nme": [(1, 2 * report.nme), (2, report.nme)],
         "train/epoch_seconds": [(1, 90.0), (2, 90.0)],
         "train/weighted/heatmap": [(1, 1.0), (2, 0.5)],
     }
     facts = RunFacts(
-        run_id(role, seed), f"{role}-s{seed}", role, config, values, tags, report, errors, None, history,
+        run_id(role, seed),
+        f"{role}-s{seed}",
+        role,
+        config,
+        values,
+        tags,
+        report,
+        errors,
+        None,
+        history,
         (Dataset("synthetics_train", "training", "train0train0"), Dataset("faces_val", "validation", VAL)),
-    )  # fmt: skip
+    )
     return dataclasses.replace(facts, **changes)
 
 
@@ -84,11 +99,14 @@ def pictures(runs: tuple[RunFacts, ...], heat: bool = True) -> Pictures:
     for index, rank in enumerate(("best", "median", "worst")):
         looks = {
             made.id: Look(
-                TRUTH[index] / 4 + 1, 1.5, np.full((20, 20), 1 / 400) if heat else None, (-6, -6, 102, 102),
+                TRUTH[index] / 4 + 1,
+                1.5,
+                np.full((20, 20), 1 / 400) if heat else None,
+                (-6, -6, 102, 102),
                 (("stride:16", np.arange(64.0).reshape(8, 8)),),
             )
             for made in runs
-        }  # fmt: skip
+        }
         shown.append(Picture(f"{rank}.jpg", rank, image, TRUTH[index] / 4, looks))
     return Pictures("faces_val", VAL, IMAGES, True, tuple(shown))
 

@@ -204,8 +204,11 @@ def test_evaluate_agrees_with_predictions_measured_by_hand(tiny, labels, tmp_pat
     truth, points = np.stack([labels[n] for n in names]), np.stack([found[n] for n in names])
     distance = np.linalg.norm(points - truth, axis=2)
     box = truth.max(1) - truth.min(1)
-    norms = {"image": np.full(8, 64.0), "bbox": np.sqrt(box[:, 0] * box[:, 1]),
-             "interocular": np.linalg.norm(truth[:, 36] - truth[:, 45], axis=1)}  # fmt: skip
+    norms = {
+        "image": np.full(8, 64.0),
+        "bbox": np.sqrt(box[:, 0] * box[:, 1]),
+        "interocular": np.linalg.norm(truth[:, 36] - truth[:, 45], axis=1),
+    }
     for kind, norm in norms.items():
         measured = report(tiny.distilled.run_id, val, tmp_path / kind, "--normalizer", kind, *store)
         error = 100 * distance / norm[:, None]

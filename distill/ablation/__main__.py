@@ -58,9 +58,11 @@ def _parser() -> cli.Parser:
         cli.add_store_argument(command)
         command.add_argument("file", metavar="FILE", help="an ablation file, e.g. experiments/ablations/terms.yaml")
         command.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="for all cells, e.g. data.root=DIR teacher=RUN_ID; or "
-            "teachers.NAME.key=value"
-        )  # fmt: skip
+            "overrides",
+            nargs="*",
+            metavar="key=value",
+            help="for all cells, e.g. data.root=DIR teacher=RUN_ID; or teachers.NAME.key=value",
+        )
         command.add_argument(
             "--out", metavar="DIR", type=Path, default=Path("outputs/ablations"), help="default: %(default)s"
         )

@@ -205,9 +205,12 @@ class _Runner:
 def _parent(grid: Grid, found: Survey) -> track.Run:
     """The grid's parent run: the one it had before, or a new one."""
     about = {
-        "name": grid.name, "title": grid.title, "control": grid.control, "seeds": " ".join(map(str, grid.seeds)),
+        "name": grid.name,
+        "title": grid.title,
+        "control": grid.control,
+        "seeds": " ".join(map(str, grid.seeds)),
         "cells": ", ".join(grid.cells),
-    }  # fmt: skip
+    }
     tags = {**parent_tags(grid, found.data), TEACHERS: json.dumps(found.meant)}
     tags[track.NOTE] = _note(grid)
     tracking = _tracking(grid)
@@ -215,9 +218,14 @@ def _parent(grid: Grid, found: Survey) -> track.Run:
     with track.exclusive(lock, "", seconds=-1):  # two runners of one file: one parent
         known = track.runs_tagged(tracking, "ablation", parent_tags(grid, found.data))
         return track.Run.start(
-            tracking, job="ablation", run_name=grid.name, params=about, tags=tags,
-            config_yaml=grid.path.read_text(encoding="utf-8"), resume_id=known[0].id if known else None,
-        )  # fmt: skip
+            tracking,
+            job="ablation",
+            run_name=grid.name,
+            params=about,
+            tags=tags,
+            config_yaml=grid.path.read_text(encoding="utf-8"),
+            resume_id=known[0].id if known else None,
+        )
 
 
 def _note(grid: Grid) -> str:

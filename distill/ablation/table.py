@@ -187,9 +187,16 @@ def _comparison_from(values: Mapping[str, Any] | None, seeds: int) -> Comparison
     kept = {key: values[key] for key in ("mean", "low", "high", "p", "relative")}
     differences = tuple(values["by_seed"].values())
     return Comparison(
-        **kept, relative_low=None, relative_high=None, of_recipes=False, images=0, seeds_a=seeds, seeds_b=seeds,
-        differences=differences, chosen=True,
-    )  # fmt: skip
+        **kept,
+        relative_low=None,
+        relative_high=None,
+        of_recipes=False,
+        images=0,
+        seeds_a=seeds,
+        seeds_b=seeds,
+        differences=differences,
+        chosen=True,
+    )
 
 
 def _by_number(values: Mapping) -> dict[int, Any]:
@@ -230,9 +237,19 @@ def pictures(table: Table) -> dict[str, Figure]:
 # ---------------------------------------------------------------------------------------------------- as text
 
 HEAD = (
-    "cell", "seeds", "val/nme %", "last epoch", "difference", "relative", "95 % interval", "p (Holm)", "better",
-    "agreement", "minutes", "runs",
-)  # fmt: skip
+    "cell",
+    "seeds",
+    "val/nme %",
+    "last epoch",
+    "difference",
+    "relative",
+    "95 % interval",
+    "p (Holm)",
+    "better",
+    "agreement",
+    "minutes",
+    "runs",
+)
 DIFFERENCE = HEAD.index("difference")
 
 
@@ -289,20 +306,41 @@ def to_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     numbers = ("mean", "low", "high", "p", "p_holm", "relative")
-    writer.writerow([
-        "cell", "seeds", "nme_mean", "nme_sd", "nme_by_seed", "nme_last_by_seed",
-        *(f"difference_{name}" for name in numbers),
-        "seeds_better", "seeds_compared", "agreement", "minutes", "megabytes", "latency_ms", "run_ids",
-    ])  # fmt: skip
+    writer.writerow(
+        [
+            "cell",
+            "seeds",
+            "nme_mean",
+            "nme_sd",
+            "nme_by_seed",
+            "nme_last_by_seed",
+            *(f"difference_{name}" for name in numbers),
+            "seeds_better",
+            "seeds_compared",
+            "agreement",
+            "minutes",
+            "megabytes",
+            "latency_ms",
+            "run_ids",
+        ]
+    )
     for row in table.rows:
         d = row.difference
-        writer.writerow([
-            row.cell, _list(row.runs), row.mean if row.nme else "", _spread(row), _list(row.nme.values()),
-            _list(row.last.values()),
-            *([_blank(getattr(d, name)) for name in numbers] if d else [""] * len(numbers)),
-            d.better if d else "", len(d.differences) if d else "",
-            *(_blank(v) for v in (row.agreement, row.minutes, row.megabytes, row.latency_ms)), _list(row.runs.values()),
-        ])  # fmt: skip
+        writer.writerow(
+            [
+                row.cell,
+                _list(row.runs),
+                row.mean if row.nme else "",
+                _spread(row),
+                _list(row.nme.values()),
+                _list(row.last.values()),
+                *([_blank(getattr(d, name)) for name in numbers] if d else [""] * len(numbers)),
+                d.better if d else "",
+                len(d.differences) if d else "",
+                *(_blank(v) for v in (row.agreement, row.minutes, row.megabytes, row.latency_ms)),
+                _list(row.runs.values()),
+            ]
+        )
     return out.getvalue()
 
 
@@ -310,10 +348,12 @@ def _words(table: Table, row: Row) -> list[str]:
     d = row.difference
     if d:
         compared = [
-            f"{d.mean:+.3f}", "" if d.relative is None else f"{100 * d.relative:+.1f} %",
-            metrics.format_interval(d.low, d.high), metrics.format_p(d.p_holm),
+            f"{d.mean:+.3f}",
+            "" if d.relative is None else f"{100 * d.relative:+.1f} %",
+            metrics.format_interval(d.low, d.high),
+            metrics.format_p(d.p_holm),
             f"{d.better} of {len(d.differences)}",
-        ]  # fmt: skip
+        ]
     else:
         compared = ["control" if row.cell == table.control else "-", "", "", "", ""]
     return [

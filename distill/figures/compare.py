@@ -64,8 +64,17 @@ def forest(effects: Sequence[Effect], control: str, title: str = "", caption: st
         if len(effect.seeds):
             axes.plot(effect.seeds, row + shift, "o", color=INK, markersize=3.2, alpha=0.55, linestyle="", zorder=4)
         words = f"{effect.mean:+.3f}\n[{effect.low:+.3f}, {effect.high:+.3f}]"
-        axes.annotate(words, (1, row), xytext=(6, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-                      fontsize=7.6, color=colour, va="center", linespacing=1.25)  # fmt: skip
+        axes.annotate(
+            words,
+            (1, row),
+            xytext=(6, 0),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points",
+            fontsize=7.6,
+            color=colour,
+            va="center",
+            linespacing=1.25,
+        )
     style_axes(axes, "", f"val/nme minus that of '{control}' (percent points; left is better)", grid="x")
     labels = [f"{effect.label}\n{effect.note}" if effect.note else effect.label for effect in effects]
     axes.set_yticks(range(len(effects)), labels, color=INK, fontsize=8.5)
@@ -112,8 +121,15 @@ def pareto(
     for axes, (name, unit, values) in zip(panels, costs, strict=True):
         style_axes(axes, name, unit, "val/nme (%)" if axes is panels[0] else "")
         ahead = front(values, errors)
-        axes.step([values[i] for i in ahead], [errors[i] for i in ahead], where="post", color=CYCLE[0], linewidth=1.6,
-                  alpha=0.7, zorder=2)  # fmt: skip
+        axes.step(
+            [values[i] for i in ahead],
+            [errors[i] for i in ahead],
+            where="post",
+            color=CYCLE[0],
+            linewidth=1.6,
+            alpha=0.7,
+            zorder=2,
+        )
         axes.margins(0.16, 0.12)
         if axes is panels[0] and max(values) > 0.8 * limit_mb:
             axes.axvline(limit_mb, color=WORSE, linewidth=1, linestyle="--")
@@ -146,9 +162,17 @@ def place_labels(axes: Axes, x: Sequence[float], y: Sequence[float], labels: Seq
         for dx, dy in PLACES:
             side = "left" if dx > 0 else "right" if dx < 0 else "center"
             text = axes.annotate(
-                labels[index], (x[index], y[index]), xytext=(dx, dy), textcoords="offset points", ha=side, va="center",
-                fontsize=8, color=INK, zorder=5, weight=weight,
-            )  # fmt: skip
+                labels[index],
+                (x[index], y[index]),
+                xytext=(dx, dy),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                fontsize=8,
+                color=INK,
+                zorder=5,
+                weight=weight,
+            )
             box = text.get_window_extent(renderer)
             corners = (box.x0, box.y0, box.x1, box.y1)
             cost = sum(_overlap(corners, other) for other in taken) + 50 * unit * _outside(corners, frame)

@@ -60,9 +60,16 @@ def learning_curves(
                 shared |= {line.get_label(): line for line in axes.get_lines()}
         if shared:
             right.legend(
-                shared.values(), shared.keys(), loc="outside upper center", ncols=min(4, len(shared)), frameon=False,
-                fontsize=8.5, handlelength=1.2, columnspacing=1.3, labelcolor=INK,
-            )  # fmt: skip
+                shared.values(),
+                shared.keys(),
+                loc="outside upper center",
+                ncols=min(4, len(shared)),
+                frameon=False,
+                fontsize=8.5,
+                handlelength=1.2,
+                columnspacing=1.3,
+                labelcolor=INK,
+            )
     return figure
 
 
@@ -168,9 +175,17 @@ def error_by_region_and_pose(
         _bars(place, groups, values, dense=size[0] / sum(ratios) < 0.26 * len(seeds))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="upper right" if title else "outside upper right", ncols=min(4, len(labels)),
-        frameon=False, fontsize=9, handlelength=1, handleheight=1, columnspacing=1.4, labelcolor=INK,
-    )  # fmt: skip
+        handles,
+        labels,
+        loc="upper right" if title else "outside upper right",
+        ncols=min(4, len(labels)),
+        frameon=False,
+        fontsize=9,
+        handlelength=1,
+        handleheight=1,
+        columnspacing=1.4,
+        labelcolor=INK,
+    )
     return figure
 
 
@@ -188,9 +203,16 @@ def plot_curves(axes: Axes, curves: Mapping[str, Points], colours: Mapping[str, 
         x, y = zip(*pairs, strict=True)
         strong = label == bold
         axes.plot(
-            x, y, color=colours[label], linewidth=2.4 if strong else 1.5, alpha=0.75 if bold and not strong else 1,
-            label=label, marker="o" if len(x) == 1 else None, markersize=4, zorder=4 if strong else 3,
-        )  # fmt: skip
+            x,
+            y,
+            color=colours[label],
+            linewidth=2.4 if strong else 1.5,
+            alpha=0.75 if bold and not strong else 1,
+            label=label,
+            marker="o" if len(x) == 1 else None,
+            markersize=4,
+            zorder=4 if strong else 3,
+        )
     values = np.array([value for pairs in curves.values() for _, value in pairs])
     positive = values[values > 0]
     if positive.size and (values >= 0).all() and positive.max() > 2 * positive.min():

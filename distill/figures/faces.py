@@ -183,8 +183,14 @@ def _face(axes: Axes, cell: Cell, markup: Markup, tile: float) -> None:
         outlines(axes, cell.truth, TRUTH, 0.9, markup)
     if cell.points is not None:
         outlines(axes, cell.points, PREDICTION, 1.0, markup)
-        axes.plot(*np.asarray(cell.points).T, linestyle="", marker="o", markersize=1.7 * min(1, tile / 1.5),
-                  color=PREDICTION, markeredgewidth=0)  # fmt: skip
+        axes.plot(
+            *np.asarray(cell.points).T,
+            linestyle="",
+            marker="o",
+            markersize=1.7 * min(1, tile / 1.5),
+            color=PREDICTION,
+            markeredgewidth=0,
+        )
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     box = {"boxstyle": "round,pad=0.28", "facecolor": "#10141a", "alpha": 0.72, "edgecolor": "none"}
@@ -291,16 +297,30 @@ def error_by_point(
     unit = (min(size) / 5.4) ** 2 * min(1, 68 / len(values))
     colours = ramp(DIFFERENCE_RAMP if signed else ERROR_RAMP)
     discs = axes.scatter(
-        layout[:, 0], layout[:, 1], c=np.clip(values, -top, top), s=(40 + 160 * share) * unit, cmap=colours,
-        vmin=-top if signed else 0.0, vmax=top, zorder=2, edgecolors=MUTED, linewidths=0.4,
-    )  # fmt: skip
+        layout[:, 0],
+        layout[:, 1],
+        c=np.clip(values, -top, top),
+        s=(40 + 160 * share) * unit,
+        cmap=colours,
+        vmin=-top if signed else 0.0,
+        vmax=top,
+        zorder=2,
+        edgecolors=MUTED,
+        linewidths=0.4,
+    )
     centre = layout.mean(axis=0)
     for index in np.argsort(-np.abs(values))[:3]:
         at = (12 + 8 * unit**0.5) * _outward(layout[index] - centre)
         axes.annotate(
-            _signed(values[index]) if signed else f"{values[index]:.1f}", layout[index], xytext=at,
-            textcoords="offset points", fontsize=8.5, color=INK, ha="center", va="center",
-        )  # fmt: skip
+            _signed(values[index]) if signed else f"{values[index]:.1f}",
+            layout[index],
+            xytext=at,
+            textcoords="offset points",
+            fontsize=8.5,
+            color=INK,
+            ha="center",
+            va="center",
+        )
     axes.set_aspect("equal")
     axes.margins(0.16, 0.09)
     axes.axis("off")

@@ -65,9 +65,13 @@ def _build(args) -> Path:
     from distill.handin import job as building
 
     made = building.build(
-        args.id, args.run, Path(args.out), TrackingConfig(store=args.store),
-        report=Path(args.report) if args.report else None, images=Path(args.images) if args.images else None,
-    )  # fmt: skip
+        args.id,
+        args.run,
+        Path(args.out),
+        TrackingConfig(store=args.store),
+        report=Path(args.report) if args.report else None,
+        images=Path(args.images) if args.images else None,
+    )
     print(
         f"{made.path}: {made.path.stat().st_size:,} bytes, {made.files} files, of run {made.run.id} ({made.run.name})"
     )

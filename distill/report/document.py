@@ -47,13 +47,33 @@ SCALES = (0.97, 0.94, 0.91, 0.88)
 RASTER = ("pictures", "heatmaps", "attention")  # figures made of pixels
 # not hyper-parameters: names, places, and what does not change a result
 HOUSEKEEPING = (
-    "name", "seed", "resume", "tracking.", "data.root", "data.cache", "data.workers", "train.threads", "train.device",
-    "train.checkpoint_seconds", "train.snapshots", "model.checkpoint", "teacher", "data.test",
-)  # fmt: skip
+    "name",
+    "seed",
+    "resume",
+    "tracking.",
+    "data.root",
+    "data.cache",
+    "data.workers",
+    "train.threads",
+    "train.device",
+    "train.checkpoint_seconds",
+    "train.snapshots",
+    "model.checkpoint",
+    "teacher",
+    "data.test",
+)
 ENVIRONMENT = {
-    "Python": "python", "torch": "torch", "timm": "timm", "mlflow": "mlflow", "albumentations": "albumentations",
-    "numpy": "numpy", "processor": "cpu", "memory, GiB": "memory_gib", "graphics": "gpu", "system": "platform",
-}  # fmt: skip
+    "Python": "python",
+    "torch": "torch",
+    "timm": "timm",
+    "mlflow": "mlflow",
+    "albumentations": "albumentations",
+    "numpy": "numpy",
+    "processor": "cpu",
+    "memory, GiB": "memory_gib",
+    "graphics": "gpu",
+    "system": "platform",
+}
 
 
 class Line(NamedTuple):
@@ -156,13 +176,22 @@ class Document:
         import jinja2
 
         environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"],
-        )  # fmt: skip
+            loader=jinja2.FileSystemLoader(HERE),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+            extensions=["jinja2.ext.do"],
+        )
         environment.filters |= {
-            "num": number, "method": methods.title, "plain": plain, "listed": listed, "spread": metrics.format_mean,
-            "p": metrics.format_p, "short": lambda ids: ", ".join(run_id[:8] for run_id in ids),
-        }  # fmt: skip
+            "num": number,
+            "method": methods.title,
+            "plain": plain,
+            "listed": listed,
+            "spread": metrics.format_mean,
+            "p": metrics.format_p,
+            "short": lambda ids: ", ".join(run_id[:8] for run_id in ids),
+        }
         return environment.get_template("page.html.j2")
 
     def _values(self, paper: bool, left_out: Collection[str]) -> dict[str, Any]:
@@ -171,16 +200,26 @@ class Document:
 
         cast = self.cast
         return {
-            "document": self, "findings": self.findings, "cast": cast, "main": cast.main.lead,
+            "document": self,
+            "findings": self.findings,
+            "cast": cast,
+            "main": cast.main.lead,
             "config": cast.main.lead.config,
             "figures": {key: Markup(figure) for key, figure in self.figures.items()},
-            "ablations": self._ablations, "paper": paper, "left_out": [self.parts[part] for part in left_out],
+            "ablations": self._ablations,
+            "paper": paper,
+            "left_out": [self.parts[part] for part in left_out],
             "show": lambda part: part in self.parts and part not in left_out,
-            "css": Markup((HERE / "page.css").read_text(encoding="utf-8")), "scale": 1.0,
-            "hyperparameters": _hyperparameters(cast), "data_sets": _data_sets(cast), "environment": _environment(cast),
-            "failure": metrics.FAILURE, "interval": metrics.format_interval, "revision": _revision,
+            "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
+            "scale": 1.0,
+            "hyperparameters": _hyperparameters(cast),
+            "data_sets": _data_sets(cast),
+            "environment": _environment(cast),
+            "failure": metrics.FAILURE,
+            "interval": metrics.format_interval,
+            "revision": _revision,
             "data_uri": data_uri,
-        }  # fmt: skip
+        }
 
     def _book(self, left_out: Collection[str], scale: float = 1.0) -> Any:
         """The document laid out on pages."""

@@ -163,10 +163,13 @@ def _findings(
     measured: list[RunFacts | RunInfo] = [*runs, *others, *cells.values()]
     tables = [(parent, _table(parent, tracking)) for parent in sorted(parents, key=lambda info: info.name)]
     return Findings(
-        tuple(_whole(run, tracking) for run in runs), tuple(others),
-        tuple(Ablation(parent.id, table) for parent, table in tables if table), source=source, remarks=tuple(remarks),
+        tuple(_whole(run, tracking) for run in runs),
+        tuple(others),
+        tuple(Ablation(parent.id, table) for parent, table in tables if table),
+        source=source,
+        remarks=tuple(remarks),
         latencies=latencies({run.id: run.metrics for run in measured}),
-    )  # fmt: skip
+    )
 
 
 def _with_teachers(runs: Sequence[RunFacts], tracking: TrackingConfig) -> list[RunFacts]:

@@ -146,9 +146,12 @@ def launch(command: Sequence[str], share: Share, log: Path, secrets: dict[str, s
         start = file.tell()
         popen = subprocess.Popen(
             [sys.executable, "-m", *command],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
             env={**os.environ, **share.environment, **(secrets or {})},
-        )  # fmt: skip
+        )
     return Process(popen, log, start)
 
 

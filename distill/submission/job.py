@@ -87,9 +87,14 @@ def simulate(per_image: np.ndarray, splits: int = SPLITS, seed: int = 0) -> Spli
     difference = scores - rest
     low, high = np.percentile(difference, [2.5, 97.5])
     return Split(
-        public, count - public, float(scores.std()), float(np.abs(difference).mean()), float(low), float(high),
+        public,
+        count - public,
+        float(scores.std()),
+        float(np.abs(difference).mean()),
+        float(low),
+        float(high),
         float(np.abs(difference).max()),
-    )  # fmt: skip
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- the ledger
@@ -208,11 +213,17 @@ def _entry(info: RunInfo) -> Entry | None:
     tags = info.tags
     try:
         return Entry(
-            info.id, datetime.date.fromisoformat(tags["submission.date"]), float(tags["submission.public"]),
-            tags["submission.sha256"], tags.get("submission.file", ""), tags.get("submission.run_id", ""),
-            tags.get("submission.run_name", ""), info.metrics.get("val/nme", math.nan), tags.get("submission.note", ""),
+            info.id,
+            datetime.date.fromisoformat(tags["submission.date"]),
+            float(tags["submission.public"]),
+            tags["submission.sha256"],
+            tags.get("submission.file", ""),
+            tags.get("submission.run_id", ""),
+            tags.get("submission.run_name", ""),
+            info.metrics.get("val/nme", math.nan),
+            tags.get("submission.note", ""),
             tags.get("submission.logged", ""),
-        )  # fmt: skip
+        )
     except (KeyError, ValueError):
         return None
 

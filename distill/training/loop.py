@@ -27,7 +27,7 @@ from tqdm import tqdm
 from distill.config import TrainConfig
 from distill.data.loading import Batch
 from distill.distillation.objective import Losses, Objective
-from distill.errors import UserError
+from distill.errors import UserError, is_out_of_memory
 from distill.models.landmarker import Landmarker
 from distill.training.checkpoint import Interrupted, StopRequest
 from distill.training.compile import compile_objective
@@ -340,13 +340,11 @@ def plain_errors() -> Iterator[None]:
     less = "a smaller train.batch_size, train.accumulate=2 or fewer data.workers need less"
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        reason = f" ({str(error).splitlines()[0].rstrip('.')})" if str(error) else ""
-        raise UserError(f"There is not enough memory{reason}; {less}. The last checkpoint is unharmed.") from None
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         text = str(error)
-        if "can't allocate memory" in text or "not enough memory" in text:
-            raise UserError(f"There is not enough memory; {less}. The last checkpoint is unharmed.") from None
+        if is_out_of_memory(error):
+            reason = f" ({text.splitlines()[0].rstrip('.')})" if text else ""
+            raise UserError(f"There is not enough memory{reason}; {less}. The last checkpoint is unharmed.") from None
         if killed := re.search(
             r"DataLoader worker \(pid\(?s?\)? .*?\) (?:is killed by signal: \w+|exited unexpectedly)", text
         ):

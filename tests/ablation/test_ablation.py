@@ -157,7 +157,7 @@ def test_a_failing_cell_stops_no_other_and_is_tried_again(here, tmp_path, monkey
         ("teacher: absent, distill.terms.kl: {loss: heatmap_kl}", "absent"),
     ],
 )
-def test_what_cannot_be_trained_is_told_before_the_first_cell_starts(here, tmp_path, cell, words):
+def test_what_cannot_be_trained_is_reported_before_the_first_cell_starts(here, tmp_path, cell, words):
     (here.folder / "wrong.yaml").write_text(FILE.replace("    heatmap: {", f"    wrong: {{{cell}}}\n    heatmap: {{"))
     before = len(tracking.list_runs(here.tracking))
     assert words in refusal(lambda: ablation.run(grid.load(here.folder / "wrong.yaml"), tmp_path, 1))
@@ -187,7 +187,7 @@ def test_the_machine_is_shared_out(monkeypatch):
     assert workers.shares(99, "cpu", 0)[0].threads == 1
 
 
-def test_ctrl_c_tells_how_to_continue(here, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_shows_how_to_continue(here, tmp_path, monkeypatch, capsys):
     def interrupted(*_args):
         raise KeyboardInterrupt
 
@@ -248,8 +248,18 @@ class Command:
         self.overrides = [f"tracking.store={self.store}", f"data.root={file.parent / 'data'}"]
         self.grid = grid.load(file, self.overrides)
         self.tracking = self.grid.cells[self.grid.control].tracking
-        self.args = [sys.executable, "-m", "distill.ablation", "run", str(file), *self.overrides, "--workers", "2",
-                     "--out", str(folder / "out")]  # fmt: skip
+        self.args = [
+            sys.executable,
+            "-m",
+            "distill.ablation",
+            "run",
+            str(file),
+            *self.overrides,
+            "--workers",
+            "2",
+            "--out",
+            str(folder / "out"),
+        ]
         self.log = folder / "log"
 
     def start(self) -> psutil.Popen:
@@ -329,7 +339,7 @@ def test_workers_save_and_stop_when_their_runner_is_killed_outright(four):
 
 
 @pytest.mark.slow
-def test_a_signal_saves_every_worker_and_tells_how_to_continue(four):
+def test_a_signal_saves_every_worker_and_shows_how_to_continue(four):
     runner = four.start()
     cut = four.mid_cell(runner, finished=1)
     runner.terminate()

@@ -187,10 +187,13 @@ def test_a_wrong_file_is_one_sentence_that_names_the_place(read, text, place):
 @pytest.mark.parametrize(
     ("override", "place"),
     [
-        ("seed=3", "'seed'"), ("resume=last", "'resume'"), ("teachers.big.train.lr=1", "'big'"),
-        ("train.lr=-1", "cell 'control'"), ("nonsense", "'nonsense'"),
+        ("seed=3", "'seed'"),
+        ("resume=last", "'resume'"),
+        ("teachers.big.train.lr=1", "'big'"),
+        ("train.lr=-1", "cell 'control'"),
+        ("nonsense", "'nonsense'"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_override_too(read, override, place):
     assert place in refusal(lambda: read(TERMS, override))
 

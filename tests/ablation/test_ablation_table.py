@@ -87,9 +87,13 @@ def test_nothing_to_compare_is_no_difference():
 def test_a_table_from_before_the_test_between_recipes_opens_and_claims_nothing(full):
     stored = json.loads(json.dumps(full.to_dict()))
     stored["rows"][1]["difference"] = {
-        "mean": -0.3, "low": -0.4, "high": -0.2, "p": 0.0002, "relative": -0.1,
+        "mean": -0.3,
+        "low": -0.4,
+        "high": -0.2,
+        "p": 0.0002,
+        "relative": -0.1,
         "by_seed": {"0": -0.3, "1": -0.2, "2": -0.4},
-    }  # fmt: skip
+    }
     old = Table.from_dict(stored).rows[1].difference
     assert (old.mean, old.low, old.better) == (-0.3, -0.4, 3) and not old.clear and old.chosen
 

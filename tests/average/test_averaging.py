@@ -102,7 +102,7 @@ def run(tiny):
 
 
 def averaged(tiny, *argv: str):
-    """By the door; the run that it made."""
+    """By the command; the run that it made."""
     before = {run.id for run in tracking.list_runs(tiny.tracking)}
     average.main([*argv, "--store", str(tiny.store)])
     (made,) = [run for run in tracking.list_runs(tiny.tracking) if run.id not in before]
@@ -132,19 +132,19 @@ def test_greedy_is_no_worse_than_its_best_member(tiny, run):
     curve = tiny.curve(run.run_id, "val/nme")[-4:]
     assert made.metrics["best/val/nme"] <= min(curve) + 1e-4
     file = tracking.artifact_path(tiny.tracking, made.id, "evaluation/average.json")
-    told = json.loads(file.read_text())
-    assert [row["nme"] for row in told["members"]] == pytest.approx(sorted(curve))
-    assert told["members"][0]["kept"] and told["nme"] == pytest.approx(made.metrics["best/val/nme"])
-    assert made.metrics["average/kept"] == sum(row["kept"] for row in told["members"])
+    written = json.loads(file.read_text())
+    assert [row["nme"] for row in written["members"]] == pytest.approx(sorted(curve))
+    assert written["members"][0]["kept"] and written["nme"] == pytest.approx(made.metrics["best/val/nme"])
+    assert made.metrics["average/kept"] == sum(row["kept"] for row in written["members"])
 
 
-def test_several_runs_and_files_make_a_soup_measured_where_it_is_told(tiny, run):
+def test_several_runs_and_files_make_a_soup_measured_on_the_set_that_was_asked_for(tiny, run):
     other = training.train_student(tiny.short("train.epochs=1", "tracking.outputs=light", "seed=1"))
     made = averaged(tiny, run.run_id, str(other.model_file), "--data", str(tiny.data / "synthetics_val"))
-    told = json.loads(tracking.artifact_path(tiny.tracking, made.id, "evaluation/average.json").read_text())
+    written = json.loads(tracking.artifact_path(tiny.tracking, made.id, "evaluation/average.json").read_text())
     errors = sorted([run.report.nme, other.report.nme])
-    assert [row["nme"] for row in told["members"]] == pytest.approx(errors)
-    assert {row["run_id"] for row in told["members"]} == {run.run_id, ""} and made.status == "FINISHED"
+    assert [row["nme"] for row in written["members"]] == pytest.approx(errors)
+    assert {row["run_id"] for row in written["members"]} == {run.run_id, ""} and made.status == "FINISHED"
     assert made.tags["average.parents"] == run.run_id and made.metrics["best/val/nme"] <= errors[0] + 1e-4
 
 

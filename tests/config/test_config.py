@@ -106,7 +106,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "words"),
     [
         (BOMB, "aliases"),
         ("a: &a {b: *a}", "contains itself|aliases"),
@@ -117,8 +117,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     ],
     ids=["alias bomb", "recursive alias", "5000 digits", "2**80", "nested", "large"],
 )
-def test_a_file_that_would_cost_the_machine_is_refused(read, text, says):
-    assert re.search(says, refused(read, text))
+def test_a_file_that_would_cost_the_machine_is_refused(read, text, words):
+    assert re.search(words, refused(read, text))
 
 
 # ---------------------------------------------------------------------------------------------------- base
@@ -133,7 +133,7 @@ def test_a_file_inherits_from_its_base_key_by_key(tmp_path):
     assert (config.name, config.train.lr, config.train.epochs, config.seed) == ("top", 0.1, 4, 9)
 
 
-def test_a_base_that_is_not_there_is_told_with_the_file_that_names_it(tmp_path):
+def test_a_base_that_is_not_there_is_reported_with_the_file_that_names_it(tmp_path):
     (tmp_path / "top.yaml").write_text("base: lost.yaml\n")
     assert "lost.yaml" in refusal(lambda: configs.load(tmp_path / "top.yaml"))
 
@@ -218,14 +218,14 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("text", "named", "says"), WRONG, ids=[text for text, _, _ in WRONG])
-def test_what_cannot_work_is_refused_with_its_key_and_a_way_out(read, text, named, says):
+@pytest.mark.parametrize(("text", "named", "words"), WRONG, ids=[text for text, _, _ in WRONG])
+def test_what_cannot_work_is_refused_with_its_key_and_a_way_out(read, text, named, words):
     message = refused(read, text)
-    assert named in message and says in message and "run.yaml" in message
+    assert named in message and words in message and "run.yaml" in message
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "words"),
     [
         ("- a\n- b", "list"),
         ("a: b: c", "line 1"),
@@ -234,9 +234,9 @@ def test_what_cannot_work_is_refused_with_its_key_and_a_way_out(read, text, name
         ("seed: 1\nseed: 2", "line 2"),
     ],
 )
-def test_files_that_are_no_keys_and_values(read, text, says):
+def test_files_that_are_no_keys_and_values(read, text, words):
     message = refused(read, text)
-    assert "run.yaml" in message and says in message
+    assert "run.yaml" in message and words in message
 
 
 def test_a_file_that_is_no_text(tmp_path):
@@ -272,11 +272,18 @@ def test_overrides_reach_into_terms_steps_and_free_arguments(read):
 @pytest.mark.parametrize(
     ("item", "named"),
     [
-        ("train.lr", "train.lr"), ("=3", "=3"), ("train.lr=", "train.lr"), ("train.lr=[1", "train.lr"),
-        ("train=3", "train"), ("train.lr.x=3", "train.lr"), ("nothing.here=3", "nothing"), ("train..lr=3", "train"),
-        ("train.lrr=3", "lr"), ("distill.terms.kl=3", "distill.terms.kl"),
+        ("train.lr", "train.lr"),
+        ("=3", "=3"),
+        ("train.lr=", "train.lr"),
+        ("train.lr=[1", "train.lr"),
+        ("train=3", "train"),
+        ("train.lr.x=3", "train.lr"),
+        ("nothing.here=3", "nothing"),
+        ("train..lr=3", "train"),
+        ("train.lrr=3", "lr"),
+        ("distill.terms.kl=3", "distill.terms.kl"),
     ],
-)  # fmt: skip
+)
 def test_broken_overrides_are_refused(read, item, named):
     assert named in refused(read, "", item)
 
@@ -319,10 +326,20 @@ def test_the_digest_is_the_same_wherever_and_however_the_run_is_stored(read):
     assert len(digest) == 16 and int(digest, 16) >= 0
     elsewhere = read(
         configs.to_yaml(config),
-        "name=other", "data.root=elsewhere", "data.cache=fast/disk", "data.workers=7", "resume=abc", "tracking.uri=http://there",
-        "tracking.store=other", "tracking.experiment=x", "tracking.run_name=y", "tracking.tags.a=b",
-        "train.device=cpu", "train.threads=3", "train.checkpoint_seconds=1",
-    )  # fmt: skip
+        "name=other",
+        "data.root=elsewhere",
+        "data.cache=fast/disk",
+        "data.workers=7",
+        "resume=abc",
+        "tracking.uri=http://there",
+        "tracking.store=other",
+        "tracking.experiment=x",
+        "tracking.run_name=y",
+        "tracking.tags.a=b",
+        "train.device=cpu",
+        "train.threads=3",
+        "train.checkpoint_seconds=1",
+    )
     assert configs.digest(elsewhere) == digest and elsewhere != config
     script = "import sys; from distill import config; print(config.digest(config.load(sys.argv[1])))"
     path = ROOT / "experiments" / "distill.yaml"
@@ -330,7 +347,7 @@ def test_the_digest_is_the_same_wherever_and_however_the_run_is_stored(read):
     assert other.stdout.strip() == configs.digest(configs.load(path)), "another process, another hash seed"
 
 
-def test_the_digest_tells_a_cache_that_changes_pixels_from_none(read):
+def test_the_digest_of_a_cache_that_changes_pixels_is_another(read):
     cached, bare = read("", "data.cache=here", "data.cache_size=192"), read("", "data.cache_size=192")
     assert configs.digest(cached) != configs.digest(bare) == configs.digest(Config())
     assert configs.digest(read(configs.to_recipe(cached))) == configs.digest(cached)
@@ -348,9 +365,18 @@ def test_the_digest_says_only_what_differs_from_the_defaults(read):
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=1", "train.lr=0.02", "data.limit=5", "distill.terms.kl.weight=2", "model.head.stride=8", "train.epochs=31",
-     "augment.photometric.gray.p=0.3", "distill.terms.kl.args.temperature=3", "model.backbone=lcnet_050"],
-)  # fmt: skip
+    [
+        "seed=1",
+        "train.lr=0.02",
+        "data.limit=5",
+        "distill.terms.kl.weight=2",
+        "model.head.stride=8",
+        "train.epochs=31",
+        "augment.photometric.gray.p=0.3",
+        "distill.terms.kl.args.temperature=3",
+        "model.backbone=lcnet_050",
+    ],
+)
 def test_the_digest_changes_with_what_is_computed(read, override):
     config = full(read)
     assert configs.digest(read(configs.to_yaml(config), override)) != configs.digest(config)

@@ -103,7 +103,7 @@ def test_a_global_is_refused_by_name_and_not_run(tmp_path, protocol):
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"cbuiltins\neval\n(V1+1\ntR.", "'builtins.eval'"),
         (b"cnumpy\nload\n(Vx\ntR.", "'numpy.load'"),
@@ -121,11 +121,11 @@ def test_a_global_is_refused_by_name_and_not_run(tmp_path, protocol):
         (b"c_codecs\nencode\n(Vx\nVrot13\ntR.", "_codecs.encode"),
     ],
 )
-def test_crafted_pickles(tmp_path, data, said):
-    if said is None:
+def test_crafted_pickles(tmp_path, data, message):
+    if message is None:
         _load(tmp_path, data)
         return
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         _load(tmp_path, data)
 
 
@@ -333,14 +333,14 @@ BROKEN_IMAGES = {
 
 @pytest.mark.parametrize("fault", BROKEN_IMAGES)
 def test_broken_images_stop_or_are_skipped(folder, fault):
-    change, said = BROKEN_IMAGES[fault]
+    change, message = BROKEN_IMAGES[fault]
     change(folder)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match=message) as error:
         read_set(folder)
     assert "000002.jpg" in str(error.value) and "\n" not in str(error.value)
     kept = read_set(folder, on_bad="skip")
     assert len(kept) == 5 and "000002.jpg" not in kept.names
-    assert [name for name, _ in kept.skipped] == ["000002.jpg"] and said in kept.skipped[0][1]
+    assert [name for name, _ in kept.skipped] == ["000002.jpg"] and message in kept.skipped[0][1]
     assert [kept.image(i).shape for i in range(5)] == [(64, 64, 3)] * 5
 
 
@@ -370,9 +370,9 @@ BROKEN_SETS = {
 @pytest.mark.parametrize("on_bad", ["stop", "skip"])
 @pytest.mark.parametrize("fault", BROKEN_SETS)
 def test_broken_sets_are_refused_either_way(folder, fault, on_bad):
-    change, said = BROKEN_SETS[fault]
+    change, message = BROKEN_SETS[fault]
     change(folder)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match=message) as error:
         read_set(folder, on_bad=on_bad)
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
@@ -503,13 +503,13 @@ def test_microsoft_framing_follows_the_config(microsoft):
 def test_microsoft_faults(microsoft):
     path = microsoft / "000001_ldmks.txt"
     lines = path.read_text().splitlines()
-    for text, said in (
+    for text, message in (
         ("\n".join(lines[:68]), "68 points; expected 70"),
         ("\n".join(["a b", *lines[1:]]), "not two numbers"),
         ("\n".join(["nan 1", *lines[1:]]), "not finite"),
     ):
         path.write_text(text)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             read_set(microsoft)
         assert len(read_set(microsoft, on_bad="skip")) == 2
     path.write_text("\n".join(lines))

@@ -27,9 +27,17 @@ KINDS = {
     "shift": {"shift": 0.15},
     "shear": {"shear": 15.0},
     "perspective": {"perspective": 0.1},
-    "all": {"flip": 0.5, "rotate": 30.0, "rotate_wide": 90.0, "rotate_wide_p": 0.3, "scale": 0.2, "shift": 0.08,
-            "shear": 8.0, "perspective": 0.06},
-}  # fmt: skip
+    "all": {
+        "flip": 0.5,
+        "rotate": 30.0,
+        "rotate_wide": 90.0,
+        "rotate_wide_p": 0.3,
+        "scale": 0.2,
+        "shift": 0.08,
+        "shear": 8.0,
+        "perspective": 0.06,
+    },
+}
 
 
 def _grid(width: int, height: int) -> np.ndarray:

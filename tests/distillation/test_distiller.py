@@ -366,7 +366,7 @@ def test_a_cosine_is_no_straight_line():
 
 
 @pytest.mark.parametrize(
-    ("term", "field", "says"),
+    ("term", "field", "words"),
     [
         (TermConfig(loss="heatmap_klx"), "loss", ["heatmap_klx", "mean heatmap_kl", "fitnet"]),
         (TermConfig(loss="coordinate", student="level:0"), "student", ["level:0", "no tap"]),
@@ -413,12 +413,12 @@ def test_a_cosine_is_no_straight_line():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_is_refused_in_one_sentence_that_names_the_term(pair, term, field, says):
+def test_what_cannot_be_is_refused_in_one_sentence_that_names_the_term(pair, term, field, words):
     with pytest.raises(UserError) as error:
         Distiller({"mine": term}, *pair)
     text = str(error.value)
     assert text.startswith(f"distill.terms.mine.{field} ") and text.endswith(".") and "\n" not in text
-    assert all(word in text for word in says), text
+    assert all(word in text for word in words), text
 
 
 @pytest.mark.parametrize(
@@ -436,12 +436,12 @@ def test_much_of_a_term_is_checked_before_there_is_a_teacher(pair, term):
 
 
 def test_arguments_are_checked_when_the_distiller_is_built(pair):
-    for args, says in (
+    for args, words in (
         ({"temprature": 2}, "temprature' is unknown"),
         ({"dims": 2}, "dims' is unknown"),
         ({"temperature": 0}, "above 0"),
     ):
-        with pytest.raises(UserError, match=f"distill.terms.mine.args.*{says}"):
+        with pytest.raises(UserError, match=f"distill.terms.mine.args.*{words}"):
             Distiller({"mine": TermConfig(loss="heatmap_kl", args=args)}, *pair)
 
 

@@ -404,8 +404,8 @@ def test_dist_asks_for_no_scale_and_no_offset():
 
 def test_vid_by_hand():
     # (3 - 1)^2 over the teacher's mean square 1, at variance 2
-    said = feature.Gaussian(torch.full((1, 2, 2, 2), 3.0), torch.tensor([2.0, 2.0]))
-    assert float(feature.vid(said, torch.ones(1, 2, 2, 2))) == pytest.approx(0.5 * (math.log(2) + 4 / 2))
+    gaussian = feature.Gaussian(torch.full((1, 2, 2, 2), 3.0), torch.tensor([2.0, 2.0]))
+    assert float(feature.vid(gaussian, torch.ones(1, 2, 2, 2))) == pytest.approx(0.5 * (math.log(2) + 4 / 2))
     silent = feature.Gaussian(torch.zeros(1, 2, 2, 2), torch.ones(2))
     assert float(feature.vid(silent, 7 * torch.ones(1, 2, 2, 2))) == pytest.approx(0.5)
 

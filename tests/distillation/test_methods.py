@@ -294,7 +294,7 @@ def test_every_default_argument_would_pass_the_check(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "says"),
+    ("name", "args", "words"),
     [
         ("rkd", {"cells": 2.5}, ["args.cells' is 2.5", "whole number"]),
         ("sp", {"cells": 0}, ["args.cells' is 0", "1 or more"]),
@@ -307,12 +307,12 @@ def test_every_default_argument_would_pass_the_check(name):
         ("fitnet", {"student": 3}, ["args.student is unknown", "no arguments"]),
     ],
 )
-def test_an_argument_that_cannot_be_is_refused_in_one_sentence(name, args, says):
+def test_an_argument_that_cannot_be_is_refused_in_one_sentence(name, args, words):
     with pytest.raises(UserError) as error:
         METHODS[name].checked_args("distill.terms.mine.args", args)
     text = str(error.value)
     assert "distill.terms.mine.args" in text and text.endswith(".") and "\n" not in text
-    assert all(word in text for word in says), text
+    assert all(word in text for word in words), text
 
 
 def test_an_argument_in_exponent_notation_is_a_number():

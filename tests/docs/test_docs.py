@@ -1,4 +1,4 @@
-"""README.md and docs/ name what is there: links and pictures, doors and their options, experiment files and their
+"""README.md and docs/ name what is there: links and pictures, commands and their options, experiment files and their
 keys."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from distill.errors import UserError
 
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
 NAMES = [str(page.relative_to(REPO)) for page in PAGES]
-DOOR = re.compile(r"-m ((?:distill|search)(?:\.\w+)+)")
-WORDS_OF_A_DOOR = re.compile(DOOR.pattern + r"([^#`|>;&()\n]*)")
+MODULE = re.compile(r"-m ((?:distill|search)(?:\.\w+)+)")
+WORDS_OF_A_MODULE = re.compile(MODULE.pattern + r"([^#`|>;&()\n]*)")
 PLACEHOLDER = re.compile(r"NAME|FILE|DIR|MODEL|\.\.\.")
 
 
@@ -40,22 +40,22 @@ def anchors(path: Path) -> set[str]:
 
 
 def commands(text: str) -> list[tuple[str, str]]:
-    """(door, the words after it) of each command that a page names."""
-    return [(match[1], match[2].strip()) for match in WORDS_OF_A_DOOR.finditer(text)]
+    """(module, the words after it) of each command that a page names."""
+    return [(match[1], match[2].strip()) for match in WORDS_OF_A_MODULE.finditer(text)]
 
 
 @cache
 def help_of(*words: str) -> str | None:
-    """What a door, or a command of it, tells of itself; None where there is no such command."""
+    """The help of a command, or of a command within it; None where there is none."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit, UserError):
         importlib.import_module(module_of(words[0])).main([*words[1:], "--help"])
     return shown.getvalue() or None
 
 
-def module_of(door: str) -> str:
-    folder = REPO / door.replace(".", "/")
-    return f"{door}.__main__" if folder.is_dir() else door
+def module_of(module: str) -> str:
+    folder = REPO / module.replace(".", "/")
+    return f"{module}.__main__" if folder.is_dir() else module
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,21 +74,23 @@ def test_links_and_pictures_lead_somewhere(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_door_that_is_named_is_one(name):
-    for door in set(DOOR.findall(text_of(name))):
-        path = REPO / f"{module_of(door).replace('.', '/')}.py"
-        assert path.is_file() and 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"), f"{name}: -m {door}"
+    for module in set(MODULE.findall(text_of(name))):
+        path = REPO / f"{module_of(module).replace('.', '/')}.py"
+        assert path.is_file() and 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"), (
+            f"{name}: -m {module}"
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_that_is_shown_with_a_door_is_known_to_it(name):
-    for door, words in commands(text_of(name)):
+    for module, words in commands(text_of(name)):
         options = re.findall(r"(?<!\S)\[?(--[a-z][\w-]*)", words)
         if not options:
             continue
         first = words.split()[0]
-        told = (first.isalpha() and first.islower() and help_of(door, first)) or help_of(door)
+        shown = (first.isalpha() and first.islower() and help_of(module, first)) or help_of(module)
         for option in options:
-            assert re.search(rf"(?<![\w-]){option}(?![\w-])", told), f"{name}: python -m {door} {words}: no {option}"
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown), f"{name}: python -m {module} {words}: no {option}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,8 +103,8 @@ def test_every_file_of_the_repository_that_is_named_is_there(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_overrides_that_are_shown_with_a_training_are_fields_of_its_config(name):
-    for door, words in commands(text_of(name)):
-        if door not in ("distill.teacher", "distill.student"):
+    for module, words in commands(text_of(name)):
+        if module not in ("distill.teacher", "distill.student"):
             continue
         given = re.search(r"--config (\S+)", words)
         file = given[1] if given else "experiments/student.yaml"
@@ -113,7 +115,7 @@ def test_overrides_that_are_shown_with_a_training_are_fields_of_its_config(name)
 
 def test_the_checks_see_what_is_there():
     readme = text_of("README.md")
-    assert {"distill.teacher", "distill.student", "distill.evaluate", "search.study"} <= set(DOOR.findall(readme))
+    assert {"distill.teacher", "distill.student", "distill.evaluate", "search.study"} <= set(MODULE.findall(readme))
     assert any("--workers" in words for _, words in commands(readme))
     assert "--seeds" in help_of("search.best") and "--public" in help_of("distill.submission", "log")
     assert "--public" not in help_of("distill.submission", "make")

@@ -221,7 +221,7 @@ def test_a_model_that_says_nan_is_not_taken_for_one_that_agrees(given, exported,
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "words"),
     [
         (lambda t: t.update({"head.out.weight": t["head.out.weight"].half()}), ["head.out.weight", "F16", "float32"]),
         (lambda t: t.update({"head.out.weight": t["head.out.weight"].bfloat16()}), ["head.out.weight", "BF16"]),
@@ -236,12 +236,12 @@ def test_a_model_that_says_nan_is_not_taken_for_one_that_agrees(given, exported,
     ],
     ids=["float16", "bfloat16", "int8", "float64", "adapter", "distiller", "teacher", "ensemble", "models", "empty"],
 )
-def test_files_that_break_a_rule_are_refused_before_anything_is_written(given, tmp_path, change, says):
+def test_files_that_break_a_rule_are_refused_before_anything_is_written(given, tmp_path, change, words):
     bad = altered(given, tmp_path, change)
     with pytest.raises(UserError) as error:
         exporting.export(bad, tmp_path / "out", None)
     text = str(error.value)
-    assert str(bad) in text and "\n" not in text and all(word in text for word in says), text
+    assert str(bad) in text and "\n" not in text and all(word in text for word in words), text
     assert not (tmp_path / "out").exists()
 
 
@@ -268,9 +268,12 @@ HOSTILE = {"nested": "[" * 50_000, "digits": "1" * 5_000, "large": '"' + "x" * 2
 def test_a_hostile_description_is_one_sentence_in_both_kinds_of_model_file(tmp_path, text):
     save_file({"head.weight": torch.zeros(2)}, tmp_path / "a.safetensors", metadata={"distill": text})
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "a", [value], [
-        onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-    ])  # fmt: skip
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "a",
+        [value],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
+    )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     onnx.helper.set_model_props(model, {"distill": text})
     onnx.save(model, tmp_path / "a.onnx")
@@ -322,9 +325,13 @@ def store(tmp_path_factory, given) -> tuple[TrackingConfig, dict[str, str]]:
     tracking = TrackingConfig(store=str(tmp_path_factory.mktemp("store") / "mlruns"), experiment="refs")
     ids = {}
     for name, job, data in (
-        ("old", "teacher", "aaa"), ("new", "teacher", "aaa"), ("other", "teacher", "bbb"), ("pupil", "student", "aaa"),
-        ("two", "student", "aaa"), ("broken", "teacher", "aaa"),
-    ):  # fmt: skip
+        ("old", "teacher", "aaa"),
+        ("new", "teacher", "aaa"),
+        ("other", "teacher", "bbb"),
+        ("pupil", "student", "aaa"),
+        ("two", "student", "aaa"),
+        ("broken", "teacher", "aaa"),
+    ):
         tags = {"data.train": data, "distill.role": job}
         run = Run.start(tracking, job=job, run_name=name, params={}, config_yaml="", tags=tags)
         ids[name] = run.id
@@ -368,13 +375,16 @@ def test_a_run_by_id_by_its_beginning_and_by_name(store):
 
 def test_references_that_lead_nowhere(store):
     tracking, ids = store
-    for reference, says in (
-        ("nosuchrun", "nosuchrun"), ("models:/none@champion", "models:/none@champion"), ("models:/", "models:/"),
-        (ids["pupil"], MODEL_FOLDER), ("two", "2 model files"),
-    ):  # fmt: skip
+    for reference, words in (
+        ("nosuchrun", "nosuchrun"),
+        ("models:/none@champion", "models:/none@champion"),
+        ("models:/", "models:/"),
+        (ids["pupil"], MODEL_FOLDER),
+        ("two", "2 model files"),
+    ):
         with pytest.raises(UserError) as error:
             references.resolve_model(reference, tracking)
-        assert says in str(error.value) and "\n" not in str(error.value)
+        assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_default_teacher_is_the_newest_finished_one_of_this_data(store):

@@ -42,10 +42,20 @@ def test_a_process_without_this_package_gets_the_same_points_from_the_registry(t
     np.save(tmp_path / "faces.npy", faces.numpy())
     uri = tracking.tracking_uri(tiny.tracking)
     out = subprocess.run(
-        [sys.executable, "-c", STRANGER, uri, "models:/distill-student@newest",
-         tmp_path / "faces.npy", tmp_path / "out.npz"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            STRANGER,
+            uri,
+            "models:/distill-student@newest",
+            tmp_path / "faces.npy",
+            tmp_path / "out.npz",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+    )
     assert out.returncode == 0, out.stderr[-2000:]
     assert "points" in out.stdout and "uint8" in out.stdout, "the signature names inputs and outputs"
     found = np.load(tmp_path / "out.npz")
@@ -62,7 +72,7 @@ def test_the_model_folder_has_an_input_example_and_still_one_model_file(tiny, st
     assert resolve_model("models:/distill-student@newest", tiny.tracking).path == folder / "student.safetensors"
 
 
-def test_the_card_tells_what_it_is_how_good_and_where_it_is_worst(tiny, student):
+def test_the_card_shows_what_it_is_how_good_and_where_it_is_worst(tiny, student):
     card = (tracking.artifact_path(tiny.tracking, student.run_id, "model") / "README.md").read_text()
     report = student.report
     worst = max(report.by_region, key=report.by_region.get)

@@ -82,7 +82,7 @@ def test_no_data_set_no_store_and_no_output_is_in_it(tiny, files):
 
 
 def test_it_holds_nothing_of_the_machine_it_came_from(tiny, files):
-    # fmt: skip
+
     own = [
         data.decode()
         for name, data in files.items()
@@ -223,9 +223,9 @@ def test_the_readmes_command_makes_the_stored_submission_again(tiny, built, monk
     images = str(tiny.data / "synthetics_test")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the last digits must not hang on this
     handin.main(["--check", str(built.path), "--images", images, "--no-install"])
-    said = capsys.readouterr().out
-    assert "reproduced, 4 rows, 544 numbers the same to the last digit" in said
-    assert "distill.submission make student.safetensors" in said
+    printed = capsys.readouterr().out
+    assert "reproduced, 4 rows, 544 numbers the same to the last digit" in printed
+    assert "distill.submission make student.safetensors" in printed
 
 
 def test_it_is_the_code_in_the_zip_that_runs(tiny, files, tmp_path):

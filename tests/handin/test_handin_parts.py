@@ -26,11 +26,22 @@ def project(tmp_path) -> Path:
     """A small project with code, litter, and data in places where people have it."""
     root = tmp_path / "project"
     for name in (
-        "distill/__init__.py", "distill/__pycache__/config.pyc", "search/study.py", "experiments/base.yaml", "run",
-        "distill/data/sample/synthetics_val/annot.pkl", "distill/data/sample/synthetics_val/0.jpg",
-        "mlruns/README.md", "mlruns/mlflow.db", "outputs/solution.zip", "docs/picture.png",
-        "faces/mine/annot.pkl", "faces/mine/0.jpg", "aflw_test/image00002.jpg", "private/plans.txt",
-    ):  # fmt: skip
+        "distill/__init__.py",
+        "distill/__pycache__/config.pyc",
+        "search/study.py",
+        "experiments/base.yaml",
+        "run",
+        "distill/data/sample/synthetics_val/annot.pkl",
+        "distill/data/sample/synthetics_val/0.jpg",
+        "mlruns/README.md",
+        "mlruns/mlflow.db",
+        "outputs/solution.zip",
+        "docs/picture.png",
+        "faces/mine/annot.pkl",
+        "faces/mine/0.jpg",
+        "aflw_test/image00002.jpg",
+        "private/plans.txt",
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("first")
     (root / "run").chmod(0o755)
@@ -50,9 +61,15 @@ def checkout(project) -> tuple[Path, str]:
 
 
 CODE = {
-    "distill/__init__.py", "search/study.py", "experiments/base.yaml", "run", "docs/picture.png", ".gitignore",
-    "distill/data/sample/synthetics_val/annot.pkl", "distill/data/sample/synthetics_val/0.jpg",
-}  # fmt: skip
+    "distill/__init__.py",
+    "search/study.py",
+    "experiments/base.yaml",
+    "run",
+    "docs/picture.png",
+    ".gitignore",
+    "distill/data/sample/synthetics_val/annot.pkl",
+    "distill/data/sample/synthetics_val/0.jpg",
+}
 
 
 def test_a_clean_run_has_the_code_of_its_revision_and_no_data(checkout):
@@ -77,7 +94,7 @@ def test_a_run_with_changes_has_the_present_code_and_a_sentence(checkout):
     assert "changes that were not committed" in found.statement and f"{revision}, with changes" in found.statement
 
 
-def test_a_revision_that_is_not_here_is_told(checkout):
+def test_a_revision_that_is_not_here_is_reported(checkout):
     root, revision = checkout
     found = sources.collect("0" * 40, True, (), root)
     assert found.files["distill/__init__.py"] == b"first" and found.files.keys() >= CODE
@@ -98,12 +115,22 @@ STATED = {
     "timm": ["torch", "PyYAML"],
 }
 RAN = {
-    "python": "3.11.7", "platform": "Linux",
+    "python": "3.11.7",
+    "platform": "Linux",
     "packages": {
-        "torch": "2.15.0+cpu", "cuda-toolkit": "13.2", "nvidia-cublas": "1", "nvidia-cufft": "1", "timm": "1.0",
-        "pyyaml": "6.0", "typing_extensions": "4", "opt-einsum": "3", "pytest": "9", "distill": "0.1", "pip": "26",
+        "torch": "2.15.0+cpu",
+        "cuda-toolkit": "13.2",
+        "nvidia-cublas": "1",
+        "nvidia-cufft": "1",
+        "timm": "1.0",
+        "pyyaml": "6.0",
+        "typing_extensions": "4",
+        "opt-einsum": "3",
+        "pytest": "9",
+        "distill": "0.1",
+        "pip": "26",
     },
-}  # fmt: skip
+}
 
 
 def pinned(*needed: str, **known: str) -> list[str]:
@@ -115,9 +142,14 @@ def test_what_the_code_needs_is_pinned_as_it_ran_and_nothing_else():
     head, *lines = pinned("timm>=1.0", "Typing-Extensions")
     assert head.startswith("# Python 3.11.7 on Linux")
     assert lines == [
-        "--extra-index-url https://download.pytorch.org/whl/cpu", "cuda-toolkit==13.2", "nvidia-cublas==1",
-        "pyyaml==6.0", "timm==1.0", "torch==2.15.0+cpu", "typing-extensions==4",
-    ]  # fmt: skip
+        "--extra-index-url https://download.pytorch.org/whl/cpu",
+        "cuda-toolkit==13.2",
+        "nvidia-cublas==1",
+        "pyyaml==6.0",
+        "timm==1.0",
+        "torch==2.15.0+cpu",
+        "typing-extensions==4",
+    ]
 
 
 def test_extras_bring_in_what_they_name():
@@ -211,7 +243,7 @@ def test_an_average_names_its_members_which_come_first(trace):
     assert found[2].config == ""
 
 
-def test_what_is_not_in_the_store_is_told(trace):
+def test_what_is_not_in_the_store_is_reported(trace):
     (step,) = trace("S", [run("S", "student", "distilled", teacher_id="gone")])
     assert (
         step.command.endswith(" teacher=gone") and "gone" in step.remarks[0] and "not in the store" in step.remarks[0]

@@ -71,12 +71,16 @@ def sentence(error) -> str:
 # ---------------------------------------------------------------------------------------------------- descriptions
 
 GOOD = {
-    "name": "four", "points": 4, "regions": {"top": "0-1", "rest": "2, 3"}, "outlines": ["0-1"], "flip_pairs": [[0, 1]],
-}  # fmt: skip
+    "name": "four",
+    "points": 4,
+    "regions": {"top": "0-1", "rest": "2, 3"},
+    "outlines": ["0-1"],
+    "flip_pairs": [[0, 1]],
+}
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"colour": "red"}, "'colour' is unknown"),
         ({"name": None}, "'name' is missing"),
@@ -111,12 +115,12 @@ GOOD = {
         ({"as_68": [["0, 0", "1-2"]]}, "'as_68' has the own point 0 2 times"),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence(change, told):
+def test_a_mistake_is_reported_in_one_sentence(change, message):
     assert from_dict(GOOD, "here").count == 4
     values = {key: value for key, value in (GOOD | change).items() if value is not None}
     with pytest.raises(UserError) as error:
         from_dict(values, "here")
-    assert sentence(error).startswith("here: ") and told in sentence(error)
+    assert sentence(error).startswith("here: ") and message in sentence(error)
 
 
 def test_what_cannot_be_found_or_read_is_refused(tmp_path):
@@ -261,8 +265,8 @@ def test_models_of_two_sets_do_not_share_weights():
     config = ModelConfig(backbone="lcnet_050", input_size=32, head=HeadConfig(stride=8, width=16))
     renamed = replace(IBUG68, name="mine")
     assert difference(Landmarker(config), Landmarker(config)) is None
-    told = difference(Landmarker(config), Landmarker(config, renamed))
-    assert told == ("data.landmarks", "ibug68 (68 points)", "mine (68 points)")
+    found_difference = difference(Landmarker(config), Landmarker(config, renamed))
+    assert found_difference == ("data.landmarks", "ibug68 (68 points)", "mine (68 points)")
 
 
 def test_the_bundled_student_and_other_old_files_are_of_the_68_points():
@@ -325,8 +329,8 @@ def test_commands_need_no_yaml_for_a_model_of_98_points(whole, tmp_path, capsys)
     folder, config, result = whole
     model, val = str(result.model_file), folder / "data" / "synthetics_val"
     evaluate.main([model, "--data", str(val), "--out", str(tmp_path / "evaluation"), "--flip"])
-    said = json.loads((tmp_path / "evaluation" / "report.json").read_text())
-    assert len(said["per_point"]) == 98 and "jaw" in capsys.readouterr().out
+    written = json.loads((tmp_path / "evaluation" / "report.json").read_text())
+    assert len(written["per_point"]) == 98 and "jaw" in capsys.readouterr().out
     with pytest.raises(UserError, match="expected 98, those of mine"):
         evaluate.main([model, "--out", str(tmp_path / "evaluation")])  # the bundled sample has 68
 

@@ -285,11 +285,11 @@ def test_a_checkpoint_without_its_last_stage_is_refused_with_the_key_that_allows
 def test_a_partial_checkpoint_that_is_allowed_says_what_begins_at_random(tmp_path, capsys):
     path = without_last_stage(tmp_path)
     model = Landmarker(replace(model_config(), checkpoint=str(path), allow_partial=True))
-    state, said = torch.load(path, weights_only=True), capsys.readouterr().out
+    state, printed = torch.load(path, weights_only=True), capsys.readouterr().out
     for name, value in model.backbone.named_parameters():
         assert name not in state or torch.equal(value, state[name])
         if value.dim() > 1:
-            assert (name in said) == (name not in state)
+            assert (name in printed) == (name not in state)
 
 
 def test_a_missing_checkpoint_file(tmp_path):

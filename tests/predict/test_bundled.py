@@ -28,7 +28,7 @@ def test_obeys_the_rules():
     exporting.check_rules(BUNDLED)
 
 
-def test_card_tells_the_run_and_the_number_that_the_file_carries(student):
+def test_card_shows_the_run_and_the_number_that_the_file_carries(student):
     about, card = student[1]["about"], CARD.read_text(encoding="utf-8")
     assert about["run_id"] in card
     assert f"{about['val/nme']:.3f}" in card

@@ -132,8 +132,10 @@ def test_a_film_that_is_cut_off_is_read_to_the_cut_and_what_is_missing_is_named(
     assert [type(frame) for frame in found[41:]] == [video.Lost, video.Lost] and "4.000 s" in found[-1].reason
 
 
-@pytest.mark.parametrize(("name", "kept", "last"), [("hole_fast.mp4", 72, 3.96), ("hole_whole.mkv", 80, 3.96),
-                                                    ("vfr.mkv", 24, 3.133), ("dense.mkv", 100, 0.99)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "kept", "last"),
+    [("hole_fast.mp4", 72, 3.96), ("hole_whole.mkv", 80, 3.96), ("vfr.mkv", 24, 3.133), ("dense.mkv", 100, 0.99)],
+)
 def test_films_that_are_not_whole_or_even(shared_inputs, name, kept, last):
     found = [frame for frame in frames_of(shared_inputs / "videos" / name) if isinstance(frame, video.Frame)]
     assert len(found) == kept and found[-1].seconds == pytest.approx(last, abs=1e-3)

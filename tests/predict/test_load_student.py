@@ -105,7 +105,7 @@ def test_the_bundled_student_finds_a_rendered_face():
 
 
 @pytest.mark.parametrize("reference", ["absent.onnx", "absent.safetensors"])
-def test_a_file_that_is_not_there_is_said(reference):
+def test_a_file_that_is_not_there_is_named(reference):
     with pytest.raises(UserError, match=f"'{reference}' does not exist"):
         load_student(reference)
 

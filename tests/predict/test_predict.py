@@ -80,9 +80,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_a_folder_becomes_landmarks_and_drawn_pictures(model, folder, tmp_path, capsys):
     out = tmp_path / "out"
     run(model, folder, "--out", out)
-    said = json.loads((out / "landmarks.json").read_text())
-    assert list(said) == ["a.jpg", "b.png", "c.bmp", "d.PNG"]
-    for name, face in said.items():
+    written = json.loads((out / "landmarks.json").read_text())
+    assert list(written) == ["a.jpg", "b.png", "c.bmp", "d.PNG"]
+    for name, face in written.items():
         assert np.array(face["points"]).shape == (68, 2) and all(0 <= c <= 1 for c in face["confidence"])
         source, drawn = cv2.imread(str(folder / name)), cv2.imread(str(out / f"{Path(name).stem}.jpg"))
         assert drawn.shape == source.shape and (drawn != source).any()
@@ -93,9 +93,9 @@ def test_a_folder_becomes_landmarks_and_drawn_pictures(model, folder, tmp_path, 
 def test_csv_says_what_json_says(model, folder, tmp_path):
     for kind in ("json", "csv"):
         run(model, folder, "--out", tmp_path / "out", "--format", kind, "--no-pictures")
-    said, rows = json.loads((tmp_path / "out/landmarks.json").read_text()), rows_of(tmp_path / "out/landmarks.csv")
-    assert [(row["image"], row["face"]) for row in rows] == [(name, "0") for name in said]
-    for row, face in zip(rows, said.values(), strict=True):
+    written, rows = json.loads((tmp_path / "out/landmarks.json").read_text()), rows_of(tmp_path / "out/landmarks.csv")
+    assert [(row["image"], row["face"]) for row in rows] == [(name, "0") for name in written]
+    for row, face in zip(rows, written.values(), strict=True):
         points = [[float(row[f"x{i}"]), float(row[f"y{i}"])] for i in range(1, 69)]
         assert np.array(points) == pytest.approx(np.array(face["points"]), abs=2e-3)
         assert [float(row[f"c{i}"]) for i in range(1, 69)] == pytest.approx(face["confidence"], abs=2e-4)
@@ -115,8 +115,8 @@ def test_boxes_choose_the_faces(model, folder, tmp_path, capsys):
     assert boxed["a.jpg"][0]["points"] != boxed["a.jpg"][1]["points"] != whole["a.jpg"]["points"]
     # a box that is the whole picture, taken as it is
     assert np.array(one["a.jpg"][1]["points"]) == pytest.approx(np.array(whole["a.jpg"]["points"]), abs=2)
-    said = capsys.readouterr().out
-    assert "4 images, 5 faces" in said and "2 images have no box" in said
+    printed = capsys.readouterr().out
+    assert "4 images, 5 faces" in printed and "2 images have no box" in printed
 
 
 def test_pictures_of_one_name_keep_their_paths(model, folder, tmp_path):
@@ -124,8 +124,8 @@ def test_pictures_of_one_name_keep_their_paths(model, folder, tmp_path):
     other.mkdir()
     shutil.copy(folder / "d.PNG", other / "a.jpg")
     run(model, folder / "a.jpg", other / "a.jpg", folder / "a.jpg", folder / "c.bmp", "--out", tmp_path / "out")
-    said = json.loads((tmp_path / "out/landmarks.json").read_text())
-    assert said.keys() == {str(folder / "a.jpg"), str(other / "a.jpg"), "c.bmp"}
+    written = json.loads((tmp_path / "out/landmarks.json").read_text())
+    assert written.keys() == {str(folder / "a.jpg"), str(other / "a.jpg"), "c.bmp"}
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 3
 
 
@@ -210,15 +210,15 @@ def track(path: Path) -> np.ndarray:
 
 def test_a_video_becomes_landmarks_a_drawn_video_and_its_jitter(model, clip, tmp_path, capsys):
     run(model, clip, "--out", tmp_path / "raw")
-    said = json.loads((tmp_path / "raw/landmarks.json").read_text())
+    written = json.loads((tmp_path / "raw/landmarks.json").read_text())
     points = track(tmp_path / "raw/landmarks.json")
     assert points.shape == (FRAMES, 68, 2)
-    assert (said["width"], said["height"], said["fps"], said["smoothed"]) == (96, 64, 25, False)
-    assert [frame["seconds"] for frame in said["frames"]] == pytest.approx(np.arange(FRAMES) / 25)
-    assert said["jitter_percent"]["raw"] == pytest.approx(smoothing.jitter(points, (96 * 64) ** 0.5), rel=1e-3)
-    assert 0 < said["jitter_percent"]["smoothed"] < said["jitter_percent"]["raw"]
+    assert (written["width"], written["height"], written["fps"], written["smoothed"]) == (96, 64, 25, False)
+    assert [frame["seconds"] for frame in written["frames"]] == pytest.approx(np.arange(FRAMES) / 25)
+    assert written["jitter_percent"]["raw"] == pytest.approx(smoothing.jitter(points, (96 * 64) ** 0.5), rel=1e-3)
+    assert 0 < written["jitter_percent"]["smoothed"] < written["jitter_percent"]["raw"]
     line = next(line for line in capsys.readouterr().out.splitlines() if "jitter" in line)
-    assert all(f"{said['jitter_percent'][kind]:.3f} %" in line for kind in ("raw", "smoothed")) and "lag" in line
+    assert all(f"{written['jitter_percent'][kind]:.3f} %" in line for kind in ("raw", "smoothed")) and "lag" in line
     with video.opened(str(tmp_path / "raw/clip_landmarks.mp4")) as opened:
         drawn = list(opened.frames)
     assert {frame.image.shape for frame in drawn} == {(64, 96, 3)}
@@ -239,8 +239,9 @@ def test_smooth_gives_out_the_smoothed_points(model, clip, tmp_path):
 def test_a_box_holds_from_its_frame_on(model, clip, tmp_path):
     (tmp_path / "boxes.json").write_text('{"3": [10, 5, 50, 50], "8": [30, 5, 50, 50]}')
     run(model, clip, "--boxes", tmp_path / "boxes.json", "--out", tmp_path, "--no-pictures")
-    said = json.loads((tmp_path / "landmarks.json").read_text())["frames"]
-    assert [frame.get("box") for frame in said] == [None] * 3 + [[10, 5, 50, 50]] * 5 + [[30, 5, 50, 50]] * (FRAMES - 8)
+    written = json.loads((tmp_path / "landmarks.json").read_text())["frames"]
+    boxes = [None] * 3 + [[10, 5, 50, 50]] * 5 + [[30, 5, 50, 50]] * (FRAMES - 8)
+    assert [frame.get("box") for frame in written] == boxes
 
 
 def test_a_camera_is_read_until_it_is_stopped_and_then_written(exported, clip, tmp_path, monkeypatch):
@@ -276,13 +277,13 @@ def test_a_film_with_holes_and_uneven_times_keeps_the_rest_and_its_times(model, 
     with pytest.raises(SystemExit) as ended:
         run(model, film, "--smooth", "--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out")
     assert ended.value.code == 1
-    said = json.loads((tmp_path / "out/landmarks.json").read_text())
+    written = json.loads((tmp_path / "out/landmarks.json").read_text())
     lost = (tmp_path / "out/left_out.txt").read_text().splitlines()
-    assert len(lost) == said["left_out"] > 0 and len(said["frames"]) + len(lost) == len(TIMES)
+    assert len(lost) == written["left_out"] > 0 and len(written["frames"]) + len(lost) == len(TIMES)
     assert lost[0].startswith("frame ") and f"{len(lost)} left out" in capsys.readouterr().err
-    indices = [frame["frame"] for frame in said["frames"]]
-    assert indices[0] == 0 and indices[-1] == 39 and said["frames"][-1]["box"] == [4, 4, 50, 50]
-    assert [frame["seconds"] for frame in said["frames"]] == pytest.approx(TIMES[indices], abs=1e-3)
+    indices = [frame["frame"] for frame in written["frames"]]
+    assert indices[0] == 0 and indices[-1] == 39 and written["frames"][-1]["box"] == [4, 4, 50, 50]
+    assert [frame["seconds"] for frame in written["frames"]] == pytest.approx(TIMES[indices], abs=1e-3)
     with video.opened(str(tmp_path / "out/hole_landmarks.mp4")) as opened:
         assert [frame.seconds for frame in opened.frames] == pytest.approx(TIMES[indices], abs=1e-3)
 

@@ -20,9 +20,16 @@ from distill.models.references import resolve_model
 from distill.tracking import client
 
 SMALL = [
-    "model.backbone=lcnet_050", "model.input_size=64", "model.head.width=16", "data.workers=0", "data.limit=8",
-    "train.batch_size=4", "train.device=cpu", "train.threads=1", "train.amp=off",
-]  # fmt: skip
+    "model.backbone=lcnet_050",
+    "model.input_size=64",
+    "model.head.width=16",
+    "data.workers=0",
+    "data.limit=8",
+    "train.batch_size=4",
+    "train.device=cpu",
+    "train.threads=1",
+    "train.amp=off",
+]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from distill import tracking
 from distill.config import HeadConfig, ModelConfig, TrackingConfig
 from distill.errors import UserError
-from distill.recipe import __main__ as door
+from distill.recipe import __main__ as entry
 from distill.recipe import file as stages
 from distill.training import checkpoint, loop
 
@@ -112,10 +112,10 @@ def test_a_recipe_that_cannot_be_is_refused_by_stage_and_key(tmp_path, change, w
     assert "\n" not in str(error.value) and "recipe.yaml" in str(error.value)
 
 
-def test_a_dry_run_tells_what_sets_each_stage_apart(tmp_path, capsys):
-    door.main(["--config", str(written(tmp_path, TWO)), "--dry-run", "stages.first.train.lr=0.25"])
-    told = capsys.readouterr().out
-    first, second, mean = told.split("\n\n")[1:]
+def test_a_dry_run_shows_what_sets_each_stage_apart(tmp_path, capsys):
+    entry.main(["--config", str(written(tmp_path, TWO)), "--dry-run", "stages.first.train.lr=0.25"])
+    printed = capsys.readouterr().out
+    first, second, mean = printed.split("\n\n")[1:]
     assert first.splitlines() == ["1  first  (student)", "   seed: 3", "   train.lr: 0.25", "   train.snapshots: 2"]
     assert "init: first; teacher: first" in second and "distill.terms.self: {loss: heatmap_kl}" in second
     assert mean.strip() == "3  mean  (average; uniform, of first)"
@@ -179,7 +179,7 @@ def model_of(store: Path, run: tracking.RunInfo) -> Path:
 )
 def test_a_recipe_that_ships_runs_and_is_not_run_twice(tiny, tmp_path, monkeypatch, capsys, path):
     args = ["--config", str(path), *small(tiny, tmp_path, path)]
-    door.main(args)
+    entry.main(args)
     parent, runs = children(tiny.store, path)
     recipe = stages.load(path, args[2:])
     assert list(runs)[::-1] == [stage.name for stage in recipe.stages]
@@ -203,9 +203,9 @@ def test_a_recipe_that_ships_runs_and_is_not_run_twice(tiny, tmp_path, monkeypat
 
     monkeypatch.setattr(loop, "fit", None)
     capsys.readouterr()
-    door.main(args)
-    told = capsys.readouterr().out
-    assert told.count(" found ") == len(recipe.stages) and parent.id in told
+    entry.main(args)
+    printed = capsys.readouterr().out
+    assert printed.count(" found ") == len(recipe.stages) and parent.id in printed
     assert children(tiny.store, path)[1].keys() == runs.keys()
 
 
@@ -222,7 +222,7 @@ def test_a_stage_that_cannot_be_is_refused_before_the_first_one_trains(tiny, tmp
         ("data.root=absent", "'absent'"),
     ):
         with pytest.raises(UserError, match=words):
-            door.main(["--config", str(path), *small(tiny, tmp_path, path), "tracking.experiment=refused", change])
+            entry.main(["--config", str(path), *small(tiny, tmp_path, path), "tracking.experiment=refused", change])
     assert not tracking.list_runs(TrackingConfig(store=str(tiny.store), experiment="refused"))
 
 
@@ -259,7 +259,7 @@ def test_killed_inside_a_stage_the_same_command_ends_in_the_same_weights(tiny, t
     again, after = children(tmp_path / "cut", path)
     assert again.id == parent.id and again.status == "FINISHED"
     assert {name: run.id for name, run in after.items()} == {name: run.id for name, run in before.items()}
-    door.main(["--config", str(path), *small(tiny, tmp_path, path, tmp_path / "whole"), longer])
+    entry.main(["--config", str(path), *small(tiny, tmp_path, path, tmp_path / "whole"), longer])
     _, whole = children(tmp_path / "whole", path)
     for name, info in whole.items():
         assert same_weights(model_of(tmp_path / "cut", after[name]), model_of(tmp_path / "whole", info)), name

@@ -222,6 +222,64 @@ def disks(rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Callabl
         yield f"{kind} on {kilobytes} kB", tried
 
 
+def memories(rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Callable]]:
+    """A command in an address space of 0.5 to 7 GB (`ulimit -v`): it ends as it should, or by one sentence. Libraries
+    take 3 to 6 GB of it (of addresses, not of memory) by being loaded. What lies there afterwards is whole."""
+    control, number = scene(folder), 0
+    pictures = str(folder / "data" / "synthetics_val")
+    while True:
+        number += 1
+        (here := folder / str(number)).mkdir()
+        command = (
+            ("distill.predict", str(REPO / "distill/assets/student.onnx"), pictures, "--out", f"{here}/out"),
+            ("distill.evaluate", "bundled", "--data", pictures, "--out", f"{here}/out"),
+            ("distill.export", "bundled", "--images", pictures, "--out", f"{here}/out"),
+            ("distill.student", "--config", str(control), f"tracking.store={here / 'mlruns'}", *SHORT),
+        )[number % 4]
+        megabytes = int(rng.integers(500, 7_000))
+        script = f'ulimit -v {1000 * megabytes}; exec "$@"'
+
+        def tried(here: Path = here, command: tuple = command, script: str = script) -> None:
+            try:
+                ended(start(here, *command, before=("sh", "-c", script, "sh")), here)
+            finally:
+                _check_whole(here)
+
+        yield f"{command[0]} in {megabytes} MB", tried
+
+
+def read_only(rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Callable]]:
+    """A command that reads or writes a store on a disk that is mounted read-only: right, or one sentence, and the store
+    has the same bytes afterwards. Needs `unshare` and user namespaces, or root."""
+    control, number = scene(folder), 0
+    store, pictures = folder / "mlruns", str(folder / "data" / "synthetics_val")
+    train_bare(configs.load(control, [*SHORT, f"tracking.store={store}"]))
+    (run,) = [run.id for run in trainings(configs.load(control).tracking)]
+    unfinished = ("--config", str(control), *SHORT, "seed=7")
+    while True:
+        number += 1
+        (here := folder / str(number)).mkdir()
+        command = (
+            ("distill.evaluate", run, "--store", str(store), "--out", f"{here}/out"),
+            ("distill.predict", run, pictures, "--store", str(store), "--out", f"{here}/out"),
+            ("distill.export", run, "--store", str(store), "--out", f"{here}/out"),
+            ("distill.student", *unfinished),
+            ("distill.ablation", "table", str(folder / "grid.yaml"), "--out", f"{here}/out"),
+            ("distill.report", run, "--store", str(store), "--out", f"{here}/out"),
+        )[number % 6]
+        script = f'mount --bind "{store}" "{store}" && mount -o remount,ro,bind "{store}" && exec "$@"'
+
+        def tried(here: Path = here, command: tuple = command, script: str = script) -> None:
+            before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+            try:
+                ended(start(here, *command, before=("unshare", "-rm", "sh", "-c", script, "sh")), here)
+            finally:
+                after = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+                expect(before == after, "the store has changed")
+
+        yield f"{command[0]} of a read-only store", tried
+
+
 def _check_whole(folder: Path) -> None:
     from distill.data import images
     from distill.training import checkpoint

@@ -112,6 +112,8 @@ def kinds() -> dict[str, tuple[int, Tries, int]]:
         "zips": (200, files.zips, SECONDS),
         **{f"kills-{job}": (3, runs.kills(job), LONG) for job in ("teacher", "student", "grid", "study")},
         "disk": (20, runs.disks, LONG),
+        "memory": (12, runs.memories, LONG),
+        "read-only": (6, runs.read_only, LONG),
         "loader-worker": (3, runs.loader_workers, LONG),
         "store": (1, runs.stores, LONG),
         "numbers": (24, runs.numbers, LONG),

@@ -112,8 +112,10 @@ def test_the_ablation_that_holds_the_student_comes_first():
     found = [made.ablation(2, "B"), made.ablation(2, "A"), about]
     order = document.numbered(found, (made.run_id("distilled", 0),))
     assert [(key, ablation.table.title) for key, ablation in order.items()] == [
-        ("ablation-1", "Z"), ("ablation-2", "A"), ("ablation-3", "B"),
-    ]  # fmt: skip
+        ("ablation-1", "Z"),
+        ("ablation-2", "A"),
+        ("ablation-3", "B"),
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- the page

@@ -53,9 +53,16 @@ def seen(tmp_path_factory):
 
     def look(width: int) -> dict:
         command = [
-            BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
-            f"--window-size={width},1400", "--virtual-time-budget=5000", "--dump-dom", (folder / "page.html").as_uri(),
-        ]  # fmt: skip
+            BROWSER,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={folder / 'profile'}",
+            f"--window-size={width},1400",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            (folder / "page.html").as_uri(),
+        ]
         dom = subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
         found = re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)
         assert found, "the page's script did not come to its end"

@@ -49,9 +49,13 @@ def another_run(tiny, status: str, experiment: str, job_name: str = "student"):
     """A run in `experiment` that is open inside the block and ends with `status`."""
     store = dataclasses.replace(tiny.tracking, experiment=experiment)
     run = tracking.Run.start(
-        store, job=job_name, run_name=f"{experiment}-{job_name}", params={}, config_yaml="name: x\n",
+        store,
+        job=job_name,
+        run_name=f"{experiment}-{job_name}",
+        params={},
+        config_yaml="name: x\n",
         tags={"distill.role": "control"},
-    )  # fmt: skip
+    )
     try:
         yield run
     finally:
@@ -62,9 +66,12 @@ def test_both_files_say_what_mlflow_says(written, runs):
     page, text = words(written.html.read_text(encoding="utf-8")), paper(written.pdf.path)
     for run in runs:
         shown = [
-            run.id, f"{run.metrics['best/val/nme']:.3f}", f"{run.metrics['best/val/median']:.3f}",
-            f"{run.metrics['best/val/auc']:.3f}", f"{run.metrics['model/file_bytes'] / 1e6:.2f}",
-        ]  # fmt: skip
+            run.id,
+            f"{run.metrics['best/val/nme']:.3f}",
+            f"{run.metrics['best/val/median']:.3f}",
+            f"{run.metrics['best/val/auc']:.3f}",
+            f"{run.metrics['model/file_bytes'] / 1e6:.2f}",
+        ]
         for value in shown:
             assert value in page and value in text.replace(" ", "")
         assert run.tags["mlflow.source.git.commit"][:12] in page
@@ -234,8 +241,13 @@ def test_the_entry_point_prints_where_the_files_are(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(job, "report", fake)
     entry.main(["run", "--store", str(tmp_path / "store"), "--out", str(tmp_path), "--no-log", "--title", "T"])
     assert asked == {
-        "refs": ["run"], "store": str(tmp_path / "store"), "out": tmp_path, "experiment": "", "data": None,
-        "title": "T", "keep": False,
-    }  # fmt: skip
+        "refs": ["run"],
+        "store": str(tmp_path / "store"),
+        "out": tmp_path,
+        "experiment": "",
+        "data": None,
+        "title": "T",
+        "keep": False,
+    }
     printed = capsys.readouterr().out
     assert "The answer." in printed and "4 pages" in printed and "A chart" in printed

@@ -38,8 +38,13 @@ def mine(tiny, bare, store, request):
     decay = 0.01 + request.session.items.index(request.node) * 1e-6
 
     def config(*overrides: str, distilled: bool = False) -> configs.Config:
-        own = (f"tracking.store={store}", f"tracking.experiment={request.node.name}", f"train.weight_decay={decay:.6f}",
-               "data.limit=8", "tracking.outputs=light")  # fmt: skip
+        own = (
+            f"tracking.store={store}",
+            f"tracking.experiment={request.node.name}",
+            f"train.weight_decay={decay:.6f}",
+            "data.limit=8",
+            "tracking.outputs=light",
+        )
         return tiny.short(*own, *overrides, distilled=distilled)
 
     return config

@@ -125,8 +125,10 @@ def test_every_trial_is_in_one_state_and_counts_once(study, space):
     states = ["done", "pruned", "refused", "failed", "retried", "done", "running", "interrupted"]
     assert [row.state for row in rows] == states and set(states) <= set(summary.STATES)
     assert [row.note for row in rows[1:4]] == [
-        "epoch 2 of 9: val/nme 15", "model/file_bytes is 16, above 15", "the loss is nan"
-    ]  # fmt: skip
+        "epoch 2 of 9: val/nme 15",
+        "model/file_bytes is 16, above 15",
+        "the loss is nan",
+    ]
     assert "trial 5 goes on" in rows[4].note
     assert rows[6].epoch == 1 and {row.epochs for row in rows} == {9}
     assert rows[1].value == 15.0 and rows[3].values == []
@@ -165,10 +167,13 @@ def test_the_front_holds_whoever_nobody_beats():
 
 def test_labels_are_short_and_no_two_alike():
     names = {
-        "train.lr": "lr", "features": "features", "distill.terms.kl.weight": "kl.weight",
+        "train.lr": "lr",
+        "features": "features",
+        "distill.terms.kl.weight": "kl.weight",
         COARSE: "hint.weight (coarse)",
-        "hints[fine].fading[slow].distill.terms.hint.final": "hint.final (fine, slow)", "train.min_lr": "min_lr",
-    }  # fmt: skip
+        "hints[fine].fading[slow].distill.terms.hint.final": "hint.final (fine, slow)",
+        "train.min_lr": "min_lr",
+    }
     assert summary.labels(names) == names
     assert summary.labels(["data.size", "model.size"]) == {"data.size": "data.size", "model.size": "model.size"}
 
@@ -201,9 +206,7 @@ def test_each_trial_that_ends_gets_one_line_and_the_best_is_marked(study, space,
 
 def test_a_study_leaves_its_best_configuration_its_trials_and_its_pictures(study, space, tmp_path):
     files = write(space, study, tmp_path / "out")
-    assert {file.name for file in files} == {
-        "best.yaml", "trials.csv", "history.png", "curves.png"
-    }  # fmt: skip
+    assert {file.name for file in files} == {"best.yaml", "trials.csv", "history.png", "curves.png"}
     assert all(file.parent == tmp_path / "out" / "rates" and file.stat().st_size > 100 for file in files)
     config = configs.load(tmp_path / "out" / "rates" / "best.yaml")
     assert configs.digest(config) == configs.digest(space.config(study.trials[5].params, full=True))

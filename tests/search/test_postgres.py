@@ -50,9 +50,14 @@ class Server:
     def popen(self, program: str, *args: str) -> subprocess.Popen:
         with open(self.folder / "log", "ab") as log:
             return subprocess.Popen(
-                [self.binaries / program, *args], stdout=log, stderr=subprocess.STDOUT, cwd=self.folder,
-                user=self.user, group=self.user, extra_groups=[] if self.user else None,
-            )  # fmt: skip
+                [self.binaries / program, *args],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                user=self.user,
+                group=self.user,
+                extra_groups=[] if self.user else None,
+            )
 
     def make(self) -> None:
         made = self.popen("initdb", "-D", "data", "-A", "trust", "-U", "me", "--no-sync", "--locale=C", "-E", "UTF8")
@@ -60,9 +65,18 @@ class Server:
 
     def start(self) -> None:
         self.process = self.popen(
-            "postgres", "-D", "data", "-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-k",
+            "postgres",
+            "-D",
+            "data",
+            "-p",
+            str(self.port),
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            "fsync=off",
+            "-k",
             str(self.folder),
-        )  # fmt: skip
+        )
         deadline = time.monotonic() + 120
         while not self._answers():
             assert self.process.poll() is None and time.monotonic() < deadline, (self.folder / "log").read_text()
@@ -164,8 +178,11 @@ def command(file: Path, url: str, trials: int) -> Iterator[tuple[psutil.Popen, P
     with open(log, "ab") as printed:
         process = psutil.Popen(
             [sys.executable, "-m", "search.study", *args, "--out", str(file.parent / "out")],
-            cwd=REPO, stdout=printed, stderr=subprocess.STDOUT, env=environment,
-        )  # fmt: skip
+            cwd=REPO,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
     try:
         yield process, log
     finally:

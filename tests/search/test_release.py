@@ -40,11 +40,13 @@ def make_study(recipe, trials, name: str = "rates", where=None) -> optuna.Study:
     for value, config in trials:
         study.add_trial(
             optuna.create_trial(
-                state=TrialState.FAIL if value is None else TrialState.COMPLETE, value=value,
-                params={"train.lr": config.train.lr}, distributions={"train.lr": FloatDistribution(1e-5, 1.0)},
+                state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+                value=value,
+                params={"train.lr": config.train.lr},
+                distributions={"train.lr": FloatDistribution(1e-5, 1.0)},
                 user_attrs={"config": configs.to_dict(config)},
             )
-        )  # fmt: skip
+        )
     return study
 
 
@@ -78,14 +80,17 @@ def recipe(tmp_path):
     return lambda *overrides: configs.load(tmp_path / "base.yaml", overrides)
 
 
-@pytest.mark.parametrize("changes", [
-    ["train.lr=1.0e-05", "model.head.width=32"],
-    ["distill.terms={}"],
-    ["distill.terms={hint: {loss: fitnet, weight: 0.5, student: 'level:1', teacher: 'level:1'}}"],
-    ["augment.photometric={}"],
-    ["augment.photometric={blur: {name: GaussianBlur, p: 0.2}, noise: {name: GaussNoise}}"],
-    ["distill.terms.kl.args={temperature: 2}", "teacher=fedcba9876543210", "loss.region_weights={jaw: 1.5}"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["train.lr=1.0e-05", "model.head.width=32"],
+        ["distill.terms={}"],
+        ["distill.terms={hint: {loss: fitnet, weight: 0.5, student: 'level:1', teacher: 'level:1'}}"],
+        ["augment.photometric={}"],
+        ["augment.photometric={blur: {name: GaussianBlur, p: 0.2}, noise: {name: GaussNoise}}"],
+        ["distill.terms.kl.args={temperature: 2}", "teacher=fedcba9876543210", "loss.region_weights={jaw: 1.5}"],
+    ],
+)
 def test_both_cells_compute_what_the_study_meant(recipe, tmp_path, changes):
     study = make_study(recipe(), [(6.0, recipe()), (5.0, recipe(*changes)), (7.0, recipe("train.lr=1"))])
     planned, chosen = cells_of(study, tmp_path)
@@ -210,8 +215,11 @@ def test_whether_the_recipe_is_beaten_is_claimed_on_enough_evidence_only():
     from distill.metrics import RunErrors
 
     def printed(difference, cell="best", seeds=3) -> str:
-        results = [Result(name, seed, f"{name}{seed}", RunErrors(ERRORS + shift + seed / 100))
-                   for name, shift in (("recipe", 0), ("best", difference)) for seed in range(seeds)]  # fmt: skip
+        results = [
+            Result(name, seed, f"{name}{seed}", RunErrors(ERRORS + shift + seed / 100))
+            for name, shift in (("recipe", 0), ("best", difference))
+            for seed in range(seeds)
+        ]
         cells = {"recipe": {}, "best": {}}
         made = tabulate("x", "x", cells, "recipe", list(range(seeds)), {"train": "a", "val": "b"}, results)
         return release.beats(made, cell)

@@ -198,9 +198,12 @@ def test_ctrl_c_has_every_worker_save_and_the_same_command_goes_on(here):
             environment = os.environ | {"PYTHONPATH": str(REPO), "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false"}
             return psutil.Popen(
                 [sys.executable, "-m", "search.study", *here.args, "--trials", "4", "--workers", "2"],
-                cwd=REPO, stdout=file, stderr=subprocess.STDOUT, env=environment,
+                cwd=REPO,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
-            )  # fmt: skip
+            )
 
     def in_mid_trial() -> bool:
         try:

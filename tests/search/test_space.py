@@ -262,7 +262,7 @@ NODE = "model.head.width: {int: [8, 32], step: 8}"
         ("base: base.yaml", "base: [a]", "base"),
         ("search:", "ablation:", "ablation"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_cannot_be_searched_is_refused_by_file_and_key(read, old, new, key):
     message = refusal(lambda: read((old, new)))
     assert "wide.yaml" in message and f"{key}'" in message
@@ -334,7 +334,9 @@ def test_the_terms_search_begins_with_a_training_that_the_ablation_knows():
 
 
 def test_reading_a_search_file_needs_neither_torch_nor_optuna():
-    code = f"import sys; from search import space; space.load({str(FOLDER / 'tiny.yaml')!r}); " \
-           "print(sorted({'torch', 'optuna', 'mlflow', 'timm', 'sqlalchemy'} & sys.modules.keys()))"  # fmt: skip
+    code = (
+        f"import sys; from search import space; space.load({str(FOLDER / 'tiny.yaml')!r}); "
+        "print(sorted({'torch', 'optuna', 'mlflow', 'timm', 'sqlalchemy'} & sys.modules.keys()))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

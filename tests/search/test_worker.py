@@ -184,8 +184,9 @@ def test_a_training_that_ended_is_not_made_again_where_only_its_result_was_lost(
     with pytest.raises(Killed):
         study.work(1)
     (run,) = training.runs
-    training.runs[run] = type(training.runs[run])(**{**vars(training.runs[run]), "status": "FINISHED",
-                                                     "metrics": {"best/val/nme": 5.5}})  # fmt: skip
+    training.runs[run] = type(training.runs[run])(
+        **{**vars(training.runs[run]), "status": "FINISHED", "metrics": {"best/val/nme": 5.5}}
+    )
     study.silence()
     assert study.work(1)[-1].values == [5.5] and len(training.configs) == 1
 

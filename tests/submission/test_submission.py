@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
         (b"\xff\xfe" + ROW.encode(), "not UTF-8"),
         ("\ufeff" + ROW, "byte order mark"),
     ],
-)  # fmt: skip
+)
 def test_each_fault_is_named_with_line_and_field(tmp_path, text, problem):
     path = pack(tmp_path, text)
     problems = submission.check(path)

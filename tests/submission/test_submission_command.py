@@ -43,8 +43,8 @@ def call(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
         cli.run(main)
     except SystemExit as stopped:
         code = stopped.code
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
 
 
 def test_a_good_file_is_summed_up_with_what_was_not_checked(good, monkeypatch, capsys):

@@ -121,9 +121,9 @@ def test_the_split_is_60_to_40_and_its_spread_is_that_of_the_draw():
 def test_score_prints_regions_and_both_halves_and_of_one_image_no_split(labelled, tiny_root, tmp_path, capsys):
     path = submission.write(tmp_path / "s.zip", labelled.names, labelled.landmarks + 1)
     main(["score", str(path), "--data", str(tiny_root / "synthetics_val")])
-    said = capsys.readouterr().out
-    assert f"NME {np.sqrt(2) * 100 / 64:.4f}" in said and "public 5, private 3 images, 1000 random splits" in said
-    assert all(region in said for region in IBUG68.regions)
+    printed = capsys.readouterr().out
+    assert f"NME {np.sqrt(2) * 100 / 64:.4f}" in printed and "public 5, private 3 images, 1000 random splits" in printed
+    assert all(region in printed for region in IBUG68.regions)
     one = labelled.subset([0])
     assert submitting.score(submission.write(tmp_path / "o.zip", one.names, one.landmarks), one).split is None
 

@@ -211,8 +211,8 @@ def test_labels_are_plain_arrays(made):
 
 def test_the_command_renders_and_previews(tmp_path, capsys):
     entry.main(["--count", "3", "--size", "32", "--out", str(tmp_path), "--jobs", "1", "--preview"])
-    said = capsys.readouterr().out
-    assert "3 images of 32 x 32 px, 000000.jpg to 000002.jpg" in said and "rendered now  3 in" in said
+    printed = capsys.readouterr().out
+    assert "3 images of 32 x 32 px, 000000.jpg to 000002.jpg" in printed and "rendered now  3 in" in printed
     assert len(read_set(tmp_path / "synthetics_train")) == 3
     sheet = cv2.imread(str(tmp_path / "synthetics_train.png"))
     assert sheet.shape == (preview.TILE, 3 * preview.TILE, 3)

@@ -85,7 +85,7 @@ def test_a_control_is_compared_with_nobody_and_says_so(tiny):
     assert "No teacher; the baseline" in info.tags[NOTE]
 
 
-def test_the_registry_tells_what_the_aliases_mean_and_how_good_a_version_is(tiny, client):
+def test_the_registry_shows_what_the_aliases_mean_and_how_good_a_version_is(tiny, client):
     holder = tracking.alias_holder(tiny.tracking, "distill-student", "newest")
     assert "`champion`" in client.get_registered_model("distill-student").description
     run = tracking.find_run(tiny.tracking, holder[1])

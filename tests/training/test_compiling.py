@@ -37,7 +37,7 @@ def test_no_compiled_module_has_a_tap_inside():
         seen |= inner
 
 
-def test_a_machine_that_cannot_compile_is_told_before_training(tiny, monkeypatch):
+def test_a_machine_that_cannot_compile_is_reported_before_training(tiny, monkeypatch):
     def absent(*_args, **_kwargs):
         raise RuntimeError("No working C++ compiler found in ['g++']. More of it\nover several lines")
 

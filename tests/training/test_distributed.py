@@ -17,9 +17,13 @@ from distill.training import job as training
 
 # samples that do not see each other: a batch norm's statistics would be those of a process's share
 ALONE = (
-    "model.backbone=convnext_atto", "model.head.norm=group", "train.batch_size=8", "train.lr=0.001", "train.epochs=3",
+    "model.backbone=convnext_atto",
+    "model.head.norm=group",
+    "train.batch_size=8",
+    "train.lr=0.001",
+    "train.epochs=3",
     "tracking.register=false",
-)  # fmt: skip
+)
 CURVES = (
     "train/loss",
     "train/raw/coordinate",
@@ -73,8 +77,11 @@ def test_a_distilled_run_on_two_processes_stops_and_resumes(tiny):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     process = subprocess.Popen(
         [*command, "distill.student", *common, "name=two", "train.checkpoint_seconds=0.0001"],
-        cwd=REPO, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=REPO,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         while not (found := [f for f in set(tiny.store.glob("work/*")) - known if (f / training.CHECKPOINT).exists()]):
             assert process.poll() is None

@@ -311,9 +311,9 @@ def test_a_budget_that_ends_in_the_first_epoch_still_gives_a_validated_model(mon
     ],
 )
 def test_what_the_machine_does_to_a_training_is_one_sentence(error, words):
-    with pytest.raises(UserError, match=words) as told, loop.plain_errors():
+    with pytest.raises(UserError, match=words) as message, loop.plain_errors():
         raise error
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(message.value)
 
 
 def test_other_errors_are_left_as_they_are():

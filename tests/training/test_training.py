@@ -57,8 +57,18 @@ def test_the_run_holds_all_that_was_asked_for(tiny):
     }
     assert len(info.tags["data.train"]) == 16 and info.tags["data.train"] != info.tags["data.val"]
 
-    for key in ("train/lr", "train/images_per_second", "train/loss", "val/nme", "val/median", "val/p95",
-                "val/failure_rate", "val/auc", "val/region/jaw", "val/region/mouth"):  # fmt: skip
+    for key in (
+        "train/lr",
+        "train/images_per_second",
+        "train/loss",
+        "val/nme",
+        "val/median",
+        "val/p95",
+        "val/failure_rate",
+        "val/auc",
+        "val/region/jaw",
+        "val/region/mouth",
+    ):
         assert len(tiny.curve(info.id, key)) == 12, key
     rates = tiny.curve(info.id, "train/lr")
     assert rates[0] == pytest.approx(config.train.lr) and rates == sorted(rates, reverse=True) and rates[-1] < 1e-4
@@ -87,9 +97,14 @@ def test_light_outputs_are_the_model_and_its_numbers_alone(tiny, monkeypatch, ca
     folder = tracking.artifact_path(tiny.tracking, result.run_id, "model").parent
     kept = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert kept == {
-        "config.yaml", "environment.json", "model/student.safetensors", "evaluation/report.json",
-        "evaluation/last_report.json", "evaluation/val_predictions.npz", "evaluation/agreement.json",
-    }  # fmt: skip
+        "config.yaml",
+        "environment.json",
+        "model/student.safetensors",
+        "evaluation/report.json",
+        "evaluation/last_report.json",
+        "evaluation/val_predictions.npz",
+        "evaluation/agreement.json",
+    }
     compared = {"control/val/nme", "control/val/difference"}  # where the store has the control of a run
     assert tiny.info(result).metrics.keys() - compared == tiny.info(tiny.distilled).metrics.keys() - compared
     assert (result.pictures, result.submission) == ([], None) and configs.digest(config) == configs.digest(
@@ -113,8 +128,10 @@ def test_the_finished_student_is_in_the_registry(tiny, bare, tmp_path):
 
 def test_every_term_is_logged_raw_and_weighted_every_epoch(tiny):
     run = tiny.distilled.run_id
-    raw, weighted = ({name: tiny.curve(run, f"train/{kind}/{name}") for name in ("coordinate", "heatmap", *TERMS)}
-                     for kind in ("raw", "weighted"))  # fmt: skip
+    raw, weighted = (
+        {name: tiny.curve(run, f"train/{kind}/{name}") for name in ("coordinate", "heatmap", *TERMS)}
+        for kind in ("raw", "weighted")
+    )
     assert {len(curve) for curve in (*raw.values(), *weighted.values())} == {12}
     total = np.sum(list(weighted.values()), axis=0)
     assert total == pytest.approx(tiny.curve(run, "train/loss"), rel=1e-5)
@@ -222,7 +239,7 @@ def test_same_seed_same_weights_whatever_the_workers(tiny, bare):
     assert not torch.equal(one.head.out.weight, other.head.out.weight)
 
 
-def test_a_training_by_the_clock_ends_and_tells_its_epochs(tiny, bare):
+def test_a_training_by_the_clock_ends_and_shows_its_epochs(tiny, bare):
     """A budget that is over after the first step: one epoch, cut short, validated and kept."""
     result = training.train_student(tiny.short("train.minutes=1e-6", "seed=61"))
     info = tiny.info(result)
@@ -293,7 +310,7 @@ def test_validation_images_are_never_trained_on(tiny, other_root):
     refused(tiny, "same content", f"data.root={other_root}")
 
 
-def test_bad_images_stop_or_are_skipped_counted_and_told(tiny, bare, other_root, capsys):
+def test_bad_images_stop_or_are_skipped_counted_and_reported(tiny, bare, other_root, capsys):
     for name in ("000003.jpg", "000007.jpg"):
         file = other_root / "synthetics_train" / name
         file.write_bytes(file.read_bytes()[:-200])
@@ -322,7 +339,7 @@ def test_what_cannot_be_is_refused_before_a_run_exists(tiny, monkeypatch):
 
 
 def test_results_are_plain_values(tiny):
-    """What the doors print and the search reads."""
+    """What the commands print and the search reads."""
     result = tiny.control
     assert isinstance(result, training.TrainResult) and dataclasses.asdict(result.cost)["file_bytes"] < 15_000_000
     assert result.submission.is_file() and all(path.is_file() for path in result.pictures)
