@@ -95,6 +95,11 @@ def test_the_scan_sees_what_is_there():
     assert "onnxruntime" not in imports(MODULES["distill.predict.runtime"], at_start_only=True)
 
 
+def test_a_training_without_outputs_needs_no_onnx():
+    """A GPU machine of few packages, for instance (experiments/gpu/wheels.txt)."""
+    assert not any(inside(name, "onnx") for name in imports(MODULES["distill.export.job"], at_start_only=True))
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_down_only(name):
     for imported in imports(MODULES[name]) & MODULES.keys():

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from onnx.tools.update_model_dims import update_inputs_outputs_dims
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -204,6 +202,9 @@ def to_onnx(model: Landmarker, path: Path, described: dict) -> tuple[Path, float
     Returns the path and the largest coordinate difference. Raises UserError where it exceeds PARITY_PIXELS.
     Branches that only help training become one convolution (`reparameterized`), and the exporter folds batch norms.
     """
+    import onnx  # only here: a training without outputs does without it
+    from onnx.tools.update_model_dims import update_inputs_outputs_dims
+
     wrapped = _WithPoints(reparameterized(model)).eval()
     example = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8)
     traced = io.BytesIO()
