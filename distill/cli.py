@@ -96,9 +96,6 @@ def run(main: Callable[[list[str]], None]) -> None:
     stopped_by = _unwind_on_signals()
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
@@ -116,6 +113,8 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def _sentence(error: Exception) -> str:
     """What an error means that the user or the machine brought about; empty for one of ours."""
+    if isinstance(error, UserError):
+        return str(error)
     if is_out_of_memory(error):
         return "There is not enough memory for this."
     if isinstance(error, ModuleNotFoundError):

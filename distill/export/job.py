@@ -205,7 +205,7 @@ def to_onnx(model: Landmarker, path: Path, described: dict) -> tuple[Path, float
     import onnx  # only here: a training without outputs does without it
     from onnx.tools.update_model_dims import update_inputs_outputs_dims
 
-    wrapped = _WithPoints(reparameterized(model)).eval()
+    wrapped = _WithPoints(reparameterized(model))
     example = torch.zeros(2, model.size, model.size, 3, dtype=torch.uint8)
     traced = io.BytesIO()
     outputs = ["points", "confidence"]

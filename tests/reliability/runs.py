@@ -255,7 +255,6 @@ def read_only(rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Cal
     store, pictures = folder / "mlruns", str(folder / "data" / "synthetics_val")
     train_bare(configs.load(control, [*SHORT, f"tracking.store={store}"]))
     (run,) = [run.id for run in trainings(configs.load(control).tracking)]
-    unfinished = ("--config", str(control), *SHORT, "seed=7")
     while True:
         number += 1
         (here := folder / str(number)).mkdir()
@@ -263,7 +262,7 @@ def read_only(rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Cal
             ("distill.evaluate", run, "--store", str(store), "--out", f"{here}/out"),
             ("distill.predict", run, pictures, "--store", str(store), "--out", f"{here}/out"),
             ("distill.export", run, "--store", str(store), "--out", f"{here}/out"),
-            ("distill.student", *unfinished),
+            ("distill.student", "--config", str(control), *SHORT, "seed=7"),
             ("distill.ablation", "table", str(folder / "grid.yaml"), "--out", f"{here}/out"),
             ("distill.report", run, "--store", str(store), "--out", f"{here}/out"),
         )[number % 6]

@@ -86,8 +86,10 @@ def run(kind: str, count: int, seed: int, folder: Path) -> Row:
             lost = lost or (f"{grown:.0f} MB" if grown > MEGABYTES else "")
         if lost:
             row.lost.append(f"{what}: {lost}")
+        elif refused:
+            row.refused += 1
         else:
-            row.refused, row.right = row.refused + refused, row.right + (not refused)
+            row.right += 1
     return row
 
 
