@@ -74,33 +74,27 @@ def environment() -> dict[str, str]:
 
 
 def submission(place: Path, images: Path) -> None:
-    """With the ONNX file beside the student, as every finished run has it, and without."""
-    from distill.models.references import BUNDLED
-
-    alone = place / "alone.safetensors"
-    alone.write_bytes(BUNDLED.read_bytes())
-    for name, model in (("the bundled student", "bundled"), ("without its ONNX file", str(alone))):
-        wall, cpu = run("-m", "distill.export", model, "--out", str(place / "out"), "--images", str(images))
-        print(f"submission, {name}: {wall:.1f} s ({cpu:.1f} s of CPU time)")
+    wall, cpu = run("-m", "distill.export", "bundled", "--out", str(place / "out"), "--images", str(images))
+    print(f"submission by the bundled student: {wall:.1f} s ({cpu:.1f} s of CPU time)")
 
 
 def predict(place: Path, images: Path) -> None:
     import cv2
 
+    from distill import cores
     from distill.data.images import decode
     from distill.predict.job import Options, list_pictures, predict_pictures
     from distill.predict.load import load_student
-    from distill.predict.runtime import core_pool, threads
 
     student, files = load_student("bundled", threads=1), list_pictures([str(images)])
 
     def plain(workers: int) -> None:
-        with core_pool(workers) as pool:
+        with cores.pool(workers) as pool:
             list(pool.map(lambda path: student(decode(path, upright=True)), files.values()))
 
     ways = {
         "network and decoding on one thread": lambda: plain(1),
-        f"network and decoding on {threads()} threads": lambda: plain(threads()),
+        f"network and decoding on {cores.threads()} threads": lambda: plain(cores.threads()),
         "predict, drawn": lambda: predict_pictures(student, files, Options(out=place / "drawn")),
         "predict, landmarks only": lambda: predict_pictures(student, files, Options(out=place / "bare", draw=False)),
     }

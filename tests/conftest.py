@@ -3,8 +3,10 @@ pixels."""
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
+import re
 from pathlib import Path
 
 import cv2
@@ -77,6 +79,35 @@ def write_challenge(folder: Path, count: int, size: int = 64, seed: int = 0, lab
         with open(folder / "annot.pkl", "wb") as file:
             pickle.dump([names, [[(x, y) for x, y in points] for points in labels]], file)
     return np.stack(labels)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Where several workers share the tests, those of a file stay together, as its fixtures are made once; so do all
+    that look at the session's trained runs (running.Tiny)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFixtures(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "trained runs" if _needs_trained_runs(config.rootpath / file) else file
+
+    return ByFixtures(config, log)
+
+
+@functools.cache
+def _needs_trained_runs(file: Path) -> bool:
+    return re.search(r"\btiny\.(teacher|control|distilled)\b", file.read_text()) is not None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_round_of_latency():
+    """What a run reports as its latency need not be settled in a test."""
+    from distill import profiling
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profiling, "settled", lambda measure: measure())
+        yield
 
 
 @pytest.fixture

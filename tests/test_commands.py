@@ -21,6 +21,7 @@ from distill import cli, demo, student
 from distill.config import load
 from distill.errors import UserError
 from distill.evaluate import __main__ as evaluate
+from distill.evaluate import job as evaluation
 from distill.export import __main__ as export
 from distill.landmarks import IBUG68
 from distill.models.references import BUNDLED
@@ -185,6 +186,12 @@ def predicted(model: str, folder, out, *more: str) -> dict[str, np.ndarray]:
     return {name: np.array(row["points"]) for name, row in rows.items()}
 
 
+@pytest.fixture
+def plain(monkeypatch) -> None:
+    """For tests that do not look at pictures."""
+    monkeypatch.setattr(evaluation, "pictures", lambda *_, **__: [])
+
+
 def report(model: str, folder, out, *more: str) -> dict:
     evaluate.main([model, "--data", str(folder), "--out", str(out), *more])
     return json.loads((out / "report.json").read_text())
@@ -196,7 +203,7 @@ def labels(tiny) -> dict[str, np.ndarray]:
     return dict(zip(names, np.array(points, np.float64), strict=True))
 
 
-def test_evaluate_agrees_with_predictions_measured_by_hand(tiny, labels, tmp_path, capsys):
+def test_evaluate_agrees_with_predictions_measured_by_hand(tiny, labels, tmp_path, capsys, monkeypatch):
     val, store = tiny.data / "synthetics_val", ("--store", str(tiny.store))
     found = predicted(tiny.distilled.run_id, val, tmp_path, *store)
     assert found.keys() == labels.keys()
@@ -210,6 +217,8 @@ def test_evaluate_agrees_with_predictions_measured_by_hand(tiny, labels, tmp_pat
         "interocular": np.linalg.norm(truth[:, 36] - truth[:, 45], axis=1),
     }
     for kind, norm in norms.items():
+        if kind != "image":
+            monkeypatch.setattr(evaluation, "pictures", lambda *_, **__: [])
         measured = report(tiny.distilled.run_id, val, tmp_path / kind, "--normalizer", kind, *store)
         error = 100 * distance / norm[:, None]
         each = error.mean(1)
@@ -236,7 +245,7 @@ def test_evaluate_agrees_with_predictions_measured_by_hand(tiny, labels, tmp_pat
     assert {"ced", "worst", "overlays"} <= {path.stem for path in (tmp_path / "image" / "pictures").glob("*.png")}
 
 
-def test_flip_is_the_average_with_the_mirror_image_and_is_reported(tiny, labels, tmp_path, capsys):
+def test_flip_is_the_average_with_the_mirror_image_and_is_reported(tiny, plain, labels, tmp_path, capsys):
     val, store = tiny.data / "synthetics_val", ("--store", str(tiny.store))
     mirrored = tmp_path / "mirrored"
     mirrored.mkdir()
@@ -258,7 +267,7 @@ def test_flip_is_the_average_with_the_mirror_image_and_is_reported(tiny, labels,
 
 
 @pytest.mark.parametrize("kind", ["run id", "its beginning", "registry", "file"])
-def test_every_reference_is_the_same_model(tiny, tmp_path, kind):
+def test_every_reference_is_the_same_model(tiny, plain, tmp_path, kind):
     result = tiny.distilled
     reference = {
         "run id": result.run_id,
@@ -299,7 +308,7 @@ def test_export_hands_out_the_trained_student(tiny, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="no student is bundled yet")
-def test_the_bundled_student_works_from_a_clone(tmp_path):
+def test_the_bundled_student_works_from_a_clone(plain, tmp_path):
     from distill.data import SAMPLE_ROOT
 
     assert report("bundled", SAMPLE_ROOT / "synthetics_val", tmp_path / "e")["nme"] < 5

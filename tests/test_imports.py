@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Rooms from the ground up; a room imports from rooms before it. The rest are entry points (and `search` after all of
 # `distill`).
 ROOMS = """
-    distill distill.errors distill.files distill.schema distill.landmarks distill.config distill.metrics
+    distill distill.errors distill.cores distill.files distill.schema distill.landmarks distill.config distill.metrics
     distill.headpose distill.data distill.figures distill.tracking distill.models distill.profiling
     distill.distillation distill.evaluate distill.submission.file distill.predict distill.export distill.synthesis
     distill.training distill.average distill.runs distill.recipe distill.ablation distill.report distill.submission
@@ -54,7 +55,8 @@ def inside(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
-def imports(path: Path, at_start_only: bool = False) -> set[str]:
+@functools.cache
+def imports(path: Path, at_start_only: bool = False) -> frozenset[str]:
     """Full names of what a file imports, at run time: modules, and members where a module is imported from its
     package."""
     found: set[str] = set()
@@ -74,7 +76,7 @@ def imports(path: Path, at_start_only: bool = False) -> set[str]:
             visit(child)
 
     visit(ast.parse(path.read_text(encoding="utf-8")))
-    return found
+    return frozenset(found)
 
 
 def height(name: str) -> int:

@@ -25,11 +25,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from distill import cores
 from distill.config import Config, markup_of
 from distill.data import geometry, images
 from distill.data.images import Broken
@@ -243,16 +245,17 @@ def _check(
     Raises UserError for the set as a whole, and as `bad` does.
     """
     seen: list[_Image] = []
-    for name, row in found:
-        with bad.looking_at(name):
-            if name not in files:
-                raise Broken("there is no such file")
-            path = bad.folder / name
-            height, width = images.decode(path).shape[:2] if decode else images.size(path)[::-1]
-            points = points_of(row, markup) if markup else None
-            if points is not None and not np.isfinite(points).all():
-                raise Broken("its label has a coordinate that is not finite")
-            seen.append(_Image(name, (width, height), points))
+    paths = [bad.folder / name if name in files else None for name, _ in found]
+    with cores.pool(images.AT_ONCE) as pool:
+        sizes = pool.map(partial(_size, decode=True), paths) if decode else map(_size, paths)
+        for (name, row), size in zip(found, sizes, strict=True):
+            with bad.looking_at(name):
+                if isinstance(size, Broken):
+                    raise size
+                points = points_of(row, markup) if markup else None
+                if points is not None and not np.isfinite(points).all():
+                    raise Broken("its label has a coordinate that is not finite")
+                seen.append(_Image(name, size, points))
     labelled = [one.points for one in seen if one.points is not None]
     if not labelled:
         return seen
@@ -265,6 +268,17 @@ def _check(
             check_points(one.points, one.size, usual if 2 * count >= len(seen) else one.size)
             kept.append(one)
     return kept
+
+
+def _size(path: Path | None, decode: bool = False) -> tuple[int, int] | Broken:
+    """Width and height of an image, or why it cannot be used. path: None where there is none."""
+    if path is None:
+        return Broken("there is no such file")
+    try:
+        height, width = images.decode(path).shape[:2] if decode else images.size(path)[::-1]
+    except Broken as reason:
+        return reason
+    return width, height
 
 
 def _crop_boxes(landmarks: np.ndarray, scale: float, lift: float) -> np.ndarray:

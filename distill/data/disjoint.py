@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from distill import cores
 from distill.data import images
 from distill.data.annotations import LandmarkSet
 from distill.errors import UserError
@@ -85,7 +85,7 @@ def _hashes(landmark_set: LandmarkSet, cache: str | os.PathLike | None) -> np.nd
     if kept and (found := _read(kept, len(landmark_set))) is not None:
         return found.astype(np.float32)
     paths = [landmark_set.folder / name for name in landmark_set.names]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+    with cores.pool(images.AT_ONCE) as threads:
         hashes = np.array(list(threads.map(_hash, paths)), np.float32)
     if kept:
         # where nothing can be written, the pixels' own cache is refused with its reason

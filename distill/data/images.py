@@ -25,6 +25,7 @@ MOST_BYTES = 8 * MOST_PIXELS  # of a file: 16 bits a value, four values a pixel
 # A larger picture with more pixels a byte is no picture: PNG and TIFF hold at most 1032 values of one colour a byte,
 # JPEG fewer. WebP alone could, for a picture of one colour.
 MOST_PIXELS_A_BYTE = 4000
+AT_ONCE = 8  # pictures that are decoded at a time, whatever the number of cores: each may be the largest
 SMALL = 4_000_000  # pixels: up to here a claim costs little
 
 _REDUCED = {

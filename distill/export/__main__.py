@@ -36,20 +36,17 @@ def main(argv: list[str]) -> None:
     tracking = TrackingConfig(store=args.store)
     reference = resolve_model(args.model, tracking)
     from distill.data.annotations import read_set
-    from distill.export.solve import ahead
+    from distill.evaluate.job import read_for
+    from distill.export import job as exporting
+    from distill.models.files import markup_of, read_description
 
     images = held_out = None
     if args.images:
         images = read_set(args.images, need_labels=False, on_bad=args.on_bad, decode=True)
-    with ahead(reference.path, images) as points:
-        from distill.evaluate.job import read_for  # imports torch, which takes as long as half of the images
-        from distill.export import job as exporting
-        from distill.models.files import markup_of, read_description
-
-        if args.calibrate:
-            markup = markup_of(reference.path, read_description(reference.path))
-            held_out = read_for(markup, config_of(reference, tracking) or Config(), Path(args.calibrate), args.on_bad)
-        made = exporting.export(reference.path, out, images, held_out, points)
+    if args.calibrate:
+        markup = markup_of(reference.path, read_description(reference.path))
+        held_out = read_for(markup, config_of(reference, tracking) or Config(), Path(args.calibrate), args.on_bad)
+    made = exporting.export(reference.path, out, images, held_out)
     print(f"{made.weights}: {made.weights.stat().st_size:,} bytes, float32")
     print(f"{made.onnx}: {made.onnx.stat().st_size:,} bytes, within {made.parity:.6f} px of the torch student")
     if held_out:

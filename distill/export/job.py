@@ -22,7 +22,7 @@ from distill.data.annotations import LandmarkSet, read_set
 from distill.data.loading import eval_batches
 from distill.errors import UserError
 from distill.evaluate.job import predict_set, side_errors
-from distill.export.solve import Ahead, solve
+from distill.export.solve import solve
 from distill.files import atomic
 from distill.landmarks import IBUG68
 from distill.metrics.calibration import Calibration, fit
@@ -49,14 +49,11 @@ def export(
     out: Path,
     images: LandmarkSet | None,
     held_out: LandmarkSet | None = None,
-    ahead: Ahead | None = None,
 ) -> Export:
     """Check a student's file against the challenge's rules, copy it to `out`, and derive ONNX and submission from it.
 
     held_out: labelled renders on which its confidence is calibrated (`distill.metrics.calibration`): both files then
     carry the calibration in their description, under `calibration`.
-    ahead: an ONNX file that may be the student's, with its points of these images. Where it carries the same
-    description and agrees on rendered faces, it is taken as it is.
 
     Raises UserError where a rule is broken, the ONNX model disagrees, or there are `images` and the student's points
     are not the challenge's; nothing is left half-written.
@@ -76,16 +73,10 @@ def export(
         else:
             rewrite(model_file, fresh / "student.safetensors", described)
             check_rules(fresh / "student.safetensors")  # it is longer now
-        onnx_file = fresh / "student.onnx"
-        parity = _taken(model, ahead.onnx, described) if ahead else None
-        taken = parity is not None
-        if taken:
-            shutil.copyfile(ahead.onnx, onnx_file)
-        else:
-            _, parity = to_onnx(model, onnx_file, described)
+        onnx_file, parity = to_onnx(model, fresh / "student.onnx", described)
         if images is not None:
-            points = ahead.points.result() if taken else solve(onnx_file, images)
-            submission_file.write(fresh / "solution.zip", images.names, points)  # reads back and checks what it wrote
+            # it reads back and checks what it wrote
+            submission_file.write(fresh / "solution.zip", images.names, solve(onnx_file, images))
         for name in ("student.safetensors", "student.onnx", "solution.zip"):
             if (fresh / name).exists():
                 os.replace(fresh / name, out / name)
@@ -246,15 +237,3 @@ def difference(model: Landmarker, network: OnnxNetwork) -> float:
             expected = _WithPoints(model.eval())(images)[0].numpy()
         differences.append(np.abs(network(images.numpy())[0] - expected).max())
     return float(np.max(differences))  # where the builtin max would drop a nan
-
-
-def _taken(model: Landmarker, onnx_file: Path, described: dict) -> float | None:
-    """The difference between a student and the ONNX file of the same description; None where it is another model's."""
-    try:
-        network = OnnxNetwork(onnx_file)
-    except UserError:
-        return None
-    if network.described != described or network.size != model.size:
-        return None
-    worst = difference(model, network)
-    return worst if worst <= PARITY_PIXELS else None

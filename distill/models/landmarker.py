@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +90,7 @@ class Landmarker(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that the backbone's authors exempt from weight decay, such as position embeddings."""
-        exempt = {_flat(name) for name in _exempt_in_timm(self.config)}
+        exempt = _exempt_in_timm(self.config.backbone, json.dumps(self.config.backbone_args), self.config.input_size)
         names = (name for name, _ in self.backbone.named_parameters())
         return {f"backbone.{name}" for name in names if _flat(name.removeprefix("model.")) in exempt}
 
@@ -188,18 +190,21 @@ def _not_built(config: ModelConfig, problem: Exception) -> UserError:
     )
 
 
-def _exempt_in_timm(config: ModelConfig) -> set[str]:
-    """`no_weight_decay()` of the whole timm model, which its feature extractor does not pass on; built without
-    memory."""
-    for size_argument in ({}, {"img_size": config.input_size}):  # as in _build_backbone
+@functools.lru_cache  # built once where a grid or a study trains one network again and again
+def _exempt_in_timm(backbone: str, arguments: str, size: int) -> frozenset[str]:
+    """`no_weight_decay()` of the whole timm model, which its feature extractor does not pass on, in names made `_flat`.
+
+    Built without memory. arguments: of timm, as JSON; size: side of the input.
+    """
+    for size_argument in ({}, {"img_size": size}):  # as in _build_backbone
         try:
             with torch.device("meta"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                model = timm.create_model(config.backbone.split(".")[0], **config.backbone_args, **size_argument)
-            return set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+                model = timm.create_model(backbone.split(".")[0], **json.loads(arguments), **size_argument)
+            return frozenset(map(_flat, model.no_weight_decay())) if hasattr(model, "no_weight_decay") else frozenset()
         except Exception:  # arguments that only a feature extractor takes, or a model that computes while it is built
             continue
-    return set()
+    return frozenset()
 
 
 def _flat(name: str) -> str:

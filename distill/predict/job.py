@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from distill import cores
 from distill.data import images
 from distill.errors import UserError
 from distill.files import write_text
@@ -22,7 +23,7 @@ from distill.predict import output, pictures, smoothing
 from distill.predict.boxes import Boxes
 from distill.predict.crops import BOX_SCALE, Box
 from distill.predict.output import Face
-from distill.predict.runtime import OnnxNetwork, Student, core_pool
+from distill.predict.runtime import OnnxNetwork, Student
 
 LEFT_OUT = "left_out.txt"
 _CAMERA = re.compile(r"camera(?::(\d{1,4}))?", re.ASCII)
@@ -195,7 +196,7 @@ def _done(student: Student, works: Sequence[_Work], options: Options) -> Iterato
 
     bar = tqdm(total=len(works), desc="pictures", unit="picture", disable=None, dynamic_ncols=True, leave=False)
     try:
-        with core_pool(None if isinstance(student.network, OnnxNetwork) else 1) as pool, bar:
+        with cores.pool(None if isinstance(student.network, OnnxNetwork) else 1) as pool, bar:
             for done in pool.map(one, works):
                 bar.update()
                 count += 1

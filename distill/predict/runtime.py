@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 
+from distill import cores
 from distill.errors import UserError
 from distill.files import parse_json
 from distill.landmarks import IBUG68, Markup, from_dict
@@ -84,7 +82,7 @@ class OnnxNetwork:
             raise UserError(f"Model file '{path}' does not exist.")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # the error is reported once, below
-        options.intra_op_num_threads = _given_threads() if threads is None else threads
+        options.intra_op_num_threads = cores.given() if threads is None else threads
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an exception for every kind of failure, and no common one
@@ -124,34 +122,6 @@ def load_onnx(path: str | os.PathLike, threads: int | None = None) -> Student:
 def calibration_of(described: dict[str, Any], markup: Markup, path: Path) -> Calibration | None:
     """Of a model file's description. Raises UserError, which names the file, where it does not fit the points."""
     return Calibration.from_dict(described.get("calibration"), markup.count, f"Model file '{path}'")
-
-
-def threads() -> int:
-    """How many threads may compute at once: OMP_NUM_THREADS, else the cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _given_threads() or cores
-
-
-@contextmanager
-def core_pool(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Threads for work outside the interpreter (decoding, the network, encoding): `workers`, else one a core.
-
-    While inside, OpenCV itself uses one thread. What waits is cancelled on leaving.
-    """
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    pool = ThreadPoolExecutor(workers or threads())
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        cv2.setNumThreads(before)
-
-
-def _given_threads() -> int:
-    """OMP_NUM_THREADS, as torch heeds it; 0 leaves the choice to onnxruntime."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() else 0
 
 
 def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:

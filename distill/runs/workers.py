@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill import cores
 from distill.files import write_text
 
 if TYPE_CHECKING:
@@ -71,9 +72,7 @@ def shares(workers: int, device: str, gpus: int) -> list[Share]:
     """The machine in equal parts: its cores, and its GPUs in turn. workers: parts, 0: one a GPU, or one; device: auto,
     cpu or cuda."""
     workers = workers or max(1, gpus if device != "cpu" else 1)
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, (int(wanted) if wanted.isdigit() and int(wanted) else cores) // workers)
+    threads = max(1, cores.threads() // workers)
     common = {"OMP_NUM_THREADS": str(threads)}
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     names = names or [str(index) for index in range(gpus)]

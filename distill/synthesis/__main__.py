@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from distill import cli
+from distill import cli, cores
 from distill.errors import UserError
 
 SIZES = (32, 1024)  # px
@@ -59,9 +59,12 @@ def _parser() -> cli.Parser:
     parser.add_argument(
         "--start", type=int, default=0, metavar="I", help="first index, for other faces (default: %(default)s)"
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
-        "--jobs", type=int, default=cores, metavar="J", help="processes (default: one a core, %(default)s)"
+        "--jobs",
+        type=int,
+        default=cores.available(),
+        metavar="J",
+        help="processes (default: one a core, %(default)s)",
     )
     parser.add_argument("--preview", action="store_true", help="write a contact sheet with landmarks, DIR/NAME.png")
     return parser

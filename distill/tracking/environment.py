@@ -6,7 +6,6 @@ import functools
 import getpass
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shlex
 import subprocess
@@ -14,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from distill import cores
 from distill.tracking.client import redact
 
 TAGGED = ("torch", "timm", "mlflow", "albumentations", "numpy")  # the versions worth a tag; all are in the file
@@ -78,8 +78,7 @@ def hardware() -> dict[str, Any]:
     gpus = []
     if torch is not None and torch.cuda.is_available():
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": _cpu_model(), "cores": cores, "memory_gib": _memory_gib(), "gpus": gpus}
+    return {"cpu": _cpu_model(), "cores": cores.available(), "memory_gib": _memory_gib(), "gpus": gpus}
 
 
 def _command(argv: list[str]) -> str:

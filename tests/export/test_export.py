@@ -150,23 +150,6 @@ def test_digits_of_a_submission_do_not_depend_on_the_number_of_threads(exported,
     assert np.array_equal(*found)
 
 
-def test_the_onnx_file_beside_a_student_is_taken_where_it_is_the_same_model(
-    exported, given, images, tmp_path, monkeypatch
-):
-    pictures, made = read_set(images, need_labels=False), []
-    convert = exporting.to_onnx
-    monkeypatch.setattr(exporting, "to_onnx", lambda *args: made.append(1) or convert(*args))
-    with solving.ahead(exported.weights, pictures) as ahead:
-        again = exporting.export(exported.weights, tmp_path / "again", pictures, ahead=ahead)
-    assert not made and again.onnx.read_bytes() == exported.onnx.read_bytes()
-    assert again.submission.read_bytes() == exported.submission.read_bytes()
-    other = altered(given, tmp_path, lambda t: t["head.out.bias"].add_(torch.linspace(-9, 9, 68)), {"epoch": 7})
-    shutil.copy(exported.onnx, other.with_suffix(".onnx"))
-    with solving.ahead(other, pictures) as ahead:
-        assert exporting.export(other, tmp_path / "other", pictures, ahead=ahead).parity < 0.01
-    assert made
-
-
 @pytest.mark.parametrize(
     ("kind", "head"),
     [

@@ -5,6 +5,8 @@ The data are cartoons of 64 px, the networks small: what is tried is what surrou
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -15,12 +17,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import optuna
 import psutil
 from conftest import write_challenge
 from files import REPO, expect
@@ -29,6 +33,7 @@ from running import CONTROL, same_weights, without_extras
 from distill import config as configs
 from distill import tracking
 from distill.errors import UserError
+from search.summary import RUN
 
 if TYPE_CHECKING:
     from distill.training.finalize import TrainResult
@@ -46,6 +51,7 @@ search:
   pruner: {kind: none}
   space: {train.lr: {float: [1e-3, 1e-2], log: true}}
 """
+CROWD, MINUTES = 8, 5
 CUTS = 3  # signals a try, each at a random moment
 HALF_WRITTEN = re.compile(r".*\.(tmp|part)(\.\w+)?")
 ENVIRONMENT = os.environ | {
@@ -345,6 +351,53 @@ def stores(_rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Calla
         number += 1
         (here := folder / str(number)).mkdir()
         yield f"store {number}", lambda here=here: tried(here)
+
+
+def crowds(_rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Callable]]:
+    """CROWD processes for MINUTES in one sqlite store that is not there yet: half of them train one student after
+    another, half are workers of one study, and end by SIGTERM. Each training and each trial is there once, whole, with
+    each metric once."""
+    control, number = scene(folder), 0
+
+    def tried(here: Path) -> None:
+        settings = configs.load(control, [f"tracking.store={here / 'mlruns'}"]).tracking
+        end, store = time.monotonic() + 60 * MINUTES, f"tracking.store={here / 'mlruns'}"
+        study = ("search.study", "--config", f"{folder}/study.yaml", "--study", "crowd", "--trials", "100000")
+
+        def member(place: int) -> int:
+            (log := here / str(place)).mkdir()
+            if place % 2:
+                process = start(log, *study, "--out", f"{log}/out", store, *SHORT)
+                with contextlib.suppress(psutil.TimeoutExpired):
+                    process.wait(end - time.monotonic())
+                process.send_signal(signal.SIGTERM)
+                ended(process, log, signalled=signal.SIGTERM)
+                return 0
+            for seed in itertools.count(1):
+                since = _length(log / "log")
+                command = ("distill.student", "--config", str(control), store, *SHORT, f"seed={1000 * place + seed}")
+                ended(start(log, *command), log, since)
+                if time.monotonic() > end:
+                    return seed
+            return 0
+
+        with ThreadPoolExecutor(CROWD) as pool:
+            trained = sum(pool.map(member, range(CROWD)))
+        runs = {run.id: run for run in trainings(settings)}
+        own = [run for run in runs.values() if int(run.params["seed"]) > 0]
+        expect(len(own) == trained, f"{len(own)} runs of {trained} trainings")
+        trials = optuna.load_study(study_name="crowd", storage=f"sqlite:///{here}/mlruns/optuna.db").trials
+        kept = [trial.user_attrs[RUN] for trial in trials if trial.state.name == "COMPLETE"]
+        expect(len(set(kept)) == len(kept) > 0, f"{len(kept)} trials have {len(set(kept))} runs")
+        for run in [*own, *(runs[id] for id in kept)]:
+            points = tracking.metric_history(settings, run.id, "train/loss")
+            expect(run.status == "FINISHED" and [step for step, _ in points] == [1, 2, 3, 4], f"{run.id}: {points}")
+        print(f"{trained} trainings and {len(kept)} trials by {CROWD} processes", file=sys.stderr)
+
+    while True:
+        number += 1
+        (here := folder / str(number)).mkdir()
+        yield f"crowd {number}", lambda here=here: tried(here)
 
 
 # ---------------------------------------------------------------------------------------------------- data and numbers

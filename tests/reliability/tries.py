@@ -118,6 +118,7 @@ def kinds() -> dict[str, tuple[int, Tries, int]]:
         "read-only": (6, runs.read_only, LONG),
         "loader-worker": (3, runs.loader_workers, LONG),
         "store": (1, runs.stores, LONG),
+        "crowd": (1, runs.crowds, LONG),
         "numbers": (24, runs.numbers, LONG),
         "poison": (3, runs.poison, LONG),
     }

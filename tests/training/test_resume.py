@@ -7,6 +7,7 @@ loader worker. What is cut and resumed here loads with a worker, which must not 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shlex
@@ -33,9 +34,8 @@ from distill.training import job as training
 
 # a model that draws random numbers in every step (stochastic depth)
 CHANCE = (
-    "model.backbone=convnext_atto",
+    "model.backbone=mobilenetv3_small_050",
     "model.backbone_args={drop_path_rate: 0.3}",
-    "train.lr=0.001",
     "train.epochs=3",
     "tracking.register=false",
 )
@@ -53,70 +53,63 @@ class Cut:
     status: str  # of the MLflow run afterwards
 
 
-# `python -m distill.student`, but it waits a little after each checkpoint: on a fast machine nobody could catch it in
-# between
+# `python -m distill.student PROGRESS ARGUMENTS`: after each checkpoint it writes down where it is, and waits a little,
+# since on a fast machine nobody could catch it in between
 SLOWLY = """
-import runpy, sys, time
+import json, os, runpy, sys, time
 from distill.training import checkpoint
-save = checkpoint.save
-checkpoint.save = lambda *args: (save(*args), time.sleep(0.15))
-sys.argv = ["distill.student", *sys.argv[1:]]
+save, file = checkpoint.save, sys.argv[1]
+
+def slowly(path, state):
+    save(path, state)
+    with open(file + ".new", "w") as out:
+        json.dump([path.parent.name, state["progress"]], out)
+    os.replace(file + ".new", file)
+    time.sleep(0.15)
+
+checkpoint.save = slowly
+sys.argv = ["distill.student", *sys.argv[2:]]
 runpy.run_module("distill.student", run_name="__main__", alter_sys=True)
 """
 
 
 class Session:
-    """`python -m distill.student` in a process of its own, watched through its checkpoint."""
+    """`python -m distill.student` in a process of its own, watched through what it writes down."""
 
     def __init__(self, store: Path, log: Path, *args: str):
-        self.store, self.log = store, log
-        self.before = set(store.glob("work/*"))
-        self.steps = {
-            folder: checkpoint.load(folder / training.CHECKPOINT)["progress"]["step"]
-            for folder in self.before
-            if (folder / training.CHECKPOINT).exists()
-        }
+        self.store, self.log, self.progress = store, log, log.with_suffix(".json")
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", SLOWLY, *args, "data.workers=1"],
+                [sys.executable, "-c", SLOWLY, str(self.progress), *args, "data.workers=1"],
                 cwd=log.parent,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"PYTHONPATH": str(REPO)},
             )
 
-    def state(self, run_id: str | None) -> tuple[str, dict] | None:
-        found = [self.store / "work" / run_id] if run_id else set(self.store.glob("work/*")) - self.before
-        for folder in found:
-            if (folder / training.CHECKPOINT).exists():
-                return folder.name, checkpoint.load(folder / training.CHECKPOINT)
-        return None
-
-    def under_way(self, run_id: str | None, after: int) -> bool:
-        found = self.state(run_id)
-        if not found:
+    def under_way(self, after: int) -> bool:
+        if not self.progress.exists():
             return False
+        _, progress = json.loads(self.progress.read_text())
         # of 6 batches; a process stopped while it writes one checkpoint is two batches further when it sees a signal
-        progress = found[1]["progress"]
-        own = progress["step"] > self.steps.get(self.store / "work" / found[0], 0)  # not what it was to resume from
-        return own and progress["epoch"] >= after and 0 < progress["batch"] < 4
+        return progress["epoch"] >= after and 0 < progress["batch"] < 3
 
-    def cut(self, number: int, after: int, run_id: str | None = None) -> tuple[str, Cut]:
-        """Send the signal once a checkpoint says that an epoch from `after` on (from 0) is under way."""
+    def cut(self, number: int, after: int) -> tuple[str, Cut]:
+        """Send the signal once an epoch from `after` on (from 0) is under way. The run's id, and what became of it."""
         deadline = time.monotonic() + 600
         while True:
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
-            if self.under_way(run_id, after):
-                self.process.send_signal(signal.SIGSTOP)  # so that what the checkpoint says stays true
-                if self.under_way(run_id, after):
+            if self.under_way(after):
+                self.process.send_signal(signal.SIGSTOP)  # so that this stays true
+                if self.under_way(after):
                     break
                 self.process.send_signal(signal.SIGCONT)
             time.sleep(0.01)
-        run_id = self.state(run_id)[0]
+        run_id, _ = json.loads(self.progress.read_text())
         self.process.send_signal(number)
         self.process.send_signal(signal.SIGCONT)
         code = self.process.wait(120)
-        run_id, state = self.state(run_id)
+        state = checkpoint.load(self.store / "work" / run_id / training.CHECKPOINT)
         return run_id, Cut(code, self.log.read_text(), state, "")
 
 
@@ -128,10 +121,10 @@ def history(tiny, tmp_path_factory):
     reference = tiny.distilled
     cuts: dict[str, Cut] = {}
 
-    def cut(name: str, number: int, after: int, run_id: str | None, *args: str) -> str:
+    def cut(name: str, number: int, after: int, *args: str) -> str:
         session = Session(tiny.store, folder / name, *args)
         try:
-            run_id, cuts[name] = session.cut(number, after, run_id)
+            run_id, cuts[name] = session.cut(number, after)
         finally:
             session.process.kill()
         cuts[name].status = tracking.find_run(tiny.tracking, run_id).status
@@ -140,14 +133,14 @@ def history(tiny, tmp_path_factory):
     yaml, teacher = str(tiny.distilled_yaml), f"teacher={tiny.teacher.run_id}"
     often = "train.checkpoint_seconds=0.0001"  # a checkpoint after every batch
     unregistered = "tracking.register=false"  # the session's own student stays the newest
-    run_id = cut("kill", signal.SIGKILL, 1, None, "--config", yaml, teacher, often, unregistered)
-    cut("terminate", signal.SIGTERM, 5, run_id, f"resume={run_id[:8]}", f"tracking.store={tiny.store}")
+    run_id = cut("kill", signal.SIGKILL, 1, "--config", yaml, teacher, often, unregistered)
+    cut("terminate", signal.SIGTERM, 2, f"resume={run_id[:8]}", f"tracking.store={tiny.store}")
     command = re.search(r"Continue with: python -m distill\.student (.*)", cuts["terminate"].output)
     assert command, cuts["terminate"].output
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(elsewhere)  # no experiments/, no mlruns/, no data
-        student.main(shlex.split(command[1]))
+        student.main([*shlex.split(command[1]), "train.checkpoint_seconds=600"])
     assert not list(elsewhere.iterdir())
     return reference, run_id, cuts
 
