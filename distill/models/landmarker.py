@@ -38,23 +38,27 @@ class Landmarker(nn.Module):
             raise unknown("model.head.kind", config.head.kind, HEADS)
         self.config, self.markup, self.num_points = config, markup, markup.count
         self.size = config.input_size
-        self.backbone = _build_backbone(config)
+        self.backbone, features = _build_backbone(config)
         described = timm.get_pretrained_cfg(config.backbone)
         mean, std = (described.mean, described.std) if described else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         self.register_buffer("mean", 255.0 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255.0 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.channels_last_features = "NHWC" in str(getattr(self.backbone, "output_fmt", ""))
-        self.levels = self._probe()
+        strides = self.backbone.feature_info.reduction()
+        self.levels = tuple(
+            Level(f.shape[1], f.shape[-1], stride)
+            for f, stride in zip(self._channels_first(features), strides, strict=True)
+        )
         head = HEADS[config.head.kind]
         self.codec = head.make_codec(self.size, config.head)
         self.head = head(self.levels, self.size, self.num_points, config.head, self.codec)
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """(B, 3, S, S) values 0..255 -> features (B, C, h, w), fine to coarse."""
-        features = self.backbone((images - self.mean) / self.std)
-        if self.channels_last_features:
-            features = [f.permute(0, 3, 1, 2) for f in features]
-        return features
+        return self._channels_first(self.backbone((images - self.mean) / self.std))
+
+    def _channels_first(self, features: list[Tensor]) -> list[Tensor]:
+        return [f.permute(0, 3, 1, 2) for f in features] if self.channels_last_features else features
 
     def forward(self, images: Tensor) -> Prediction:
         """(B, 3, S, S) values 0..255."""
@@ -94,17 +98,6 @@ class Landmarker(nn.Module):
         names = (name for name, _ in self.backbone.named_parameters())
         return {f"backbone.{name}" for name in names if _flat(name.removeprefix("model.")) in exempt}
 
-    @torch.no_grad()
-    def _probe(self) -> tuple[Level, ...]:
-        """The backbone's levels, fine to coarse: channels and sides by a dry forward pass, strides by its own
-        description."""
-        training = self.backbone.training
-        self.backbone.eval()
-        features = self.forward_features(torch.zeros(1, 3, self.size, self.size))
-        self.backbone.train(training)
-        strides = self.backbone.feature_info.reduction()
-        return tuple(Level(f.shape[1], f.shape[-1], stride) for f, stride in zip(features, strides, strict=True))
-
 
 def to_input(images: Tensor, size: int) -> Tensor:
     """(B, s, s, 3) uint8 -> (B, 3, size, size) float 0..255, in channels_last memory; antialiased where it shrinks."""
@@ -125,8 +118,9 @@ def skeleton(config: ModelConfig, markup: Markup = IBUG68) -> Landmarker:
     return Landmarker(replace(config, pretrained=False, checkpoint=""), markup)
 
 
-def _build_backbone(config: ModelConfig) -> nn.Module:
-    """The timm backbone, in training mode, with its weights where the config names some."""
+def _build_backbone(config: ModelConfig) -> tuple[nn.Module, list[Tensor]]:
+    """The timm backbone, in training mode, with its weights where the config names some, and its features of a blank
+    image, fine to coarse."""
     name = config.backbone
     if not timm.is_model(name):
         close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
@@ -139,7 +133,7 @@ def _build_backbone(config: ModelConfig) -> nn.Module:
     for size_argument in ({}, {"img_size": config.input_size}):
         start = torch.get_rng_state()
         try:
-            backbone = _created(config, size_argument)
+            backbone, features = _created(config, size_argument)
         except Exception as error:  # timm and the hub raise many kinds; the user needs one sentence
             problem = problem or error
             if config.pretrained and _is_download_error(error):
@@ -151,12 +145,12 @@ def _build_backbone(config: ModelConfig) -> nn.Module:
             continue
         if config.checkpoint:
             _check_filled(backbone, start, config, size_argument)
-        return backbone
+        return backbone, features
     raise _not_built(config, problem)
 
 
-def _created(config: ModelConfig, size_argument: dict[str, int]) -> nn.Module:
-    """The backbone, tried out on a blank image of the model's size."""
+def _created(config: ModelConfig, size_argument: dict[str, int]) -> tuple[nn.Module, list[Tensor]]:
+    """The backbone, tried out on a blank image of the model's size: its features."""
     arguments = config.backbone_args | size_argument
     if config.checkpoint:
         arguments["pretrained_cfg_overlay"] = {"file": config.checkpoint}
@@ -170,8 +164,8 @@ def _created(config: ModelConfig, size_argument: dict[str, int]) -> nn.Module:
         )
         training = backbone.training
         with torch.no_grad():
-            backbone.eval()(torch.zeros(1, 3, config.input_size, config.input_size))
-    return backbone.train(training)
+            features = backbone.eval()(torch.zeros(1, 3, config.input_size, config.input_size))
+    return backbone.train(training), features
 
 
 def _not_built(config: ModelConfig, problem: Exception) -> UserError:

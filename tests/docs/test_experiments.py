@@ -17,6 +17,8 @@ from distill.config import HeadConfig, ModelConfig
 FOLDER = REPO / "experiments"
 NAMES = [str(path.relative_to(FOLDER)) for path in EXPERIMENTS]
 LARGE = {"teacher.yaml", "gpu/teacher.yaml"}  # 88 and 31 million parameters: some GB of memory, a minute
+# the network and the kind of terms of another file, with other numbers
+ALIKE = {"cpu/best.yaml", "cpu/searched.yaml", "cpu/continued_192.yaml"}
 
 
 def shrunk(tiny, folder: Path, path: Path, *overrides: str) -> configs.Config:
@@ -58,7 +60,7 @@ def test_there_are_experiments():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in NAMES]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE | ALIKE else []) for name in NAMES]
 )
 def test_takes_its_steps(tiny, bare, monkeypatch, tmp_path, name):
     from distill.training import job as training

@@ -16,6 +16,7 @@ from landmarkers import landmarker
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from distill import profiling
 from distill.config import HeadConfig, ModelConfig
 from distill.errors import UserError
 from distill.models import files
@@ -505,7 +506,8 @@ def test_a_teacher_takes_the_students_view_at_its_own_size():
 # ---------------------------------------------------------------------------------------------------- cost
 
 
-def test_cost_counts_what_is_there_and_changes_nothing(tmp_path):
+def test_cost_counts_what_is_there_and_changes_nothing(monkeypatch):
+    monkeypatch.setattr(profiling, "settled", settled)  # which tests of whole runs do without
     model = build("lcnet_050", "regression").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     threads = torch.get_num_threads()
