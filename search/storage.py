@@ -48,7 +48,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class DatabaseAway(UserError):
-    """The study's database does not answer, and has not for PATIENCE seconds."""
+    """The study's database does not answer."""
 
 
 class Storage(RDBStorage):
@@ -195,7 +195,7 @@ def make_pruner(pruner: Pruner, epochs: int) -> BasePruner:
 def _database(url: str, heartbeat: int = 30) -> Iterator[Storage]:
     """The database in one's turn, with Optuna's tables made where there are none.
 
-    Raises UserError for a database that does not answer, cannot be used, or is another program's.
+    Raises DatabaseAway for one that does not answer, UserError for one that cannot be used or is another program's.
     """
     try:
         with turn(url, ""), warnings.catch_warnings():
@@ -210,7 +210,8 @@ def _database(url: str, heartbeat: int = 30) -> Iterator[Storage]:
             f"The database {track.redact(url)} needs the package {error.name}: pip install 'psycopg[binary]'."
         ) from None
     except (*ERRORS, RuntimeError, OSError) as error:
-        raise UserError(f"The database {track.redact(url)} cannot be used: {_reason(error)}.") from None
+        kind = DatabaseAway if isinstance(error, ERRORS) else UserError
+        raise kind(f"The database {track.redact(url)} cannot be used: {_reason(error)}.") from None
 
 
 def _begin(study: optuna.Study, space: Space, url: str) -> None:

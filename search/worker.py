@@ -13,6 +13,7 @@ import time
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,10 +66,13 @@ def work(spec: Spec, space: Space, url: str) -> None:
     Raises UserError where the database goes away, or all that is drawn is refused; SystemExit where this process is
     stopped, or cannot train any more.
     """
+    from distill import tracking as track
     from search import storage
     from search.objective import Broken, Place, Stopped
 
-    study = storage.open_study(space, spec.study, url, spec.worker)
+    # the command has opened it before; its server may have gone away since
+    opened = partial(storage.open_study, space, spec.study, url, spec.worker)
+    study = track.retried(opened, storage.DatabaseAway, storage.PATIENCE)
     place, refused = Place(space.base.tracking, spec.study, spec.parent, spec.teacher, spec.threads), 0
     while True:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 from running import refusal
+from sqlalchemy.exc import OperationalError
 from studies import FakeTraining, Killed, Study, at_once, write_search
 
 from distill import tracking as track
@@ -55,6 +56,19 @@ def test_the_recipe_comes_first_then_what_is_enqueued_then_what_is_drawn(study, 
         assert row.values == [6.0] and row.epoch == 3 and row.trial.intermediate_values == {1: 8.0, 2: 6.5, 3: 6.0}
     assert study.work(3) == rows and len(training.configs) == 3, "nothing is left to do"
     assert len(study.work(4)) == 4, "and it can go on"
+
+
+def test_a_worker_that_begins_while_the_database_is_away_waits_for_it(study, training, monkeypatch):
+    real, calls = storage.RDBStorage.__init__, []
+
+    def away_at_first(self, *args, **named):
+        calls.append(1)
+        if len(calls) < 3:
+            raise OperationalError("SELECT", {}, Exception("the database system is shutting down"))
+        real(self, *args, **named)
+
+    monkeypatch.setattr(storage.RDBStorage, "__init__", away_at_first)
+    assert [row.state for row in study.work(1)] == ["done"] and len(calls) >= 3
 
 
 def test_a_pruned_trial_keeps_its_reason_and_no_trial_is_pruned_at_its_last_epoch(study, training, monkeypatch):
