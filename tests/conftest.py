@@ -98,6 +98,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_collection_finish():
     gc.freeze()  # what was imported stays: the collector need not look through it again and again
+    gc.set_threshold(50_000, 20, 50)
 
 
 @functools.cache

@@ -92,7 +92,9 @@ class Tiny:
         """Larger than the student, at another input size."""
         from distill.training import job as training
 
-        return training.train_teacher(self.config("name=teacher", "model.backbone=lcnet_075", "model.input_size=96"))
+        return training.train_teacher(
+            self.config("name=teacher", "model.backbone=lcnet_075", "model.input_size=96", "tracking.outputs=light")
+        )
 
     @cached_property
     def control(self):

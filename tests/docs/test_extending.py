@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
     methods.METHODS.update(before)
 
 
-@pytest.mark.parametrize("section", ["A backbone", "A distillation method"])
+@pytest.mark.parametrize("section", ["A backbone", pytest.param("A distillation method", marks=pytest.mark.slow)])
 def test_the_python_examples_train_and_print_an_error_in_percent(folder, section, capsys):
     code = block(section, "python")
     assert len(code.splitlines()) < 40, "an example that is long is none"

@@ -72,7 +72,7 @@ def test_weights_of_another_architecture_are_refused_by_what_differs_first(file,
 
 
 def test_a_run_goes_on_from_another_and_says_so(tiny, bare):
-    first = training.train_student(tiny.short("train.epochs=4"))
+    first = training.train_student(tiny.short())
     # a learning rate of next to nothing: what was there at the beginning is still there at the end
     config = tiny.short(f"init={first.run_id}", "train.epochs=1", "train.lr=1e-7", "train.min_lr=0")
     second = training.train_student(config)
