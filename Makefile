@@ -21,7 +21,7 @@ demo: .venv/ready
 	$(ONE_THREAD) $(PY) -m distill.demo
 
 test: lint
-	$(ONE_THREAD) $(PY) -m pytest -n 2 --no-loadscope-reorder
+	$(ONE_THREAD) $(PY) -m pytest -n 2
 
 test-slow: .venv/ready
 	$(ONE_THREAD) $(PY) -m pytest -m slow --timeout 3600
