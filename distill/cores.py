@@ -34,7 +34,7 @@ def pool(most: int | None = None) -> Iterator[ThreadPoolExecutor]:
 
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    executor = ThreadPoolExecutor(min(most or threads(), threads()))
+    executor = ThreadPoolExecutor(min(most, threads()) if most else threads())
     try:
         yield executor
     finally:

@@ -186,10 +186,14 @@ def predicted(model: str, folder, out, *more: str) -> dict[str, np.ndarray]:
     return {name: np.array(row["points"]) for name, row in rows.items()}
 
 
+def without_pictures(monkeypatch) -> None:
+    monkeypatch.setattr(evaluation, "pictures", lambda *_, **__: [])
+
+
 @pytest.fixture
 def plain(monkeypatch) -> None:
     """For tests that do not look at pictures."""
-    monkeypatch.setattr(evaluation, "pictures", lambda *_, **__: [])
+    without_pictures(monkeypatch)
 
 
 def report(model: str, folder, out, *more: str) -> dict:
@@ -218,7 +222,7 @@ def test_evaluate_agrees_with_predictions_measured_by_hand(tiny, labels, tmp_pat
     }
     for kind, norm in norms.items():
         if kind != "image":
-            monkeypatch.setattr(evaluation, "pictures", lambda *_, **__: [])
+            without_pictures(monkeypatch)
         measured = report(tiny.distilled.run_id, val, tmp_path / kind, "--normalizer", kind, *store)
         error = 100 * distance / norm[:, None]
         each = error.mean(1)
@@ -308,7 +312,7 @@ def test_export_hands_out_the_trained_student(tiny, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="no student is bundled yet")
-def test_the_bundled_student_works_from_a_clone(plain, tmp_path):
+def test_the_bundled_student_works_from_a_clone(tmp_path):
     from distill.data import SAMPLE_ROOT
 
     assert report("bundled", SAMPLE_ROOT / "synthetics_val", tmp_path / "e")["nme"] < 5

@@ -126,6 +126,12 @@ def trainings(settings: configs.TrackingConfig) -> list[tracking.RunInfo]:
     return [run for run in tracking.list_runs(settings) if run.job in ("teacher", "student")]
 
 
+def epochs_once(settings: configs.TrackingConfig, run: tracking.RunInfo) -> None:
+    """Raises Lost where a SHORT training has not each of its epochs once."""
+    points = tracking.metric_history(settings, run.id, "train/loss")
+    expect([step for step, _ in points] == [1, 2, 3, 4], f"train/loss of run {run.id} has {points}")
+
+
 def kills(job: str) -> Callable:
     """CUTS signals (KILL, TERM, INT) at random moments, then to the end by the same command or `resume=last`: the
     weights of an uncut run, bit for bit. job: teacher, student, grid or study.
@@ -344,8 +350,7 @@ def stores(_rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Calla
         runs = trainings(settings)
         expect(len(runs) == 4 and all(run.status == "FINISHED" for run in runs), f"{len(runs)} runs")
         for run in runs:
-            points = tracking.metric_history(settings, run.id, "train/loss")
-            expect([step for step, _ in points] == [1, 2, 3, 4], f"train/loss has {points}")
+            epochs_once(settings, run)
 
     while True:
         number += 1
@@ -390,8 +395,8 @@ def crowds(_rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Calla
         kept = [trial.user_attrs[RUN] for trial in trials if trial.state.name == "COMPLETE"]
         expect(len(set(kept)) == len(kept) > 0, f"{len(kept)} trials have {len(set(kept))} runs")
         for run in [*own, *(runs[id] for id in kept)]:
-            points = tracking.metric_history(settings, run.id, "train/loss")
-            expect(run.status == "FINISHED" and [step for step, _ in points] == [1, 2, 3, 4], f"{run.id}: {points}")
+            expect(run.status == "FINISHED", f"run {run.id} is {run.status}")
+            epochs_once(settings, run)
         print(f"{trained} trainings and {len(kept)} trials by {CROWD} processes", file=sys.stderr)
 
     while True:

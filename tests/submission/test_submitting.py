@@ -9,6 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 from distill import cli, submission, tracking
 from distill.config import TrackingConfig
@@ -59,6 +60,20 @@ def test_what_make_writes_is_what_the_run_exported_and_leads_back_to_it(tiny, tm
     assert maker.tags["distill.digest"] == tiny.info(tiny.distilled).tags["distill.digest"]
     assert maker.tags["submission.sha256"] == submission.sha256(out)
     assert submitting.find_maker(made(tmp_path / "other.zip", 1.0), exported) is None
+
+
+def test_the_number_of_threads_changes_no_digit(tiny, tmp_path):
+    """It does change those of a plain prediction by the model here, which is why one thread makes every submission."""
+    images = read_set(tiny.data / "synthetics_test", need_labels=False)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(submitting.make(tiny.distilled.model_file, images, tmp_path / f"{threads}.zip").read_bytes())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
 
 
 def test_a_teacher_makes_no_submission(tiny, tmp_path):

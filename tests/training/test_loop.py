@@ -120,9 +120,9 @@ def test_a_value_on_its_way_is_checked_before_a_checkpoint_is_made():
 # ---------------------------------------------------------------------------------------------------- exactness
 
 
-def test_every_checkpoint_leads_to_the_same_end():
+@pytest.mark.parametrize("options", [{}, {"terms": TERMS, "balanced": "grad_norm"}])
+def test_every_checkpoint_leads_to_the_same_end(options):
     """Also from the middle of an epoch; with a gradient balance, whose measurements count."""
-    options = {"terms": TERMS, "balanced": "grad_norm"}
     *earlier, end = run(make_trainer(make_objective(**options), checkpoint_seconds=1e-9))
     assert len(earlier) == 9 + 2  # after each of nine batches, and after each epoch
     for state in (earlier[1], earlier[3]):
