@@ -1,7 +1,7 @@
 """Rendered faces with exact landmarks, as many as wanted: training data that anyone can make.
 
-A picture depends on (seed, index, size) alone, whatever is rendered beside it or before it and by however many
-processes; its landmarks depend on (seed, index) and scale with the size.
+A picture depends on (seed, index, size, elevation) alone, whatever is rendered beside it or before it and by however
+many processes; its landmarks scale with the size.
 
     job.py          a set on disk: shards, worker processes, labels, manifest
     preview.py      a contact sheet of a set
@@ -17,3 +17,5 @@ processes; its landmarks depend on (seed, index) and scale with the size.
     noise.py        tables of noise; chance.py random streams and colours; columns.py columns of shared arrays
     kernels/        loops compiled by numba
 """
+
+ELEVATION = 12.0  # of the camera, degrees: as far as pitch goes for faces that are seen from the front

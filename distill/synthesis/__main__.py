@@ -7,9 +7,11 @@ from pathlib import Path
 
 from distill import cli, cores
 from distill.errors import UserError
+from distill.synthesis import ELEVATION
 
 SIZES = (32, 1024)  # px
 LAST = 999_999  # index: names have six digits
+HIGHEST = 30.0  # elevation, degrees
 
 
 def main(argv: list[str]) -> None:
@@ -20,6 +22,8 @@ def main(argv: list[str]) -> None:
     for name, least in (("count", 1), ("start", 0), ("seed", 0), ("jobs", 1)):
         if getattr(args, name) < least:
             raise UserError(f"--{name} is {getattr(args, name)}; expected {least} or more.")
+    if not 0 <= args.elevation <= HIGHEST:
+        raise UserError(f"--elevation is {args.elevation:g}; expected 0 to {HIGHEST:g} degrees.")
     if args.start + args.count - 1 > LAST:
         raise UserError(
             f"The last image would be {args.start + args.count - 1}; expected --start and --count up to {LAST}."
@@ -30,7 +34,7 @@ def main(argv: list[str]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process is a core
     from distill.synthesis import job, preview
 
-    request = job.Request(root / args.set, args.seed, args.size, args.start, args.count, args.jobs)
+    request = job.Request(root / args.set, args.seed, args.size, args.start, args.count, args.jobs, args.elevation)
     result = job.make(request)
     faces = result.faces
     print(f"{faces.folder}: {len(faces)} images of {args.size} x {args.size} px, {faces.names[0]} to {faces.names[-1]}")
@@ -58,6 +62,14 @@ def _parser() -> cli.Parser:
     parser.add_argument("--seed", type=int, default=20240, metavar="K", help="default: %(default)s")
     parser.add_argument(
         "--start", type=int, default=0, metavar="I", help="first index, for other faces (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--elevation",
+        type=float,
+        default=ELEVATION,
+        metavar="DEG",
+        help="spread of the camera's elevation where a head is turned to the side, degrees; 0: always at the height of "
+        "the head, as before 2026-11-27 (default: %(default)g)",
     )
     parser.add_argument(
         "--jobs",

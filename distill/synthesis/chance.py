@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-SHAPE, LOOK, HAIR, SCENE, BACKDROP, CAMERA = range(6)  # random streams of a picture
+SHAPE, LOOK, HAIR, SCENE, BACKDROP, CAMERA, ELEVATION = range(7)  # random streams of a picture
 
 
 def stream(seed: int, index: int, part: int) -> np.random.Generator:

@@ -40,6 +40,7 @@ SHARD = 50  # images
 QUALITY = 88  # of the JPEG files
 MANIFEST = "manifest.json"
 SHARDS = "shards"
+UNSAID = {"elevation": 0.0}  # of renders from before there was a choice
 RECORD = np.dtype([("index", "<i8"), ("bytes", "<i8"), ("landmarks", "<f4", (68, 2))])
 """What a shard keeps of an image: its number, the size of its file, its landmarks in pixels."""
 
@@ -54,6 +55,7 @@ class Request:
     start: int
     count: int
     jobs: int  # processes
+    elevation: float  # standard deviation of the camera's, degrees
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,14 @@ def _identity(request: Request) -> dict[str, Any]:
     for path in sorted(path for path in ASSETS.rglob("*") if path.suffix in (".npz", ".webp")):
         digest.update(path.read_bytes())
     assets = digest.hexdigest()[:16]
-    return {"version": VERSION, "seed": request.seed, "size": request.size, "quality": QUALITY, "assets": assets}
+    return {
+        "version": VERSION,
+        "seed": request.seed,
+        "size": request.size,
+        "elevation": request.elevation,
+        "quality": QUALITY,
+        "assets": assets,
+    }
 
 
 def _check(folder: Path, identity: dict[str, Any]) -> None:
@@ -125,7 +134,7 @@ def _check(folder: Path, identity: dict[str, Any]) -> None:
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        stored = {key: found.get(key) for key in identity}
+        stored = {key: found.get(key, UNSAID.get(key)) for key in identity}
     except (OSError, ValueError, AttributeError):
         raise UserError(f"'{path}' is no manifest of renders; expected the one that was written there.") from None
     for key, wanted in identity.items():
@@ -227,9 +236,10 @@ def encode(image: np.ndarray) -> bytes:
 class _Worker:
     """Renders shards in one process."""
 
-    def __init__(self, model: FaceModel, folder: Path, seed: int, size: int):
+    def __init__(self, model: FaceModel, request: Request):
         cv2.setNumThreads(1)  # a process is a core
-        self.renderer, self.folder, self.seed, self.size = Renderer(model), folder, seed, size
+        self.renderer = Renderer(model, request.elevation)
+        self.folder, self.seed, self.size = request.folder, request.seed, request.size
 
     def __call__(self, task: Task) -> int:
         """Render a shard's missing images; how many they were."""
@@ -248,7 +258,7 @@ def _render(tasks: Sequence[Task], request: Request) -> Generator[int, None, Non
     """Work off the tasks, in this process or in several; yields how many images each took."""
     if not tasks:
         return
-    settings = facemodel.load(), request.folder, request.seed, request.size
+    settings = facemodel.load(), request
     jobs = min(request.jobs, len(tasks))
     if jobs == 1:
         yield from map(_Worker(*settings), tasks)
@@ -285,7 +295,7 @@ def _without_interrupts() -> Iterator[None]:
 _worker: _Worker | None = None
 
 
-def _start(model: FaceModel, folder: Path, seed: int, size: int) -> None:
+def _start(model: FaceModel, request: Request) -> None:
     """In a new process: prepare, and end when the parent is gone, however it went."""
     global _worker
     parent = multiprocessing.parent_process()
@@ -295,7 +305,7 @@ def _start(model: FaceModel, folder: Path, seed: int, size: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    _worker = _Worker(model, folder, seed, size)
+    _worker = _Worker(model, request)
 
 
 def _run(task: Task) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from distill.synthesis import backgrounds, camera, chance, things
+from distill.synthesis import ELEVATION, backgrounds, camera, chance, things
 from distill.synthesis import columns as col
 from distill.synthesis.chance import colour, stream
 from distill.synthesis.facemodel import FaceModel
@@ -26,7 +26,8 @@ from distill.synthesis.things import Glasses, Hat
 from distill.synthesis.view import View, sample_light
 
 VERSION = 2
-"""Of what (seed, index, size) gives; every change of a picture raises it."""
+"""Of what (seed, index, size, elevation) gives; every change of a picture raises it."""
+HIGHEST = 35.0  # elevation of the camera, degrees
 
 SHADOW = 176  # side of the shadow map, texels
 F4 = np.float32
@@ -45,8 +46,9 @@ class Subject:
 class Renderer:
     """`render` gives a picture and its landmarks. An instance keeps its buffers, so one is for one thread."""
 
-    def __init__(self, model: FaceModel):
-        self.model = model
+    def __init__(self, model: FaceModel, elevation: float = ELEVATION):
+        """elevation: standard deviation of the camera's, degrees, where the head is turned to the side; see View."""
+        self.model, self.elevation = model, elevation
         self.vertices, self.normals = (np.empty_like(model.vertices) for _ in range(2))  # of the face, head space
         self.scene = Scene(model)
         self.face = skins.Face(model.masks, model.fields, model.classes)
@@ -81,7 +83,8 @@ class Renderer:
         female = rng.random() < 0.58
         weights, (yaw, pitch) = sample_weights(rng, female, model.expressions)
         model.shape(weights, self.vertices)
-        view = View(rng, self.vertices[model.landmarks])
+        elevation = self.elevation * stream(seed, index, chance.ELEVATION).normal()
+        view = View(rng, self.vertices[model.landmarks], np.clip(elevation, -HIGHEST, HIGHEST))
         turn = rotation(yaw, -pitch, 0).T.astype(F4)
         for eye in model.eyes:  # turned about their centres
             ball = self.vertices[eye]

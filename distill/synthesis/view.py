@@ -20,10 +20,17 @@ class View:
     focal, shift_x and shift_y project to a picture of side 1.
     """
 
-    def __init__(self, rng: np.random.Generator, landmarks: np.ndarray):
-        """landmarks: (68, 3) float32, head space."""
+    def __init__(self, rng: np.random.Generator, landmarks: np.ndarray, elevation: float = 0.0):
+        """landmarks: (68, 3) float32, head space. elevation: of the camera, degrees, positive: it looks down.
+
+        A head's pitch is a turn about its own axis from ear to ear: seen from the side it turns the picture in its
+        plane, and no face would be seen from above or below. So elevation comes in as the head turns away, in full
+        from 60 degrees of yaw on, and not at all up to 30, where it would only add to the pitch.
+        """
         head, torso = sample_pose(rng)
-        self.head, self.torso = rotation(*head).astype(F4), rotation(*torso).astype(F4)
+        share = np.clip((np.degrees(abs(head[0])) - 30) / 30, 0, 1)
+        raised = rotation(0, np.radians(elevation * share), 0)
+        self.head, self.torso = ((raised @ rotation(*turns)).astype(F4) for turns in (head, torso))
         near, far = np.log(90), np.log(350)
         self.distance = np.exp(rng.uniform(near, far)) if rng.random() < 0.9 else rng.uniform(45, 90)  # cm
         self.camera = (self.place(AIM)[0] + [0, 0, self.distance]).astype(F4)

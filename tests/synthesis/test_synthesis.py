@@ -16,11 +16,13 @@ from running import REPO
 
 pytest.importorskip("numba")
 
+from distill import headpose
 from distill.data.annotations import read_set
 from distill.errors import UserError
 from distill.synthesis import __main__ as entry
 from distill.synthesis import facemodel, job, preview
 from distill.synthesis.renderer import Renderer
+from distill.synthesis.view import View
 
 SIZE = 64
 
@@ -47,7 +49,7 @@ def quick(model):
 @pytest.fixture(scope="module")
 def made(quick, tmp_path_factory):
     """The request for a set of five images that is there."""
-    request = job.Request(tmp_path_factory.mktemp("made") / "synthetics_train", 7, SIZE, 0, 5, jobs=1)
+    request = job.Request(tmp_path_factory.mktemp("made") / "synthetics_train", 7, SIZE, 0, 5, jobs=1, elevation=12.0)
     job.make(request)
     return request
 
@@ -93,6 +95,30 @@ def test_landmarks_lie_where_their_vertices_are_drawn(model, renderer):
             vertex = mesh.points[model.landmarks[point]]
             seen += frame.owner[y, x] >= 0 and np.linalg.norm(mesh.points[corners] - vertex, axis=1).min() < 1.0
     assert seen > 30  # of 48; the others are behind hair, hands, scarves or the nose itself
+
+
+def poses(model, elevation: float) -> tuple[np.ndarray, np.ndarray]:
+    """(300, 68, 2) landmarks of the first heads of seed 3, and their yaw, pitch and roll."""
+    seen = Renderer(model, elevation)
+    points = np.stack([seen.subject(3, index).landmarks for index in range(300)])
+    return points, headpose.estimate(points)
+
+
+def test_heads_turned_to_the_side_are_seen_from_above_and_below_too(model):
+    (level, _), (raised, turns) = poses(model, 0.0), poses(model, 12.0)
+    _, before = poses(model, 0.0)
+    yaw = np.abs(before[:, 0])
+    assert np.array_equal(level[yaw < 25], raised[yaw < 25])  # up to 30 degrees nothing is added
+    side = yaw > 68
+    assert before[side, 1].std() < 6 < 9 < turns[side, 1].std() < 16
+    assert abs(turns[side, 1].mean()) < 6
+
+
+def test_a_camera_that_is_raised_looks_down(model):
+    view = [View(np.random.default_rng(4), model.vertices[model.landmarks], angle) for angle in (-20.0, 20.0)]
+    points = np.stack([v.project(v.place(model.vertices[model.landmarks]), 1.0)[:, :2] for v in view])
+    low, high = headpose.estimate(points)
+    assert abs(low[0]) > 60 and low[1] > high[1] + 30  # of 40 degrees; positive: the face looks up
 
 
 def test_faces_are_framed_as_the_validation_crops_are(renderer):
@@ -178,7 +204,17 @@ def test_a_run_that_was_cut_goes_on(made, tmp_path, monkeypatch):
     assert files(cut.folder) == files(made.folder)
 
 
-@pytest.mark.parametrize(("key", "value"), [("seed", 8), ("size", 32)])
+def test_renders_from_before_the_elevation_could_be_chosen_go_on_with_none(copy):
+    path = copy.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["elevation"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="renders of elevation 0.0; expected 12.0"):
+        job.make(copy)
+    assert job.make(replace(copy, elevation=0.0)).rendered == 0
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 8), ("size", 32), ("elevation", 0.0)])
 def test_a_folder_of_other_renders_is_refused(copy, key, value):
     before = files(copy.folder)
     with pytest.raises(UserError, match=f"renders of {key} .*; expected {value}"):
@@ -226,6 +262,8 @@ def test_the_command_renders_and_previews(tmp_path, capsys):
         (["--count", "0"], "--count is 0; expected 1 or more"),
         (["--jobs", "0"], "--jobs is 0; expected 1 or more"),
         (["--seed", "-1"], "--seed is -1; expected 0 or more"),
+        (["--elevation", "-1"], "--elevation is -1; expected 0 to 30 degrees"),
+        (["--elevation", "nan"], "--elevation is nan; expected"),
         (["--start", "999999", "--count", "2"], "The last image would be 1000000"),
         (["--set", "a/b"], "--set is 'a/b'; expected the plain name"),
         (["--out", __file__], "is not a folder"),
