@@ -145,6 +145,13 @@ def open_study(space: Space, name: str, url: str, worker: int = 0) -> optuna.Stu
     return study
 
 
+def open_claims(name: str, url: str, heartbeat: int) -> tuple[optuna.Study, Storage]:
+    """Join the study that says who is at which training of a grid, or make it. Raises UserError for a database that
+    cannot be used."""
+    with _database(url, heartbeat) as storage:
+        return optuna.create_study(study_name=name, storage=storage, load_if_exists=True), storage
+
+
 def find_study(name: str, url: str) -> optuna.Study:
     """A study that was made before, to look at. Raises UserError where there is none, and makes nothing then."""
     missing = f"There is no study '{name}' in {track.redact(url)}"

@@ -82,16 +82,28 @@ def write_challenge(folder: Path, count: int, size: int = 64, seed: int = 0, lab
     return np.stack(labels)
 
 
+TRAINED, TRAINING, LIGHT = range(3)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Where several workers share the tests, those of a file stay together, as its fixtures are made once; so do all
-    that look at the session's trained runs (running.Tiny)."""
+    that look at the session's trained runs (running.Tiny). Files that train come first: what is left for the end,
+    when one worker may wait for the other, is short."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFixtures(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::")[0]
-            return "trained runs" if _needs_trained_runs(config.rootpath / file) else file
+            return "trained runs" if _kind(config.rootpath / file) == TRAINED else file
+
+        def _assign_work_unit(self, node) -> None:
+            def order(scope: str) -> tuple[int, int]:
+                kind = TRAINED if scope == "trained runs" else _kind(config.rootpath / scope)
+                return kind, -len(self.workqueue[scope])
+
+            self.workqueue.move_to_end(min(self.workqueue, key=order), last=False)
+            super()._assign_work_unit(node)
 
     return ByFixtures(config, log)
 
@@ -102,8 +114,11 @@ def pytest_collection_finish():
 
 
 @functools.cache
-def _needs_trained_runs(file: Path) -> bool:
-    return re.search(r"\btiny\.(teacher|control|distilled)\b", file.read_text()) is not None
+def _kind(file: Path) -> int:
+    text = file.read_text()
+    if re.search(r"\btiny\.(teacher|control|distilled)\b", text):
+        return TRAINED
+    return TRAINING if re.search(r"\b(tiny|bare|Popen|train_(student|teacher))\b", text) else LIGHT
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,22 @@ from distill.tracking import RunInfo
 TABLE_FILE = "table.json"
 
 
+class Claims:
+    """Which trainings are this machine's to start: all, for locks keep its own processes apart. Where several machines
+    share a grid, `search.claims.SharedClaims` takes this place."""
+
+    def turn(self) -> AbstractContextManager[None]:
+        """For what one process at a time may do to the grid."""
+        return nullcontext()
+
+    def take(self, task: Task) -> bool:
+        """Whether the training is ours to start; False while another machine is at it."""
+        return True
+
+    def end(self, task: Task, nme: float | None) -> None:
+        """The training has ended; None: it failed."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """The result of `run`."""
@@ -37,18 +54,22 @@ class Finished:
     failed: list[str]
 
 
-def run(grid: Grid, out: Path, workers: int = 0, again: str = "") -> Finished:
+def run(grid: Grid, out: Path, workers: int = 0, again: str = "", claims: Claims | None = None) -> Finished:
     """Train what is missing and write the table. workers: trainings at a time; 0: one a GPU, or one.
 
-    again: the command that continues, for the message of an interrupted call. Raises UserError for what can be known to
-    be wrong before the first training starts; a training that fails stops no other.
+    again: the command that continues, for the message of an interrupted call. claims: where other machines have a part.
+    Raises UserError for what can be known to be wrong before the first training starts; a training that fails stops no
+    other.
     """
+    claims = claims or Claims()
     check_networks(grid)
     found = survey(grid)
     check_terms(grid, found)
     tracking = _tracking(grid)
-    with _parent(grid, found) as parent:
-        runner = _Runner(grid, found, parent.id, workers)
+    with claims.turn():
+        parent = _parent(grid, found)
+    with parent:
+        runner = _Runner(grid, found, parent.id, workers, claims)
         try:
             runner.train()
         except (KeyboardInterrupt, SystemExit):
@@ -139,8 +160,8 @@ def write(made: Table, folder: Path) -> list[Path]:
 class _Runner:
     """Trains what a survey found missing, teachers first, and prints each result."""
 
-    def __init__(self, grid: Grid, found: Survey, parent_id: str, workers: int):
-        self.grid, self.found, self.parent_id = grid, found, parent_id
+    def __init__(self, grid: Grid, found: Survey, parent_id: str, workers: int, claims: Claims):
+        self.grid, self.found, self.parent_id, self.claims = grid, found, parent_id, claims
         self.parts = shares(workers, grid.cells[grid.control].train.device, torch.cuda.device_count())
         self.folder = track.store_root(_tracking(grid)) / "work" / "ablations" / grid.name
         self.failed: list[str] = []
@@ -165,9 +186,10 @@ class _Runner:
 
     def _train(self, entries: Iterable[Entry]) -> None:
         tasks = [self._task(entry) for entry in entries if entry.found.state != "finished"]
-        work_off(
-            tasks, self.parts, lambda task: find_or_train.is_busy(_tracking(self.grid), task.identity), self._ended
-        )
+        work_off(tasks, self.parts, self._is_busy, self._ended)
+
+    def _is_busy(self, task: Task) -> bool:
+        return find_or_train.is_busy(_tracking(self.grid), task.identity) or not self.claims.take(task)
 
     def _task(self, entry: Entry) -> Task:
         planned, name = entry.planned, file_name(entry.planned.cell)
@@ -180,10 +202,12 @@ class _Runner:
         cell = ended.task.cell
         seed = cell.config.seed
         if ended.outcome is None:
+            self.claims.end(ended.task, None)
             self._failed(cell.name, seed, f"{ended.error} (log: {ended.task.log})")
             return
         run = track.find_run(cell.config.tracking, ended.outcome.run_id)
         nme = run.metrics[find_or_train.METRIC]
+        self.claims.end(ended.task, nme)
         if cell.job == "student":
             self.best = min(self.best, nme)
         minutes = _minutes(cell.config.tracking, run)

@@ -1,0 +1,70 @@
+"""Entry point: an ablation file's trainings, shared out over several machines."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from distill import cli
+from distill.ablation import file as grid
+from distill.errors import UserError
+
+SUMMARY = (
+    "Train every cell of an ablation file with every seed, as `distill.ablation run` does, together with the machines "
+    "that run the same command with the same --storage; then write its table."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Read the arguments, train, print the table. Exit code 1 where a training failed."""
+    args = _parser().parse_args(argv)
+    if args.workers < 0:
+        raise UserError(f"--workers is {args.workers}; expected 0 or more.")
+    cli.check_out(args.out)
+    planned = grid.load(args.file, args.overrides)
+    cli.check_roots((*planned.teachers.values(), *planned.cells.values()))
+
+    from distill.ablation import job as ablation
+    from distill.ablation import table
+    from search import storage
+    from search.claims import SharedClaims
+
+    url = storage.url_of(planned.cells[planned.control].tracking.store, args.storage)
+    again = shlex.join(["python", "-m", "search.grid", *argv])
+    with SharedClaims(planned, url) as claims:
+        done = ablation.run(planned, args.out, args.workers, again, claims)
+    print(f"\n{table.to_text(done.table)}\n")
+    print(f"parent run  {done.parent_id}")
+    print(f"written to  {args.out / planned.name}: {', '.join(file.name for file in done.files)}")
+    cli.stop_if_failed(done.failed)
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m search.grid",
+        description=SUMMARY,
+        epilog="All machines need one MLflow server (MLFLOW_TRACKING_URI) and the same data. Who is at what: "
+        "`optuna-dashboard URL`.",
+    )
+    cli.add_store_argument(parser)
+    parser.add_argument("file", metavar="FILE", help="an ablation file, e.g. experiments/ablations/terms.yaml")
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        required=True,
+        help="postgresql://USER@HOST/DATABASE, or sqlite:///FILE for the processes of one machine",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="trainings at a time, here (default: one a GPU, or 1)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("outputs/ablations"), help="default: %(default)s"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for all cells, e.g. data.root=DIR teacher=RUN_ID"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    cli.run(main)
