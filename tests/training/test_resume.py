@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import re
+import runpy
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -22,12 +23,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_challenge
-from running import REPO, TERMS, same_weights
+from running import TERMS, same_weights
 
 from distill import config as configs
 from distill import student, tracking
 from distill.distillation.losses import coordinate as landmark_losses
 from distill.errors import UserError
+from distill.files import write_text
 from distill.tracking import RunInfo
 from distill.training import checkpoint, finalize
 from distill.training import job as training
@@ -53,39 +55,39 @@ class Cut:
     status: str  # of the MLflow run afterwards
 
 
-# `python -m distill.student PROGRESS ARGUMENTS`: after each checkpoint it writes down where it is, and waits a little,
-# since on a fast machine nobody could catch it in between
-SLOWLY = """
-import json, os, runpy, sys, time
-from distill.training import checkpoint
-save, file = checkpoint.save, sys.argv[1]
+def slowly(args: list[str], log: Path, progress: Path) -> None:
+    """`python -m distill.student ARGS`, the body of a process. After each checkpoint it writes down where it is, and
+    waits a little, since on a fast machine nobody could catch it in between."""
+    save = checkpoint.save
 
-def slowly(path, state):
-    save(path, state)
-    with open(file + ".new", "w") as out:
-        json.dump([path.parent.name, state["progress"]], out)
-    os.replace(file + ".new", file)
-    time.sleep(0.15)
+    def watched(path: Path, state: dict) -> None:
+        save(path, state)
+        write_text(progress, json.dumps([path.parent.name, state["progress"]]))
+        time.sleep(0.15)
 
-checkpoint.save = slowly
-sys.argv = ["distill.student", *sys.argv[2:]]
-runpy.run_module("distill.student", run_name="__main__", alter_sys=True)
-"""
+    checkpoint.save = watched
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)
+    os.chdir(log.parent)
+    sys.argv = ["distill.student", *args]
+    try:
+        runpy.run_module("distill.student", run_name="__main__", alter_sys=True)
+    finally:
+        sys.stdout.flush()
 
 
 class Session:
-    """`python -m distill.student` in a process of its own, watched through what it writes down."""
+    """`python -m distill.student` in a process of its own, watched through what it writes down. The process is a fork,
+    which need not import all again."""
 
     def __init__(self, store: Path, log: Path, *args: str):
         self.store, self.log, self.progress = store, log, log.with_suffix(".json")
-        with open(log, "wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", SLOWLY, str(self.progress), *args, "data.workers=1"],
-                cwd=log.parent,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": str(REPO)},
-            )
+        self.process = multiprocessing.get_context("fork").Process(
+            target=slowly, args=([*args, "data.workers=1"], log, self.progress)
+        )
+        self.process.start()
 
     def under_way(self, after: int) -> bool:
         if not self.progress.exists():
@@ -98,17 +100,18 @@ class Session:
         """Send the signal once an epoch from `after` on (from 0) is under way. The run's id, and what became of it."""
         deadline = time.monotonic() + 600
         while True:
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            assert self.process.is_alive() and time.monotonic() < deadline, self.log.read_text()
             if self.under_way(after):
-                self.process.send_signal(signal.SIGSTOP)  # so that this stays true
+                os.kill(self.process.pid, signal.SIGSTOP)  # so that this stays true
                 if self.under_way(after):
                     break
-                self.process.send_signal(signal.SIGCONT)
+                os.kill(self.process.pid, signal.SIGCONT)
             time.sleep(0.01)
         run_id, _ = json.loads(self.progress.read_text())
-        self.process.send_signal(number)
-        self.process.send_signal(signal.SIGCONT)
-        code = self.process.wait(120)
+        os.kill(self.process.pid, number)
+        os.kill(self.process.pid, signal.SIGCONT)
+        self.process.join(120)
+        code = self.process.exitcode
         state = checkpoint.load(self.store / "work" / run_id / training.CHECKPOINT)
         return run_id, Cut(code, self.log.read_text(), state, "")
 
