@@ -81,6 +81,11 @@ def score(args) -> None:
     from distill.submission import job as submitting
 
     labelled = read_set(args.data)
+    if labelled.boxes is not None:
+        raise UserError(
+            f"--data '{args.data}' is in Microsoft's layout, whose labels are read in a crop of each picture; expected "
+            "the challenge's layout (annot.pkl), in whose pixels a submission is."
+        )
     found = submitting.score(file, labelled, seed=args.seed)
     report, split = found.report, found.split
     print(f"{file} on {labelled.folder.name}: {report.count} images, errors in percent of sqrt(W * H)")

@@ -15,6 +15,7 @@ from running import refusal
 from distill import figures, metrics
 from distill.ablation import table
 from distill.ablation.table import Result, Table
+from distill.figures import style
 from distill.metrics import RunErrors
 
 IMAGES = 50
@@ -68,6 +69,14 @@ def test_only_what_recipes_differ_in_is_clear(full):
     assert a.clear and a.better == 3 and a.high < 0 and not b.clear
     one_seed = tabulate(result("control", 0), result("a", 0)).rows[1].difference
     assert one_seed.p < 0.001 and one_seed.p_holm is None and not one_seed.clear
+
+
+def test_only_what_is_clear_is_bold_and_coloured(full):
+    bold = [line for line in table.to_markdown(full).splitlines() if "**" in line]
+    assert len(bold) == 1 and bold[0].startswith("| a |")
+    axes = table.pictures(full)["ablation.png"].axes[0]
+    colours = [line.get_color() for line in axes.lines if line.get_marker() == "s"]
+    assert colours == [style.BETTER, style.UNSURE]
 
 
 def test_all_seeds_are_compared_and_pairs_are_those_that_both_have():

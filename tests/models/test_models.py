@@ -347,6 +347,14 @@ def test_a_file_holds_float32_weights_of_backbone_and_head_only(tmp_path):
     assert {name.split(".")[0] for name in tensors} == {"backbone", "head"}
 
 
+def test_two_processes_write_one_file_under_names_of_their_own(tmp_path, monkeypatch):
+    written, real = [], Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: written.append(path.name) or real(path, data))
+    save_model(build(), tmp_path / "m.safetensors", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+    assert written and all(str(os.getpid()) in name for name in written)
+
+
 def test_the_file_remembers_no_path_of_this_machine(tmp_path):
     torch.save(timm.create_model("lcnet_050").state_dict(), tmp_path / "w.pth")
     model = Landmarker(replace(model_config(), checkpoint=str(tmp_path / "w.pth")))

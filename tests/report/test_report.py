@@ -13,7 +13,7 @@ import pytest
 import reporting as made
 from running import refusal
 
-from distill import metrics
+from distill import figures, metrics
 from distill.config import AugmentConfig, Config, StepConfig, TrainConfig
 from distill.errors import UserError
 from distill.landmarks import IBUG68
@@ -76,6 +76,15 @@ def test_only_what_is_clear_stands_in_bold():
         rows = [row for ablation in found.findings.ablations for row in ablation.table.rows]
         clear += [row.difference.clear for row in rows if row.difference]
         assert found.html().count('class="strong"') == sum(clear)
+
+
+def test_only_what_is_clear_has_a_colour_in_the_report_s_differences(monkeypatch):
+    found = made.document(ablations=(made.ablation(5),))
+    drawn = []
+    monkeypatch.setattr(figures, "forest", lambda effects, *_, **__: drawn.extend(effects))
+    list(document._figures(found.findings, found.cast))
+    rows = [row for ablation in found.findings.ablations for row in ablation.table.rows if row.difference]
+    assert drawn and [effect.clear for effect in drawn] == [row.difference.clear for row in rows]
 
 
 def test_the_best_student_meets_the_control_that_is_nearest_and_has_its_seed():

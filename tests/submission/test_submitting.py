@@ -7,6 +7,7 @@ import datetime
 import sys
 import zipfile
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -126,6 +127,18 @@ def test_score_prints_regions_and_both_halves_and_of_one_image_no_split(labelled
     assert all(region in printed for region in IBUG68.regions)
     one = labelled.subset([0])
     assert submitting.score(submission.write(tmp_path / "o.zip", one.names, one.landmarks), one).split is None
+
+
+def test_a_score_on_microsofts_layout_is_refused(labelled, tmp_path):
+    """Its labels are in a crop, a submission is in whole pictures."""
+    (folder := tmp_path / "microsoft").mkdir()
+    for i, points in enumerate(labelled.landmarks):
+        cv2.imwrite(str(folder / f"{i:06d}.png"), labelled.image(i))
+        lines = "\n".join(f"{x:.3f} {y:.3f}" for x, y in [*points, (1, 1), (2, 2)])
+        (folder / f"{i:06d}_ldmks.txt").write_text(lines + "\n")
+    path = submission.write(tmp_path / "s.zip", read_set(folder).names, labelled.landmarks)
+    with pytest.raises(UserError, match="Microsoft's layout.*expected the challenge's layout"):
+        main(["score", str(path), "--data", str(folder)])
 
 
 def test_names_that_do_not_match_are_one_sentence(labelled, tmp_path):

@@ -276,12 +276,13 @@ def test_minutes_end_the_training_by_the_clock_validation_included(monkeypatch):
 
 def test_minutes_are_those_of_all_sessions(monkeypatch):
     clock = Clock(monkeypatch)
-    states = run(clock.slow(make_trainer(minutes=2.0, checkpoint_seconds=1e-9), 10), hooks=clock.hooks(5))
+    whole = clock.slow(make_trainer(minutes=2.0, checkpoint_seconds=1e-9), 10)
+    states = run(whole, hooks=clock.hooks(5))
     clock.now += 5000
     resumed = clock.slow(make_trainer(minutes=2.0), 10)
     resumed.load_state_dict(states[4])
     run(resumed, hooks=clock.hooks(5))
-    assert 100 <= resumed.progress.seconds <= 130
+    assert 100 <= resumed.progress.seconds <= 130 and resumed.progress.step == whole.progress.step
 
 
 def test_a_budget_that_ends_in_the_first_epoch_still_gives_a_validated_model(monkeypatch):
