@@ -87,7 +87,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base_path = (path.parent / str(base)).resolve()
     if base_path in seen or base_path == path.resolve():
         raise UserError(f"Config file '{path}': its base '{base}' leads back to itself.")
-    if not base_path.is_file():
+    if not os.path.isfile(base_path):  # False for a name that is too long, too
         raise UserError(f"Config file '{path}': its base '{base}' is no file; expected one, relative to this folder.")
     return _merged(_read(base_path, (*seen, path.resolve())), values)
 
