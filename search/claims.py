@@ -7,13 +7,11 @@ val/nme. A machine that dies leaves a trial without signs of life, which the nex
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from distill.ablation.file import Grid
@@ -50,11 +48,9 @@ class SharedClaims(Claims):
         for key in list(self.held):
             self._end(key, None)
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> AbstractContextManager[None]:
         """Be the one process, over all machines, that does what one at a time must do to this grid."""
-        with storage.turn(self.url, self.name):
-            yield
+        return storage.turn(self.url, self.name)
 
     def take(self, task: Task) -> bool:
         """Whether the training is ours now; False while somebody else is at it. Raises DatabaseAway."""
@@ -67,7 +63,7 @@ class SharedClaims(Claims):
     def _take(self, task: Task) -> bool:
         key = task.identity.key
         with self.turn():
-            self._fail_dead()
+            storage.fail_dead(self.study, lambda trial: BEGUN in trial.user_attrs)
             running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             if any(trial.user_attrs[TRAINING] == key for trial in running):
                 return False
@@ -82,15 +78,6 @@ class SharedClaims(Claims):
             self.storage.set_trial_user_attr(number, BEGUN, True)
         self.held[key] = number
         return True
-
-    def _fail_dead(self) -> None:
-        """Fail the trials of dead machines; to be called in one's turn, so that none is just being begun."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            optuna.storages.fail_stale_trials(self.study)
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if BEGUN not in trial.user_attrs:
-                self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _end(self, key: str, nme: float | None) -> None:
         number = self.held.pop(key, None)

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from distill import cli
-from distill.ablation import file as grid
+from distill.ablation import __main__ as command
 from distill.errors import UserError
 
 SUMMARY = (
@@ -20,12 +20,9 @@ def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if args.workers < 0:
         raise UserError(f"--workers is {args.workers}; expected 0 or more.")
-    cli.check_out(args.out)
-    planned = grid.load(args.file, args.overrides)
-    cli.check_roots((*planned.teachers.values(), *planned.cells.values()))
+    planned = command.read(args.file, args.overrides, args.out)
 
     from distill.ablation import job as ablation
-    from distill.ablation import table
     from search import storage
     from search.claims import SharedClaims
 
@@ -33,10 +30,7 @@ def main(argv: list[str]) -> None:
     again = shlex.join(["python", "-m", "search.grid", *argv])
     with SharedClaims(planned, url) as claims:
         done = ablation.run(planned, args.out, args.workers, again, claims)
-    print(f"\n{table.to_text(done.table)}\n")
-    print(f"parent run  {done.parent_id}")
-    print(f"written to  {args.out / planned.name}: {', '.join(file.name for file in done.files)}")
-    cli.stop_if_failed(done.failed)
+    command.show(done)
 
 
 def _parser() -> cli.Parser:

@@ -22,7 +22,8 @@ import sqlalchemy
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage
+from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from distill import config as configs
@@ -193,6 +194,20 @@ def make_pruner(pruner: Pruner, epochs: int) -> BasePruner:
     if pruner.kind == "median":
         return MedianPruner(pruner.startup, pruner.min_epochs)
     return NopPruner()
+
+
+def fail_dead(study: optuna.Study, begun: Callable[[FrozenTrial], bool]) -> None:
+    """Fail the trials of dead workers; to be called in one's turn.
+
+    Optuna fails trials without a heartbeat. A trial that is running but was never begun has none: its worker died
+    between making it and its first beat, within its turn, so that now, in ours, it is known to be dead.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        fail_stale_trials(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not begun(trial):
+            study.tell(trial.number, state=TrialState.FAIL)
 
 
 # ---------------------------------------------------------------------------------------------------- inside

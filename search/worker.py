@@ -133,24 +133,19 @@ def run_next(study: optuna.Study, space: Space, place: Place, total: int, url: s
 
 
 def _recover(study: optuna.Study, space: Space) -> None:
-    """Enqueue copies of the trials of stopped and of dead workers; to be called in one's turn.
-
-    Optuna fails trials without a heartbeat. A trial that is running but was never begun has none: its worker died
-    between drawing it and its first beat, within its turn, so that now, in ours, it is known to be dead.
-    """
+    """Enqueue copies of the trials of stopped and of dead workers; to be called in one's turn."""
     from optuna.exceptions import ExperimentalWarning
-    from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
-    from optuna.trial import TrialState
+    from optuna.storages import RetryHeartbeatStaleTrialCallback
 
-    from search import summary
+    from search import storage, summary
 
+    def begun(trial: optuna.trial.FrozenTrial) -> bool:
+        about = trial.user_attrs
+        return about.get(BEGUN, trial.number if summary.RUN in about else None) == trial.number
+
+    storage.fail_dead(study, begun)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        fail_stale_trials(study)
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            about = trial.user_attrs
-            if about.get(BEGUN, trial.number if summary.RUN in about else None) != trial.number:
-                study.tell(trial.number, state=TrialState.FAIL)
         retry = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
         for row in summary.rows(study, space):
             if row.state == "interrupted":

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill import cli
 from distill.ablation import file as grid
 from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from distill.ablation.job import Finished
 
 SUMMARY = (
     "Train every cell of an ablation file with every seed, whatever is missing, and compare them with their control."
@@ -24,12 +29,9 @@ def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if args.command == "run" and args.workers < 0:
         raise UserError(f"--workers is {args.workers}; expected 0 or more.")
-    cli.check_out(args.out)
-    planned = grid.load(args.file, args.overrides)
-    cli.check_roots((*planned.teachers.values(), *planned.cells.values()))
+    planned = read(args.file, args.overrides, args.out)
 
     from distill.ablation import job as ablation
-    from distill.ablation import table
 
     if args.command == "run" and args.dry_run:
         print(ablation.dry_run(planned))
@@ -39,9 +41,24 @@ def main(argv: list[str]) -> None:
         done = ablation.run(planned, args.out, args.workers, again)
     else:
         done = ablation.show(planned, args.out)
+    show(done)
+
+
+def read(file: str, overrides: Sequence[str], out: Path) -> grid.Grid:
+    """The grid of a file. Raises UserError where it cannot be trained, or its table not be written."""
+    cli.check_out(out)
+    planned = grid.load(file, overrides)
+    cli.check_roots((*planned.teachers.values(), *planned.cells.values()))
+    return planned
+
+
+def show(done: Finished) -> None:
+    """Print the table and where it is. Exit code 1 where a training failed."""
+    from distill.ablation import table
+
     print(f"\n{table.to_text(done.table)}\n")
     print(f"parent run  {done.parent_id or 'none: `run` makes one'}")
-    print(f"written to  {args.out / planned.name}: {', '.join(file.name for file in done.files)}")
+    print(f"written to  {done.files[0].parent}: {', '.join(file.name for file in done.files)}")
     cli.stop_if_failed(done.failed)
 
 

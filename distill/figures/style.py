@@ -132,7 +132,7 @@ def to_png(figure: Figure, path: str | os.PathLike, dpi: int = DPI) -> Path:
     """Write the figure; an interrupted write leaves no half picture. The same figure gives the same bytes."""
     path = Path(path)
     with atomic(path) as temporary:
-        # the default level takes half of a figure's time for a few percent of the file
+        # the default level, 6, takes a seventh longer a picture and makes files a tenth smaller
         kwargs = {"compress_level": 3}
         figure.savefig(
             temporary, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}, pil_kwargs=kwargs

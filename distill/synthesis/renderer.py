@@ -27,7 +27,7 @@ from distill.synthesis.view import View, sample_light
 
 VERSION = 2
 """Of what (seed, index, size, elevation) gives; every change of a picture raises it."""
-HIGHEST = 35.0  # elevation of the camera, degrees
+STEEPEST = 35.0  # elevation of the camera, degrees
 
 SHADOW = 176  # side of the shadow map, texels
 F4 = np.float32
@@ -84,7 +84,7 @@ class Renderer:
         weights, (yaw, pitch) = sample_weights(rng, female, model.expressions)
         model.shape(weights, self.vertices)
         elevation = self.elevation * stream(seed, index, chance.ELEVATION).normal()
-        view = View(rng, self.vertices[model.landmarks], np.clip(elevation, -HIGHEST, HIGHEST))
+        view = View(rng, self.vertices[model.landmarks], np.clip(elevation, -STEEPEST, STEEPEST))
         turn = rotation(yaw, -pitch, 0).T.astype(F4)
         for eye in model.eyes:  # turned about their centres
             ball = self.vertices[eye]
