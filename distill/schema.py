@@ -84,6 +84,12 @@ def validated(model: type[S], values: Any, source: object, prefix: str = "") -> 
         raise user_error_from(error, source, prefix) from None
 
 
+def shown(value: object) -> str:
+    """A value as a message shows it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
 def user_error_from(error: ValidationError, source: object, prefix: str = "") -> UserError:
     """The first fault that pydantic found, as the sentence `SOURCE: 'dotted.key' is VALUE; expected WHAT.`
 
@@ -103,6 +109,4 @@ def user_error_from(error: ValidationError, source: object, prefix: str = "") ->
     expected = EXPECTED[kind].format(**context) if kind in EXPECTED else fault["msg"]
     if isinstance(found, dict):
         return UserError(f"{source}: '{key}': expected {expected}.")
-    shown = repr(found)
-    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
-    return UserError(f"{source}: '{key}' is {shown}; expected {expected}.")
+    return UserError(f"{source}: '{key}' is {shown(found)}; expected {expected}.")

@@ -25,7 +25,7 @@ from distill.config.checking import check
 from distill.config.fields import Config, DataConfig, ModelConfig
 from distill.errors import UserError
 from distill.files import Loader, read_yaml
-from distill.schema import as_number, user_error_from
+from distill.schema import as_number, shown, user_error_from
 
 
 class Plain(str):
@@ -88,7 +88,9 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if base_path in seen or base_path == path.resolve():
         raise UserError(f"Config file '{path}': its base '{base}' leads back to itself.")
     if not os.path.isfile(base_path):  # False for a name that is too long, too
-        raise UserError(f"Config file '{path}': its base '{base}' is no file; expected one, relative to this folder.")
+        raise UserError(
+            f"Config file '{path}': its base {shown(base)} is no file; expected one, relative to this folder."
+        )
     return _merged(_read(base_path, (*seen, path.resolve())), values)
 
 
