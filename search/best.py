@@ -10,6 +10,7 @@ from pathlib import Path
 from distill import cli
 from distill.errors import UserError
 
+MOST_SEEDS = 1000
 SUMMARY = (
     "Train the best configuration of a study and its recipe at full length over the same seeds; export the best one by "
     "validation with its submission, and register it."
@@ -19,9 +20,9 @@ SUMMARY = (
 def main(argv: list[str]) -> None:
     """Read the arguments, train what is missing, print the comparison and what was released."""
     args = _parser().parse_args(argv)
-    if args.seeds < 1 or args.workers < 0:
+    if not 1 <= args.seeds <= MOST_SEEDS or args.workers < 0:
         raise UserError(
-            f"--seeds is {args.seeds} and --workers {args.workers}; expected 1 or more seeds, and 0 or more."
+            f"--seeds is {args.seeds} and --workers {args.workers}; expected 1 to {MOST_SEEDS} seeds, and 0 or more."
         )
     cli.check_out(args.out)
 

@@ -22,6 +22,7 @@ from distill.models.references import resolve_model, resolve_teacher
 from distill.runs import workers
 from distill.runs.find_or_train import fingerprints
 from distill.runs.workers import Process, Share
+from distill.training.distributed import check_device
 from search import outputs, storage, summary
 from search.space import Space
 from search.summary import TrialRow
@@ -70,6 +71,7 @@ def run(space: Space, order: Order, out: Path) -> Finished:
     Trials that exist count, whichever machine made them. Raises UserError for what can be known to be wrong before the
     first trial, for a database that goes away, and for workers that keep dying.
     """
+    check_device(space.base.train.device)
     skeleton(space.base.model, configs.markup_of(space.base))  # names first: data takes longer to check
     tracking = space.base.tracking
     parts = workers.shares(order.workers, space.base.train.device, torch.cuda.device_count())

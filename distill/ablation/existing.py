@@ -21,6 +21,7 @@ from distill.models.teacher import FrozenTeacher
 from distill.runs import find_or_train
 from distill.runs.find_or_train import Cell, Fingerprints, Found, Identity
 from distill.tracking import Held, RunInfo
+from distill.training.distributed import check_device
 
 TEACHERS = "distill.teachers"  # tag of the parent: what each mutable reference meant when the grid began
 
@@ -99,9 +100,13 @@ def parent_tags(grid: Grid, data: Fingerprints) -> dict[str, str]:
 
 
 def check_networks(grid: Grid) -> None:
-    """Build each network of the grid, before data is read. Raises UserError naming file and cell."""
+    """Build each network of the grid, before data is read, and look for its device. Raises UserError naming file and
+    cell."""
     cells = [("teacher", f"teacher {name}", config) for name, config in grid.teachers.items()]
     cells += [("student", name, config) for name, config in grid.cells.items()]
+    for _, name, config in cells:
+        with _named(grid, name):
+            check_device(config.train.device)
     for job, name, config in {repr((job, c.model, c.augment)): (job, name, c) for job, name, c in cells}.values():
         with _named(grid, name):
             model = skeleton(config.model, configs.markup_of(config))

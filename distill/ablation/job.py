@@ -22,7 +22,7 @@ from distill.config import Config, TrackingConfig
 from distill.errors import UserError
 from distill.files import write_text
 from distill.runs import find_or_train
-from distill.runs.workers import Ended, Task, shares, work_off
+from distill.runs.workers import Ended, Share, Task, shares, work_off
 from distill.tracking import RunInfo
 
 TABLE_FILE = "table.json"
@@ -62,6 +62,7 @@ def run(grid: Grid, out: Path, workers: int = 0, again: str = "", claims: Claims
     other.
     """
     claims = claims or Claims()
+    parts = shares(workers, grid.cells[grid.control].train.device, torch.cuda.device_count())
     check_networks(grid)
     found = survey(grid)
     check_terms(grid, found)
@@ -69,7 +70,7 @@ def run(grid: Grid, out: Path, workers: int = 0, again: str = "", claims: Claims
     with claims.turn():
         parent = _parent(grid, found)
     with parent:
-        runner = _Runner(grid, found, parent.id, workers, claims)
+        runner = _Runner(grid, found, parent.id, parts, claims)
         try:
             runner.train()
         except (KeyboardInterrupt, SystemExit):
@@ -160,9 +161,8 @@ def write(made: Table, folder: Path) -> list[Path]:
 class _Runner:
     """Trains what a survey found missing, teachers first, and prints each result."""
 
-    def __init__(self, grid: Grid, found: Survey, parent_id: str, workers: int, claims: Claims):
-        self.grid, self.found, self.parent_id, self.claims = grid, found, parent_id, claims
-        self.parts = shares(workers, grid.cells[grid.control].train.device, torch.cuda.device_count())
+    def __init__(self, grid: Grid, found: Survey, parent_id: str, parts: list[Share], claims: Claims):
+        self.grid, self.found, self.parent_id, self.parts, self.claims = grid, found, parent_id, parts, claims
         self.folder = track.store_root(_tracking(grid)) / "work" / "ablations" / grid.name
         self.failed: list[str] = []
         self.best = min(

@@ -14,11 +14,15 @@ from distill.schema import Number
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-Count = Annotated[int, Field(ge=0)]
-Whole = Annotated[int, Field(ge=1)]
+# upper ends are far beyond any use: a number that no machine can serve is refused before it costs anything
+MOST = 1_000_000_000
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Whole = Annotated[int, Field(ge=1, le=MOST)]
+Side = Annotated[int, Field(ge=0, le=4096)]  # of a square image, pixels
+Parallel = Annotated[int, Field(ge=0, le=1024)]  # processes or threads
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[Number, Field(ge=0, le=1)]  # a probability or fraction
-Amount = Annotated[Number, Field(ge=0)]
+Amount = Annotated[Number, Field(ge=0, le=MOST)]
 Degrees = Annotated[Number, Field(ge=0, le=180)]
 
 
@@ -30,15 +34,15 @@ class DataConfig:
     train: str = "synthetics_train"  # training set, a folder under root
     val: str = "auto"  # validation set; auto: aflw_val, else synthetics_val
     test: str = "auto"  # unlabelled test set; auto: aflw_test, else synthetics_test, else none
-    size: Count = 0  # side in pixels that samples are warped to, for student and teacher; 0: each at its own input size
+    size: Side = 0  # side in pixels that samples are warped to, for student and teacher; 0: each at its own input size
     on_bad: Literal["stop", "skip"] = "stop"  # a broken training image stops the run, or is skipped and counted
     landmarks: str = "ibug68"  # the points of a label: ibug68, wflw98, lapa106, or a YAML file (docs/landmarks.md)
     limit: Count = 0  # use only this many training images, evenly spread; 0: all
     cache: str = ""  # folder for a memory-mapped cache of decoded images; empty: none
-    cache_size: Count = 0  # side of the cached images; 0: as they are (all must then have one size)
-    workers: Count = 1  # loader processes; 0: load in the training process
+    cache_size: Side = 0  # side of the cached images; 0: as they are (all must then have one size)
+    workers: Parallel = 1  # loader processes; 0: load in the training process
     # Microsoft layout only: side of the crop over the larger side of the landmarks' box, which must lie inside it
-    crop_scale: Annotated[Number, Field(gt=1)] = 1.9
+    crop_scale: Annotated[Number, Field(gt=1, le=10)] = 1.9
     # Microsoft layout only: the crop's centre lies this far (of its side) above the box's
     crop_lift: Annotated[Number, Field(gt=-0.5, lt=0.5)] = 0.08
 
@@ -134,7 +138,7 @@ class DistillConfig:
     balance_every: Whole = 50  # measure those gradients every N steps
     # fixed augmented views of each training image, one an epoch in turn, the same for every seed; 0: a new one each
     # epoch
-    views: Count = 0
+    views: Annotated[int, Field(ge=0, le=10_000)] = 0
     cache: str = ""  # folder that keeps what the teacher gives for these views, for all later runs; empty: none
     # keep so many cells of each of the teacher's heatmaps, the most probable ones, in float16; 0: all, in float32
     cache_cells: Count = 0
@@ -176,7 +180,7 @@ class TrainConfig:
     # false: a GPU takes its fastest kernels, and two runs of one seed differ in their last digits
     deterministic: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Count = 0  # CPU threads; 0: torch's choice
+    threads: Parallel = 0  # CPU threads; 0: torch's choice
     checkpoint_seconds: Amount = 300.0  # also save inside an epoch, this often; 0: only at its end
     val_every: Whole = 1  # validate every N epochs (and always at the last)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from distill import cli
 from distill.errors import UserError
+from distill.schema import shown
 
 
 def main(argv: list[str]) -> None:
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
     out = cli.check_out(args.out)
     if args.steps < 1:
         raise UserError(f"--steps is {args.steps}; expected at least 1.")
-    batches, sizes = _numbers("--batches", args.batches), _numbers("--sizes", args.sizes)
+    batches, sizes = _numbers("--batches", args.batches, 100_000), _numbers("--sizes", args.sizes, 4096)
     config = cli.read_train_config(args.config, args.overrides, "")
     from distill.profile import job
 
@@ -41,10 +42,10 @@ def main(argv: list[str]) -> None:
     print(f"  {out}/profile.json  {out}/trace.json.gz  {out}/cost.png")
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
+def _numbers(option: str, text: str, most: int) -> tuple[int, ...]:
     words = text.split(",") if text else []
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise UserError(f"{option} is '{text}'; expected whole numbers above 0, such as 8,16,32.")
+    if not all(word.isdecimal() and len(word) < 10 and 0 < int(word) <= most for word in words):
+        raise UserError(f"{option} is {shown(text)}; expected whole numbers from 1 to {most}, such as 8,16,32.")
     return tuple(map(int, words))
 
 

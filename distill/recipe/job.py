@@ -16,6 +16,7 @@ from distill.models.references import resolve_model
 from distill.recipe.file import Recipe, Stage, describe
 from distill.runs import find_or_train
 from distill.runs.find_or_train import Outcome
+from distill.training.distributed import check_device
 from distill.training.init_weights import difference
 from distill.training.optim import freeze
 
@@ -68,7 +69,7 @@ def run(recipe: Recipe, on_stage: Callable[[Stage], None] = lambda _: None) -> F
 
 def check_models(recipe: Recipe) -> None:
     """Build every stage's model once. Raises UserError where one cannot be, breaks the budget, freezes what it has not,
-    or is to go on from weights of another architecture.
+    has no device on this machine, or is to go on from weights of another architecture.
     """
     models: dict[str, Landmarker] = {}
     for stage in recipe.stages:
@@ -78,6 +79,7 @@ def check_models(recipe: Recipe) -> None:
             try:
                 models[stage.name] = skeleton(stage.config.model, configs.markup_of(stage.config))
                 freeze(models[stage.name], stage.config.train.freeze)
+                check_device(stage.config.train.device)
                 if stage.job == "student":
                     check_budget(models[stage.name])
             except UserError as error:

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from distill.errors import UserError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -76,11 +78,26 @@ class Processes:
         return box[0]
 
 
+def check_device(device: str) -> None:
+    """device: auto, cpu or cuda. Raises UserError where torch finds no such device on this machine."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device is 'cuda', but torch finds no GPU on this machine; expected 'cpu' or 'auto'.")
+
+
 def start(device: str) -> Processes:
-    """Join the group that torchrun describes in the environment, or be alone. device: auto, cpu or cuda."""
-    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    """Join the group that torchrun describes in the environment, or be alone. device: auto, cpu or cuda.
+
+    Raises UserError where torch finds no such device, or more processes than GPUs are on this machine.
+    """
+    check_device(device)
+    use_cuda = device != "cpu" and torch.cuda.is_available()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
+    if use_cuda and local >= torch.cuda.device_count():
+        raise UserError(
+            f"torchrun started process {local} (from 0) on this machine, which has {torch.cuda.device_count()} GPUs; "
+            "expected one process a GPU at most, or train.device=cpu."
+        )
     where = torch.device("cuda", local) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(where)

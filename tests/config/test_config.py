@@ -227,6 +227,16 @@ def test_what_cannot_work_is_refused_with_its_key_and_a_way_out(read, text, name
     assert named in message and words in message and "run.yaml" in message
 
 
+def test_every_number_has_an_upper_end(read):
+    """Else a slip of the keyboard ends in the traceback of whatever library meets the number first."""
+    text = "distill: {terms: {kl: {loss: heatmap_kl}}}\naugment: {photometric: {gray: {name: ToGray}}}\n"
+    numbers = [key for key, value in configs.flatten(read(text)).items() if type(value) in (int, float)]
+    assert {"data.size", "train.lr", "distill.terms.kl.weight", "augment.photometric.gray.p"} <= set(numbers)
+    for key in numbers:
+        for huge in ("1" + "0" * 30, "1e300"):
+            assert f"'{key}'" in refused(read, text, f"{key}={huge}"), f"{key}={huge}"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

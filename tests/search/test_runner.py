@@ -152,8 +152,10 @@ def test_an_error_that_only_a_person_can_mend_ends_the_study_and_stops_the_other
 # ---------------------------------------------------------------------------------------------------- the command
 
 
-def test_what_is_wrong_is_refused_before_anything_is_made(here):
+def test_what_is_wrong_is_refused_before_anything_is_made(here, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for wrong, words in (
+        (["train.device=cuda"], "train.device"),
         (["--storage", "postgresql://me:secret@127.0.0.1:9/db"], "127.0.0.1:9/db"),
         (["--workers", "-1"], "--workers"),
         (["data.root=/nowhere"], "/nowhere"),

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from running import refusal
 from safetensors.torch import load_file
 from torch import nn
 
 from distill import tracking
+from distill.ablation import file as grid
+from distill.ablation import job as ablation
 from distill.config import HeadConfig, ModelConfig
 from distill.errors import UserError
 from distill.models.files import save_model, weights
 from distill.models.landmarker import Landmarker
 from distill.models.references import ModelReference
+from distill.recipe import file as recipe
+from distill.recipe import job as stages
+from distill.training import distributed
 from distill.training import job as training
 from distill.training.init_weights import start_from
 from distill.training.optim import freeze, train_mode
@@ -95,6 +101,31 @@ def test_an_init_that_cannot_be_is_refused_before_a_run_exists(tiny, file):
         with pytest.raises(UserError, match=words):
             training.train_student(tiny.short(*overrides))
     assert len(tracking.list_runs(tiny.tracking)) == before
+
+
+# ---------------------------------------------------------------------------------------------------- devices
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence_before_anything_is_made(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    store = tmp_path / "mlruns"
+    settings = ("train.device=cuda", f"tracking.store={store}")
+    assert "train.device" in refusal(training.train_student, tiny.short(*settings))
+    (tmp_path / "grid.yaml").write_text(f"base: {tiny.control_yaml}\nablation: {{control: a, cells: {{a: {{}}}}}}")
+    assert "train.device" in refusal(ablation.run, grid.load(tmp_path / "grid.yaml", settings), tmp_path / "out")
+    (tmp_path / "recipe.yaml").write_text(f"base: {tiny.control_yaml}\nstages: [{{name: a}}]")
+    assert "train.device" in refusal(stages.run, recipe.load(tmp_path / "recipe.yaml", settings))
+    for name in ("cuda:3", "mps", "xpu", "gpu"):
+        assert "train.device" in refusal(tiny.short, f"train.device={name}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.yaml", "recipe.yaml"]
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert "2 GPUs" in refusal(distributed.start, "auto")
+    assert distributed.start("cpu").device == torch.device("cpu")
 
 
 # ---------------------------------------------------------------------------------------------------- freeze
