@@ -10,20 +10,14 @@ middle.
 from __future__ import annotations
 
 import argparse
-from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
 
 from distill import metrics
 from distill.config import TrackingConfig
 from distill.data.annotations import read_set
-from distill.evaluate.job import measure, predict_set
+from distill.evaluate.job import confidence_lines, measure, predict_set
 from distill.models.files import load_model
 from distill.models.references import resolve_model
-
-BINS = (0.0, 0.9, 0.97, 0.99, 0.999, 1.001)
-FAR = 0.15  # of the side; nearer to the middle there is no saying which way is inwards
 
 
 def main() -> None:
@@ -33,26 +27,14 @@ def main() -> None:
     arguments = parser.parse_args()
     model, _ = load_model(resolve_model(arguments.model, TrackingConfig()).path)
     faces = read_set(arguments.data)
-    place = faces.landmarks / faces.sizes[:, None, :] - 0.5
-    distance = np.linalg.norm(place, axis=-1)
     first = None
     for way in ("softargmax", "dark"):
         model.codec.decoding = way
-        found = predict_set(model, faces)
-        errors = measure(found, faces).per_image
-        first = errors if first is None else first
-        compared = f"; {metrics.compare(errors, first)}" if errors is not first else ""
-        print(f"{way}: NME {errors.mean():.3f} %{compared}")
-        shift = (found.points - faces.landmarks) / faces.sizes[:, None, :]
-        inwards = -100 * (shift * place).sum(-1) / np.maximum(distance, 1e-9)
-        for low, high in pairwise(BINS):
-            chosen = (distance > FAR) & (found.confidence >= low) & (found.confidence < high)
-            if chosen.any():
-                mean = inwards[chosen].mean()
-                print(
-                    f"  confidence {low:g} to {min(high, 1):g}: {mean:+.2f} % of the side inwards, "
-                    f"{chosen.sum()} points"
-                )
+        report = measure(predict_set(model, faces), faces)
+        first = first or report
+        compared = f"; {metrics.compare(report.per_image, first.per_image)}" if report is not first else ""
+        print(f"{way}: NME {report.nme:.3f} %{compared}")
+        print(*confidence_lines(report), sep="\n")
 
 
 if __name__ == "__main__":

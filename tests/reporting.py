@@ -16,7 +16,11 @@ from distill.report.facts import Ablation, Dataset, Findings, Look, Picture, Pic
 
 IMAGES = 40
 TRUTH = np.random.default_rng(0).uniform(60, 300, (IMAGES, 68, 2))
-ANGLES = {"yaw": np.linspace(-80, 80, IMAGES), "roll": np.linspace(-20, 60, IMAGES)}
+SORTED_BY = {
+    "confidence": np.tile(np.linspace(0.85, 1.0, IMAGES)[:, None], 68),
+    "yaw": np.linspace(-80, 80, IMAGES),
+    "roll": np.linspace(-20, 60, IMAGES),
+}
 VAL = "val0val0val0val0"
 
 
@@ -27,7 +31,7 @@ def run_id(role: str, seed: int) -> str:
 def run(role: str, shift: float, seed: int = 0, config: Config | None = None, **changes) -> RunFacts:
     """A run whose points lie `shift` pixels off, a little more or less from image to image and seed to seed."""
     noise = np.random.default_rng(seed + 17).uniform(0.5, 1.5, (IMAGES, 1, 1))
-    report = metrics.evaluate(TRUTH + shift * noise * [1.0, 0.0], TRUTH, np.array([384, 384]), **ANGLES)
+    report = metrics.evaluate(TRUTH + shift * noise * [1.0, 0.0], TRUTH, np.array([384, 384]), **SORTED_BY)
     errors = metrics.RunErrors(report.per_image, report.per_image)
     config = config or Config(name=role, seed=seed)
     tags = {"distill.role": role, "data.val": VAL, "data.train": "train0train0", "env.torch": "9.9"}

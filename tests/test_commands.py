@@ -243,6 +243,9 @@ def test_evaluate_agrees_with_predictions_measured_by_hand(tiny, labels, tmp_pat
         assert measured["by_region"]["jaw"] == pytest.approx(error[:, :17].mean(), **near)
         assert measured["by_region"]["mouth"] == pytest.approx(error[:, 48:].mean(), **near)
         assert sum(cell["count"] for cell in measured["by_yaw"].values() if cell) == 8
+        sure = [cell for cell in measured["by_confidence"].values() if cell]
+        assert sum(cell["count"] for cell in sure) == 8 * 68
+        assert sum(cell["count"] * cell["error"] for cell in sure) / (8 * 68) == pytest.approx(each.mean(), **near)
     measured = json.loads((tmp_path / "image" / "report.json").read_text())
     assert measured["nme"] == pytest.approx(tiny.distilled.report.nme, abs=1e-4)
     assert f"NME {measured['nme']:.3f}" in capsys.readouterr().out

@@ -130,6 +130,27 @@ def test_regions_and_points_get_their_own_error():
     assert set(report.by_yaw.values()) == {None}
 
 
+def test_shifts_towards_the_middle_by_hand():
+    """Four points 30 px from the middle of 100 px squares, each bin's shifts with known mean and standard error."""
+    target = np.array([[[20.0, 50], [50, 80], [50, 20], [50, 50]]] * 3)
+    move = np.array([[[3.0, 4], [0, -1], [0, 0], [5, 0]], [[1, 0], [0, 5], [2, 0], [5, 0]], [[0] * 2] * 4])
+    sizes, norm = np.array([100, 100]), np.full(3, 100.0)
+    inwards = metrics.inward_shifts(target + move, target, sizes, norm)
+    assert inwards == pytest.approx(np.array([[3, 1, 0, 0], [1, -5, 0, 0], [0, 0, 0, 0]]))
+    sure = np.array([[0.5, 0.899, 1, 1.00001], [0.9, 0.5, 1, 1], [0.95, 0.98, 1, 1]])
+    found = metrics.by_confidence(metrics.point_errors(target + move, target, norm), inwards, sure)
+    # around the mean of -1/3, the first image's two points are off by 14/3 together, the second's one by -14/3
+    error = math.sqrt(2 * (14 / 3) ** 2 * 2) / 3
+    expected = {"count": 3, "error": 11 / 3, "inwards": -1 / 3, "inwards_se": error}
+    assert found["below_0.9"] == pytest.approx(expected)
+    assert found["0.9_to_0.97"] == pytest.approx({"count": 2, "error": 0.5, "inwards": 0.5, "inwards_se": 0.5})
+    assert found["0.97_to_0.99"] == {"count": 1, "error": 0, "inwards": 0, "inwards_se": None}
+    assert found["0.99_to_0.999"] is None and found["above_0.999"]["count"] == 6
+    for bad in (sure[:2], np.where(sure == 0.95, np.nan, sure)):
+        with pytest.raises(UserError):
+            metrics.by_confidence(inwards, inwards, bad)
+
+
 def test_auc_is_the_area_under_the_drawn_curve():
     errors = np.random.default_rng(3).gamma(2, 2, 500)
     thresholds, fractions = metrics.ced(errors)
@@ -145,8 +166,8 @@ def test_report_becomes_plain_json():
     assert back["per_image"] == pytest.approx([1, 2]) and len(back["per_point"]) == 68
     assert back["by_yaw"]["30_to_60"] is None and back["normalizer"] == "image" and back["count"] == 2
     assert metrics.Report.from_dict(back | {"model": "more"}).to_dict() == back
-    old = {key: value for key, value in back.items() if key not in ("layout", "by_roll")}
-    assert metrics.Report.from_dict(old).by_roll == {}
+    old = {key: value for key, value in back.items() if key not in ("layout", "by_roll", "by_confidence")}
+    assert metrics.Report.from_dict(old).by_roll == metrics.Report.from_dict(old).by_confidence == {}
 
 
 # ---------------------------------------------------------------------------------------------------- bootstrap

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill import cli
 from distill.config import Config, TrackingConfig
 from distill.errors import UserError
 from distill.models.references import config_of, resolve_model
+
+if TYPE_CHECKING:
+    from distill.metrics import Report
+    from distill.metrics.calibration import Reliability
 
 NORMALIZERS = ("image", "bbox", "interocular")
 
@@ -63,6 +68,12 @@ def main(argv: list[str]) -> None:
     )
     evaluation.pictures(out / "pictures", labelled, {label: predictions}, {label: report}, expected=held)
     print(f"{label} on {labelled.folder.name}: {len(labelled)} images, errors in percent of '{args.normalizer}'")
+    _print_report(report, evaluation.confidence_lines(report), held)
+    print(f"  {out / 'report.json'}, pictures in {out / 'pictures'}")
+    cli.stop_if_left_out(labelled.skipped)
+
+
+def _print_report(report: Report, shifts: list[str], held: Reliability | None) -> None:
     print(f"  NME {report.nme:.3f}   median {report.median:.3f}   95th percentile {report.p95:.3f}")
     print(f"  failures above 8 %: {100 * report.failure_rate:.1f} % of images   AUC to 8 %: {report.auc:.3f}")
     print("  " + "   ".join(f"{name} {value:.2f}" for name, value in report.by_region.items()))
@@ -70,13 +81,12 @@ def main(argv: list[str]) -> None:
         cells = [(name.replace("_", " "), cell) for name, cell in bins.items() if cell]
         if cells:
             print(f"  {angle} " + "   ".join(f"{name}: {cell['nme']:.2f} ({cell['count']})" for name, cell in cells))
+    print("  by confidence, and how far towards the middle:", *shifts, sep="\n    ")
     if held:
         print(
             f"  expected error {held.expected:.2f}, true {held.true:.2f} (of the image side); rank correlation "
             f"{held.by_image.rank_correlation:.2f} by image, {held.by_point.rank_correlation:.2f} by point"
         )
-    print(f"  {out / 'report.json'}, pictures in {out / 'pictures'}")
-    cli.stop_if_left_out(labelled.skipped)
 
 
 if __name__ == "__main__":

@@ -73,12 +73,13 @@ def predict_set(model: Landmarker, images: LandmarkSet, flip: bool = False, batc
 
 
 def measure(predictions: Predictions, labelled: LandmarkSet, normalizer: str = "image") -> metrics.Report:
-    """Errors against the labels; by yaw and roll where the landmark set allows an estimate."""
-    markup = labelled.markup
+    """Errors against the labels, by confidence too; by yaw and roll where the landmark set allows an estimate."""
+    truth, markup = labelled.landmarks, labelled.markup
     yaw, roll = None, None
     if headpose.can_tell(markup):
-        yaw, _, roll = headpose.estimate(labelled.landmarks, markup).T
-    return metrics.evaluate(predictions.points, labelled.landmarks, labelled.sizes, normalizer, yaw, markup, roll)
+        yaw, _, roll = headpose.estimate(truth, markup).T
+    points, confidence = predictions.points, predictions.confidence
+    return metrics.evaluate(points, truth, labelled.sizes, normalizer, yaw, markup, roll, confidence)
 
 
 def side_errors(predictions: Predictions, labelled: LandmarkSet) -> np.ndarray:
@@ -112,7 +113,18 @@ def as_metrics(report: metrics.Report, split: str) -> dict[str, float]:
     values |= {f"{split}/region/{name}": value for name, value in report.by_region.items()}
     for angle, bins in (("yaw", report.by_yaw), ("roll", report.by_roll)):
         values |= {f"{split}/{angle}/{name}": cell["nme"] for name, cell in bins.items() if cell}
-    return values
+    return values | {f"{split}/inwards/{name}": cell["inwards"] for name, cell in report.by_confidence.items() if cell}
+
+
+def confidence_lines(report: metrics.Report) -> list[str]:
+    """`below 0.9: error 5.21, inwards +4.60 ± 0.51 (64 points)`, for each bin of confidence that has points."""
+    lines = []
+    for name, cell in report.by_confidence.items():
+        if cell:
+            spread = "" if cell["inwards_se"] is None else f" ± {cell['inwards_se']:.2f}"
+            shift = f"error {cell['error']:.2f}, inwards {cell['inwards']:+.2f}{spread}"
+            lines.append(f"{name.replace('_', ' ')}: {shift} ({cell['count']} points)")
+    return lines
 
 
 def agreement(student: Predictions, teacher: Predictions, images: LandmarkSet) -> metrics.Report:

@@ -14,6 +14,7 @@ from distill.metrics.comparison import (
     mean_interval,
 )
 from distill.metrics.errors import (
+    CONFIDENCE_BINS,
     FAILURE,
     NORMALIZERS,
     ROLL_BINS,
@@ -21,10 +22,12 @@ from distill.metrics.errors import (
     Report,
     auc,
     by_angle,
+    by_confidence,
     ced,
     evaluate,
     failure_rate,
     image_errors,
+    inward_shifts,
     mean_shape,
     nme,
     normalizer,
@@ -33,6 +36,7 @@ from distill.metrics.errors import (
 
 __all__ = [
     "ALPHA",
+    "CONFIDENCE_BINS",
     "FAILURE",
     "NORMALIZERS",
     "ROLL_BINS",
@@ -42,6 +46,7 @@ __all__ = [
     "RunErrors",
     "auc",
     "by_angle",
+    "by_confidence",
     "ced",
     "compare",
     "compare_runs",
@@ -53,6 +58,7 @@ __all__ = [
     "holm",
     "holm_corrected",
     "image_errors",
+    "inward_shifts",
     "mean_interval",
     "mean_shape",
     "nme",

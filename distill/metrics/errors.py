@@ -30,6 +30,13 @@ ROLL_BINS: dict[str, tuple[float, float]] = {  # |roll|, likewise
     "15_to_45": (15.0, 45.0),
     "above_45": (45.0, math.inf),
 }
+CONFIDENCE_BINS: dict[str, tuple[float, float]] = {  # of points, likewise; most have more than 0.97
+    "below_0.9": (0.0, 0.9),
+    "0.9_to_0.97": (0.9, 0.97),
+    "0.97_to_0.99": (0.97, 0.99),
+    "0.99_to_0.999": (0.99, 0.999),
+    "above_0.999": (0.999, math.inf),
+}
 
 
 # ---------------------------------------------------------------------------------------------------- errors
@@ -96,6 +103,18 @@ def image_errors(pred: np.ndarray, target: np.ndarray, norm: np.ndarray) -> np.n
     return point_errors(pred, target, norm).mean(axis=1)
 
 
+def inward_shifts(pred: np.ndarray, target: np.ndarray, sizes: np.ndarray, norm: np.ndarray) -> np.ndarray:
+    """How far each point lies towards the middle of its image, as PERCENT of its normaliser: (N, P), outwards below 0.
+
+    The component of prediction minus label along the line from the label to the image's middle. Soft-argmax is the mean
+    of a heatmap, so probability that is spread over the image draws points there. `sizes` (N, 2), or one (2,) for all,
+    are width and height in the pixels of `pred` and `target` (N, P, 2); `norm` (N,) as in `point_errors`.
+    """
+    towards = np.broadcast_to(np.asarray(sizes, dtype=np.float64), (len(target), 2))[:, None] / 2 - target
+    direction = towards / np.maximum(np.linalg.norm(towards, axis=2, keepdims=True), 1e-9)
+    return 100.0 * ((pred - target) * direction).sum(axis=2) / norm[:, None]
+
+
 def nme(pred: np.ndarray, target: np.ndarray, norm: np.ndarray) -> float:
     """Normalised mean error in percent: mean over images of the mean over points. Arguments as in `point_errors`."""
     return float(image_errors(pred, target, norm).mean())
@@ -124,6 +143,7 @@ class Report:
     # (P, 2) the mean labelled face, to draw per_point on: `mean_shape`; None: the known one of the 68 points
     layout: np.ndarray | None = None
     by_roll: dict[str, dict[str, Any] | None] = field(default_factory=dict)  # bins of ROLL_BINS, as by_yaw
+    by_confidence: dict[str, dict[str, Any] | None] = field(default_factory=dict)  # see `by_confidence`
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: numbers, strings, lists and dicts."""
@@ -133,7 +153,7 @@ class Report:
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
         """What `to_dict` gave; other keys are left out. Raises KeyError, TypeError or ValueError for anything else."""
         arrays = ("per_image", "per_point", "ced_thresholds", "ced_fractions", "layout")
-        optional = ("layout", "by_roll")  # younger than the first stored reports
+        optional = ("layout", "by_roll", "by_confidence")  # younger than the first stored reports
         chosen: dict[str, Any] = {
             f.name: values[f.name] for f in fields(cls) if f.name in values or f.name not in optional
         }
@@ -149,14 +169,17 @@ def evaluate(
     yaw: np.ndarray | None = None,
     markup: Markup = IBUG68,
     roll: np.ndarray | None = None,
+    confidence: np.ndarray | None = None,
 ) -> Report:
     """Measure predictions against labels.
 
     `pred`, `target` (N, P, 2) in pixels, P the points of `markup`, N at least 1; `sizes` (N, 2) or (2,) width and
-    height; `yaw` and `roll` (N,) in degrees, for instance of `headpose.estimate(target)`; without one every bin of it
-    is None. Raises UserError for wrong shapes, non-finite coordinates, an unknown or degenerate normaliser.
+    height; `yaw` and `roll` (N,) in degrees, for instance of `headpose.estimate(target)`; `confidence` (N, P) in 0..1.
+    Without one of these every bin of it is None. Raises UserError for wrong shapes, non-finite coordinates, an unknown
+    or degenerate normaliser.
     """
-    errors = point_errors(pred, target, _distance(normalizer, target, sizes, markup))
+    distance = _distance(normalizer, target, sizes, markup)
+    errors = point_errors(pred, target, distance)
     per_image = errors.mean(axis=1)
     thresholds, fractions = ced(per_image)
     return Report(
@@ -175,6 +198,7 @@ def evaluate(
         ced_fractions=fractions,
         layout=None if markup.fits(IBUG68) else mean_shape(target, markup),
         by_roll=by_angle(per_image, roll, ROLL_BINS, "roll"),
+        by_confidence=by_confidence(errors, inward_shifts(pred, target, sizes, distance), confidence),
     )
 
 
@@ -196,6 +220,34 @@ def by_angle(
         inside = per_image[(angles >= low) & (angles < high)]
         if inside.size:
             found[bin_name] = {"nme": float(inside.mean()), "count": int(inside.size)}
+    return found
+
+
+def by_confidence(
+    errors: np.ndarray, inwards: np.ndarray, confidence: np.ndarray | None
+) -> dict[str, dict[str, Any] | None]:
+    """Bin of CONFIDENCE_BINS -> {"count", "error", "inwards", "inwards_se"} of the points in it; None: no point is.
+
+    `errors` and `inwards` (N, P) in percent, from `point_errors` and `inward_shifts`, of which each bin has the mean;
+    `confidence` (N, P) in 0..1; None leaves every bin None. `inwards_se` is the standard error of the mean shift, in
+    which the points of an image depend on each other and images do not (clusters; Liang & Zeger, Biometrika 73, 1986);
+    None for points of one image. Raises UserError where the confidences do not fit the errors.
+    """
+    found: dict[str, dict[str, Any] | None] = dict.fromkeys(CONFIDENCE_BINS)
+    if confidence is None:
+        return found
+    confidence = np.asarray(confidence, dtype=np.float64)
+    if confidence.shape != errors.shape or not np.isfinite(confidence).all():
+        raise UserError(f"The confidences have shape {confidence.shape}; expected {errors.shape} finite numbers.")
+    for name, (low, high) in CONFIDENCE_BINS.items():
+        inside = (confidence >= low) & (confidence < high)
+        count, images = int(inside.sum()), int(inside.any(axis=1).sum())
+        if not count:
+            continue
+        mean = float(inwards[inside].mean())
+        sums = np.where(inside, inwards - mean, 0.0).sum(axis=1)
+        error = math.sqrt((sums**2).sum() * images / (images - 1)) / count if images > 1 else None
+        found[name] = {"count": count, "error": float(errors[inside].mean()), "inwards": mean, "inwards_se": error}
     return found
 
 

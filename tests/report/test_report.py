@@ -171,6 +171,24 @@ def test_regions_stand_in_the_order_of_the_landmark_set(page):
     assert sorted(IBUG68.regions, key=lambda name: chart.index(f">{name}<")) == list(IBUG68.regions)
 
 
+def test_shifts_towards_the_middle_stand_by_confidence():
+    runs = made.trio()
+    report, _ = in_words(*runs)
+    table = report.html().partition('<table id="confidence">')[2].partition("</tbody>")[0].partition("<tbody>")[2]
+    rows = [words(row).split() for row in table.split("</tr>")[:-1]]
+    expected = [
+        [run.role, *name.split("_"), str(cell["count"])]
+        + [document.number(cell["error"], 2), document.number(cell["inwards"], 2, True)]
+        + [document.number(cell["inwards_se"], 2)]
+        for run in runs
+        for name, cell in run.report.by_confidence.items()
+        if cell
+    ]
+    assert rows == expected and len(rows) > 6
+    older = [dataclasses.replace(run, report=dataclasses.replace(run.report, by_confidence={})) for run in runs]
+    assert 'id="confidence"' not in in_words(*older)[0].html(), "reports stored before there was such a table"
+
+
 def test_hyper_parameters_list_what_differs_and_mark_what_differs_between_models():
     control = made.run("control", 12.0, config=Config(train=TrainConfig(epochs=60, batch_size=8)))
     student = made.run("distilled", 11.0, config=Config(train=TrainConfig(epochs=50, batch_size=8)))

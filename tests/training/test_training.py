@@ -73,6 +73,7 @@ def test_the_run_holds_all_that_was_asked_for(tiny):
     rates = tiny.curve(info.id, "train/lr")
     assert rates[0] == pytest.approx(config.train.lr) and rates == sorted(rates, reverse=True) and rates[-1] < 1e-4
     assert any(key.startswith("val/yaw/") for key in info.metrics)
+    assert any(key.startswith("val/inwards/") for key in info.metrics)
     model = load_model(result.model_file)[0]
     assert info.metrics["model/parameters"] == sum(p.numel() for p in model.parameters())
     assert info.metrics["model/file_bytes"] == pytest.approx(result.model_file.stat().st_size, rel=0.05)
