@@ -27,20 +27,65 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from distill import config as configs
-from distill.average import AVERAGES
+from distill.average import Method
 from distill.config import Config, TermConfig
 from distill.errors import UserError
-from distill.runs.experiment_file import configured, known, opened
+from distill.files import read_yaml
+from distill.runs.experiment_file import configured
+from distill.schema import Keys, Section, validated
 
-JOBS = ("student", "teacher", "average")
-FILE_KEYS = ("base", "name", "set", "stages")
-TRAIN_KEYS = ("name", "job", "base", "set", "init", "teacher")
-AVERAGE_KEYS = ("name", "job", "of", "method")
 OURS = ("name", "resume", "base")  # keys that a recipe gives its stages itself
 SAME = ("model.backbone", "model.head.kind", "model.head.width", "model.head.norm")  # these shape any model's weights
+
+# ---------------------------------------------------------------------------------------------------- the file's schema
+
+
+def _settable(key: str) -> str:
+    if key in OURS:
+        raise ValueError(f"another key, as a recipe gives its stages their '{key}' itself")
+    return key
+
+
+Settings = Annotated[dict[Annotated[str, AfterValidator(_settable)], Any], Keys]
+Job = Literal["student", "teacher", "average"]
+Name = Annotated[str, Field(pattern=r"\S")]
+
+
+class Training(Section):
+    """A stage that trains. init and teacher: names of earlier stages."""
+
+    name: Name
+    job: Job = "student"
+    base: str | None = None
+    set: Settings = {}
+    init: str | None = None
+    teacher: str | None = None
+
+
+class Average(Section):
+    """A stage that averages the snapshots of one earlier stage, or the models of several."""
+
+    name: Name
+    job: Literal["average"]
+    of: Annotated[list[str], BeforeValidator(lambda of: [of] if isinstance(of, str) else of), Field(min_length=1)]
+    method: Method = "greedy"
+
+
+class File(Section):
+    """A recipe file; its stages are read one by one, as their keys go with their jobs."""
+
+    base: str
+    name: Annotated[str, Field(pattern=r"^[^/]+$")] | None = None
+    set: Settings = {}
+    stages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+# ---------------------------------------------------------------------------------------------------- the recipe
 
 
 @dataclass(frozen=True)
@@ -48,12 +93,12 @@ class Stage:
     """One training, or one average. References are names of earlier stages; empty: none."""
 
     name: str
-    job: str  # of JOBS
+    job: Job
     config: Config  # of an average: that of its first member
     init: str = ""
     teacher: str = ""
     of: tuple[str, ...] = ()
-    method: str = ""  # of AVERAGES, for an average
+    method: str = ""  # uniform or greedy, for an average
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -87,33 +132,28 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises UserError naming file, stage and key.
     """
     path = Path(path)
-    raw, base_file = opened(path, FILE_KEYS, "that all stages share")
-    name = raw.get("name", path.stem)
-    if not isinstance(name, str) or not name or "/" in name:
-        raise UserError(f"{path}: 'name' is {name!r}; expected a short name without '/'.")
-    parts = raw.get("stages")
-    if not isinstance(parts, list) or not parts:
-        raise UserError(f"{path}: 'stages' is {parts!r}; expected a list of stages.")
-    shared = _settings(raw, f"{path}: ")
-    stages: dict[str, Stage] = {}
-    every = [part.get("name") if isinstance(part, dict) else None for part in parts]
+    file = validated(File, read_yaml(path), path)
+    name = file.name or path.stem
+    every = [part.get("name") for part in file.stages]
     split = _split(overrides, every, path)
-    for number, part in enumerate(parts, 1):
-        if not isinstance(part, dict) or not isinstance(part.get("name"), str) or not part["name"].strip():
-            raise UserError(f"{path}: stage {number} has no 'name'; expected keys and values, a name among them.")
-        where = f"{path}, stage '{part['name']}': "
-        if part["name"] in stages:
+    stages: dict[str, Stage] = {}
+    for number, part in enumerate(file.stages, 1):
+        where = f"{path}, stage {part['name']!r}" if isinstance(part.get("name"), str) else f"{path}, stage {number}"
+        kind = Average if "of" in part or part.get("job") == "average" else Training
+        checked: Any = validated(kind, part, where)
+        where = f"{where}: "
+        if checked.name in stages:
             raise UserError(f"{where}another stage has this name; expected different ones.")
-        job = part.get("job", "student")
-        if job not in JOBS:
-            raise UserError(f"{where}'job' is {job!r}; expected one of {', '.join(JOBS)}.")
-        if job == "average":
-            stage = _average(part, where, stages, every)
+        for key in ("init", "teacher", "of"):
+            _check_earlier(getattr(checked, key, None), key, where, stages, every)
+        if kind is Average:
+            stage = _average(checked, where, stages)
         else:
-            base = path.parent / _base(part, base_file, where)
-            stage = _training(part, job, base, shared, split[part["name"]], where, stages, every)
+            base = path.parent / (checked.base or file.base)
+            config = configured(base, {**file.set, **checked.set}, split[checked.name], where)
+            stage = _training(checked, config, where, stages)
         stages[stage.name] = replace(stage, config=replace(stage.config, name=f"{name}-{stage.name}"))
-    return Recipe(path, name, configs.load(path.parent / base_file), tuple(stages.values()))
+    return Recipe(path, name, configs.load(path.parent / file.base), tuple(stages.values()))
 
 
 def describe(recipe: Recipe) -> str:
@@ -159,72 +199,50 @@ def _split(overrides: Sequence[str], names: list, path: Path) -> dict[str, list[
                 raise UserError(f"Override '{item}': {path} has no such stage; it has {', '.join(each)}.")
             to = [max(to, key=len)]  # names may have dots
             own = own.removeprefix(f"stages.{to[0]}.")
-        _refuse_ours(own.partition("=")[0].strip(), f"Override '{item}'")
+        if (key := own.partition("=")[0].strip()) in OURS:
+            raise UserError(f"Override '{item}': a recipe gives its stages their '{key}' itself.")
         for name in to:
             each[name].append(own)
     return each
 
 
-def _base(part: dict, shared: str, where: str) -> str:
-    base = part.get("base", shared)
-    if not isinstance(base, str):
-        raise UserError(f"{where}'base' is {base!r}; expected an experiment file.")
-    return base
+def _check_earlier(names: Any, key: str, where: str, earlier: dict[str, Stage], every: list) -> None:
+    """Raises UserError where a stage's `init`, `teacher` or `of` names what is no earlier stage."""
+    for name in names if isinstance(names, list) else [] if names is None else [names]:
+        if name in earlier:
+            continue
+        if name in every:
+            raise UserError(f"{where}'{key}' is '{name}', which comes no earlier; expected a stage before this one.")
+        known = ", ".join(earlier) or "none, as this is the first stage"
+        more = " (a run or a file is named in 'set')" if key != "of" else ""
+        raise UserError(f"{where}'{key}' is '{name}'; expected an earlier stage: {known}{more}.")
 
 
-def _training(part, job, base, shared, overrides, where, earlier, every) -> Stage:
-    known(part, TRAIN_KEYS, where)
-    config = configured(base, {**shared, **_settings(part, where)}, overrides, where)
-    init, teacher = (_reference(part, key, where, earlier, every) for key in ("init", "teacher"))
-    if teacher and not config.distill.terms:
+def _training(part: Training, config: Config, where: str, earlier: dict[str, Stage]) -> Stage:
+    if part.teacher and not config.distill.terms:
         raise UserError(
-            f"{where}'teacher' is '{teacher}', but there are no 'distill.terms'; expected a term to learn it by."
+            f"{where}'teacher' is '{part.teacher}', but there are no 'distill.terms'; expected a term to learn it by."
         )
-    if init:
-        _same_architecture(earlier[init], config, where, config.init_part)
+    if part.init:
+        _same_architecture(earlier[part.init], config, where, config.init_part)
     # the run of an earlier stage is known once that stage is done
-    config = replace(config, init="" if init else config.init, teacher="" if teacher else config.teacher)
-    return Stage(part["name"], job, config, init, teacher)
+    config = replace(config, init="" if part.init else config.init, teacher="" if part.teacher else config.teacher)
+    return Stage(part.name, part.job, config, part.init or "", part.teacher or "")
 
 
-def _average(part, where, earlier, every) -> Stage:
-    known(part, AVERAGE_KEYS, where)
-    names = part.get("of")
-    names = names if isinstance(names, list) else [names]
-    for name in names:
-        _earlier(name, "of", where, earlier, every)
-    method = part.get("method", "greedy")
-    if method not in AVERAGES:
-        raise UserError(f"{where}'method' is {method!r}; expected one of {', '.join(AVERAGES)}.")
-    first = earlier[names[0]]
-    if len(names) == 1:
+def _average(part: Average, where: str, earlier: dict[str, Stage]) -> Stage:
+    first = earlier[part.of[0]]
+    if len(part.of) == 1:
         if first.job == "average" or first.config.train.snapshots < 2:
             found = "an average" if first.job == "average" else f"train.snapshots {first.config.train.snapshots}"
             raise UserError(
-                f"{where}'of' is '{names[0]}', which has {found}; expected a stage with at least 2 snapshots."
+                f"{where}'of' is '{first.name}', which has {found}; expected a stage with at least 2 snapshots."
             )
-    elif len(set(names)) < len(names):
-        raise UserError(f"{where}'of' is {names!r}; expected different stages.")
-    for name in names[1:]:
+    elif len(set(part.of)) < len(part.of):
+        raise UserError(f"{where}'of' is {part.of!r}; expected different stages.")
+    for name in part.of[1:]:
         _same_architecture(first, earlier[name].config, where)
-    return Stage(part["name"], "average", first.config, of=tuple(names), method=method)
-
-
-def _reference(part: dict, key: str, where: str, earlier: dict[str, Stage], every: list) -> str:
-    if key not in part:
-        return ""
-    _earlier(part[key], key, where, earlier, every)
-    return part[key]
-
-
-def _earlier(name: Any, key: str, where: str, earlier: dict[str, Stage], every: list) -> None:
-    if isinstance(name, str) and name in earlier:
-        return
-    if name in every:
-        raise UserError(f"{where}'{key}' is '{name}', which comes no earlier; expected a stage before this one.")
-    known = ", ".join(earlier) or "none, as this is the first stage"
-    more = " (a run or a file is named in 'set')" if key != "of" else ""
-    raise UserError(f"{where}'{key}' is {name!r}; expected an earlier stage: {known}{more}.")
+    return Stage(part.name, "average", first.config, of=tuple(part.of), method=part.method)
 
 
 def _same_architecture(source: Stage, config: Config, where: str, part: str = "all") -> None:
@@ -241,17 +259,3 @@ def _same_architecture(source: Stage, config: Config, where: str, part: str = "a
                 f"{where}{key} is {now[key]!r}, but stage '{source.name}' has {was[key]!r}; expected the "
                 f"same architecture, for weights to go from one to the other."
             )
-
-
-def _settings(part: dict, where: str) -> dict[str, Any]:
-    value = part.get("set") or {}
-    if not isinstance(value, dict):
-        raise UserError(f"{where}'set' is {value!r}; expected dotted keys and their values.")
-    for key in value:
-        _refuse_ours(str(key), f"{where}'set'")
-    return value
-
-
-def _refuse_ours(key: str, where: str) -> None:
-    if key in OURS:
-        raise UserError(f"{where}: a recipe gives its stages their '{key}' itself.")
