@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,40 +20,16 @@ if TYPE_CHECKING:
 
 # what to install for a package that is imported; the parts of pyproject.toml
 EXTRAS = {
-    "distill": ("numpy", "cv2", "PIL", "onnxruntime", "av", "yaml", "tqdm", "filelock", "pydantic"),
-    "distill[train]": (
-        "torch",
-        "torchvision",
-        "timm",
-        "mlflow",
-        "albumentations",
-        "safetensors",
-        "onnx",
-        "matplotlib",
-        "jinja2",
-        "plutoprint",
-        "psutil",
-        "packaging",
-        "scipy",
-    ),
-    "distill[synthesis]": ("numba",),
-    "distill[search]": ("optuna", "sqlalchemy", "psycopg"),
+    "distill": "numpy cv2 PIL onnxruntime av yaml tqdm filelock pydantic",
+    "distill[train]": "torch torchvision timm mlflow albumentations safetensors onnx matplotlib jinja2 plutoprint "
+    "psutil packaging scipy",
+    "distill[synthesis]": "numba",
+    "distill[search]": "optuna sqlalchemy psycopg",
 }
-
-
 # what a disk, its rights or a name of the user's may bring about anywhere; other failures of files are ours
-DISK = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.EFBIG,
-)
+DISK = {
+    getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EEXIST ENOTDIR EISDIR ENAMETOOLONG EFBIG".split()
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -119,7 +96,7 @@ def _sentence(error: Exception) -> str:
         return "There is not enough memory for this."
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
-        bringing = [name for name, packages in EXTRAS.items() if package in packages]
+        bringing = [name for name, packages in EXTRAS.items() if package in packages.split()]
         needed = f"This needs the package '{package}', which is not installed"
         return f"{needed}: pip install '{bringing[0]}'." if bringing else ""
     if isinstance(error, OSError) and error.errno in DISK:
@@ -174,6 +151,34 @@ def stop_if_failed(failed: Sequence[str]) -> None:
         for line in failed:
             print(f"  {line}", file=sys.stderr)
         sys.exit(1)
+
+
+def whole(least: int, most: int = 10**18) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from `least` to `most`."""
+    expected = f"from {least} to {most}" if most < 10**18 else f"{least} or more"
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"'{text}' is given; expected a whole number, {expected}")
+        return int(text)
+
+    return number
+
+
+def add_workers_argument(parser: argparse.ArgumentParser, what: str = "trainings") -> None:
+    """--workers, for commands that start trainings in processes of their own; 0: one a GPU, or 1."""
+    text = f"{what} at a time, here (default: one a GPU, or 1)"
+    parser.add_argument("--workers", type=whole(0), default=0, metavar="N", help=text)
+
+
+def add_out_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """--out, a folder that `check_out` has seen."""
+    parser.add_argument("--out", metavar="DIR", type=check_out, default=default, help="default: %(default)s")
+
+
+def add_overrides_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """key=value overrides of a config."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=text)
 
 
 def add_on_bad_argument(parser: argparse.ArgumentParser) -> None:
@@ -241,7 +246,7 @@ def train_parser(job: str, default: str, summary: str) -> Parser:
     parser.add_argument("--config", metavar="FILE", help=f"experiment file (default: {default})")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     add_store_argument(parser)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.epochs=60 seed=1 resume=RUN_ID")
+    add_overrides_argument(parser, "e.g. train.epochs=60 seed=1 resume=RUN_ID")
     return parser
 
 

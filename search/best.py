@@ -5,12 +5,9 @@ best.
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from distill import cli
-from distill.errors import UserError
 
-MOST_SEEDS = 1000
 SUMMARY = (
     "Train the best configuration of a study and its recipe at full length over the same seeds; export the best one by "
     "validation with its submission, and register it."
@@ -20,12 +17,6 @@ SUMMARY = (
 def main(argv: list[str]) -> None:
     """Read the arguments, train what is missing, print the comparison and what was released."""
     args = _parser().parse_args(argv)
-    if not 1 <= args.seeds <= MOST_SEEDS or args.workers < 0:
-        raise UserError(
-            f"--seeds is {args.seeds} and --workers {args.workers}; expected 1 to {MOST_SEEDS} seeds, and 0 or more."
-        )
-    cli.check_out(args.out)
-
     from distill.ablation import file as ablation_file
     from search import release, storage
 
@@ -54,16 +45,14 @@ def _parser() -> cli.Parser:
         epilog="The same command again continues; what is trained already is found, not trained again.",
     )
     parser.add_argument("study", metavar="STUDY", help="name of the study, see python -m search.study")
-    parser.add_argument("--seeds", type=int, metavar="N", default=3, help="seeds 0 to N-1 (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=cli.whole(1, 1000), metavar="N", default=3, help="seeds 0 to N-1 (default: %(default)s)"
+    )
     cli.add_store_argument(parser)
     parser.add_argument("--storage", metavar="URL", default="", help="of the study (default: optuna.db in the store)")
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="trainings at a time (default: one a GPU, or 1)"
-    )
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("outputs/search"), help="default: %(default)s")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for all trainings, e.g. data.root=DIR teacher=RUN_ID"
-    )
+    cli.add_workers_argument(parser)
+    cli.add_out_argument(parser, "outputs/search")
+    cli.add_overrides_argument(parser, "for all trainings, e.g. data.root=DIR teacher=RUN_ID")
     return parser
 
 

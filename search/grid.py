@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from distill import cli
 from distill.ablation import __main__ as command
-from distill.errors import UserError
 
 SUMMARY = (
     "Train every cell of an ablation file with every seed, as `distill.ablation run` does, together with the machines "
@@ -18,9 +16,7 @@ SUMMARY = (
 def main(argv: list[str]) -> None:
     """Read the arguments, train, print the table. Exit code 1 where a training failed."""
     args = _parser().parse_args(argv)
-    if args.workers < 0:
-        raise UserError(f"--workers is {args.workers}; expected 0 or more.")
-    planned = command.read(args.file, args.overrides, args.out)
+    planned = command.read(args.file, args.overrides)
 
     from distill.ablation import job as ablation
     from search import storage
@@ -48,15 +44,9 @@ def _parser() -> cli.Parser:
         required=True,
         help="postgresql://USER@HOST/DATABASE, or sqlite:///FILE for the processes of one machine",
     )
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="trainings at a time, here (default: one a GPU, or 1)"
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("outputs/ablations"), help="default: %(default)s"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for all cells, e.g. data.root=DIR teacher=RUN_ID"
-    )
+    cli.add_workers_argument(parser)
+    cli.add_out_argument(parser, "outputs/ablations")
+    cli.add_overrides_argument(parser, "for all cells, e.g. data.root=DIR teacher=RUN_ID")
     return parser
 
 

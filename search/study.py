@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill import cli
-from distill.errors import UserError
 
 if TYPE_CHECKING:
     from search.space import Space
@@ -20,15 +18,12 @@ SUMMARY = (
 def main(argv: list[str]) -> None:
     """Read the arguments, run the study, print its results."""
     args = _parser().parse_args(argv)
-    if args.trials < 1 or args.workers < 0:
-        raise UserError(f"--trials is {args.trials} and --workers {args.workers}; expected 1 or more, and 0 or more.")
     from search import space as spaces
 
     space = spaces.load(args.config, args.overrides)
     if args.dry_run:
         print(_dry_run(space, args.trials))
         return
-    cli.check_out(args.out)
     cli.check_roots([space.base])
 
     from search import runner, storage
@@ -85,12 +80,9 @@ def _parser() -> cli.Parser:
         "Look at it with `optuna-dashboard URL`, at its runs with `make ui`.",
     )
     parser.add_argument("--config", metavar="FILE", required=True, help="a search file, see experiments/search/")
-    parser.add_argument(
-        "--trials", type=int, metavar="N", required=True, help="how many trials the study shall have in all"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="K", help="trials at a time (default: one a GPU, or 1)"
-    )
+    text = "how many trials the study shall have in all"
+    parser.add_argument("--trials", type=cli.whole(1), metavar="N", required=True, help=text)
+    cli.add_workers_argument(parser, "trials")
     parser.add_argument("--study", metavar="NAME", default="", help="name of the study (default: the file's)")
     cli.add_store_argument(parser)
     parser.add_argument(
@@ -99,16 +91,11 @@ def _parser() -> cli.Parser:
         default="",
         help="postgresql://USER@HOST/DATABASE or sqlite:///FILE (default: optuna.db in the store)",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("outputs/search"), help="default: %(default)s")
+    cli.add_out_argument(parser, "outputs/search")
     parser.add_argument(
         "--dry-run", action="store_true", help="print N configurations as they would be drawn, and stop"
     )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="for the recipe and its trials, e.g. data.root=DIR; or trial.key=value",
-    )
+    cli.add_overrides_argument(parser, "for the recipe and its trials, e.g. data.root=DIR; or trial.key=value")
     return parser
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from distill import cli
 from distill.ablation import file as grid
-from distill.errors import UserError
 
 if TYPE_CHECKING:
     from distill.ablation.job import Finished
@@ -27,9 +26,7 @@ def main(argv: list[str]) -> None:
         work(Path(argv[1]))
         return
     args = _parser().parse_args(argv)
-    if args.command == "run" and args.workers < 0:
-        raise UserError(f"--workers is {args.workers}; expected 0 or more.")
-    planned = read(args.file, args.overrides, args.out)
+    planned = read(args.file, args.overrides)
 
     from distill.ablation import job as ablation
 
@@ -44,9 +41,8 @@ def main(argv: list[str]) -> None:
     show(done)
 
 
-def read(file: str, overrides: Sequence[str], out: Path) -> grid.Grid:
-    """The grid of a file. Raises UserError where it cannot be trained, or its table not be written."""
-    cli.check_out(out)
+def read(file: str, overrides: Sequence[str]) -> grid.Grid:
+    """The grid of a file. Raises UserError where it cannot be trained."""
     planned = grid.load(file, overrides)
     cli.check_roots((*planned.teachers.values(), *planned.cells.values()))
     return planned
@@ -66,23 +62,16 @@ def _parser() -> cli.Parser:
     parser = cli.Parser(prog="python -m distill.ablation", description=SUMMARY)
     commands = parser.add_subparsers(dest="command", required=True, metavar="run | table")
     run = commands.add_parser("run", help="train what is missing, then write the table; the same command continues")
-    run.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="trainings at a time (default: one a GPU, or 1)"
-    )
+    cli.add_workers_argument(run)
     run.add_argument("--dry-run", action="store_true", help="print what would be trained, and stop")
     table = commands.add_parser("table", help="write the table of what there is, complete or not")
     for command in (run, table):
         cli.add_store_argument(command)
         command.add_argument("file", metavar="FILE", help="an ablation file, e.g. experiments/ablations/terms.yaml")
-        command.add_argument(
-            "overrides",
-            nargs="*",
-            metavar="key=value",
-            help="for all cells, e.g. data.root=DIR teacher=RUN_ID; or teachers.NAME.key=value",
+        cli.add_overrides_argument(
+            command, "for all cells, e.g. data.root=DIR teacher=RUN_ID; or teachers.NAME.key=value"
         )
-        command.add_argument(
-            "--out", metavar="DIR", type=Path, default=Path("outputs/ablations"), help="default: %(default)s"
-        )
+        cli.add_out_argument(command, "outputs/ablations")
     return parser
 
 

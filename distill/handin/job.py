@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import distill
-from distill import submission
 from distill import tracking as track
 from distill.config import TrackingConfig
 from distill.data.annotations import read_set
@@ -20,6 +19,7 @@ from distill.handin import pins, sources, steps
 from distill.handin.steps import Step
 from distill.models.references import resolve_model
 from distill.report.job import ARTIFACT_FOLDER
+from distill.submission import file as submission
 from distill.submission import job as submitting
 from distill.tracking import RunInfo, datasets
 

@@ -19,7 +19,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from distill import submission
 from distill.errors import UserError
 from distill.files import LARGEST_JSON, parse_json, read_text
 from distill.handin.job import (
@@ -34,6 +33,7 @@ from distill.handin.job import (
     check_id,
 )
 from distill.models.files import MAX_BYTES
+from distill.submission import file as submission
 
 FOREIGN = ("PYTHON", "MLFLOW_", "DISTILL_", "VIRTUAL_ENV")  # beginnings of variables that would let this environment in
 LARGEST = 2_000_000_000  # bytes unpacked; a hand-in has some ten million, a zip bomb has no bound

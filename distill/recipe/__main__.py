@@ -22,11 +22,8 @@ def main(argv: list[str]) -> None:
     )
     cli.add_store_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the stages and what sets them apart, and stop")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="for all stages, e.g. seed=1 data.root=DIR teacher=RUN_ID; for one: stages.NAME.key=value",
+    cli.add_overrides_argument(
+        parser, "for all stages, e.g. seed=1 data.root=DIR teacher=RUN_ID; for one: stages.NAME.key=value"
     )
     args = parser.parse_args(argv)
     recipe = stages.load(args.config, args.overrides)

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill import cli, submission
+from distill import cli
 from distill.config import TrackingConfig
 from distill.errors import UserError
+from distill.submission import file as submission
 
 SHOWN = 20  # problems of an invalid file
 

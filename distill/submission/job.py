@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from distill import metrics, submission
+from distill import metrics
 from distill import tracking as track
 from distill.config import TrackingConfig
 from distill.data.annotations import LandmarkSet
 from distill.errors import UserError
+from distill.submission import file as submission
 from distill.tracking import RunInfo
 
 EXPERIMENT = "submissions"

@@ -19,9 +19,6 @@ def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if not SIZES[0] <= args.size <= SIZES[1] or args.size % 4:
         raise UserError(f"--size is {args.size}; expected a multiple of 4 from {SIZES[0]} to {SIZES[1]}.")
-    for name, least in (("count", 1), ("start", 0), ("seed", 0), ("jobs", 1)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} is {getattr(args, name)}; expected {least} or more.")
     if not 0 <= args.elevation <= HIGHEST:
         raise UserError(f"--elevation is {args.elevation:g}; expected 0 to {HIGHEST:g} degrees.")
     if args.start + args.count - 1 > LAST:
@@ -51,7 +48,7 @@ def _parser() -> cli.Parser:
         description="Render faces with their landmarks in the challenge's layout. The same command continues a run "
         "that was cut; a larger --count extends a set. An image depends on seed, index and size alone.",
     )
-    parser.add_argument("--count", type=int, default=3000, metavar="N", help="images (default: %(default)s)")
+    parser.add_argument("--count", type=cli.whole(1), default=3000, metavar="N", help="images (default: %(default)s)")
     parser.add_argument(
         "--size", type=int, default=256, metavar="S", help="side in px, a multiple of 4 (default: %(default)s)"
     )
@@ -59,9 +56,9 @@ def _parser() -> cli.Parser:
     parser.add_argument(
         "--set", default="synthetics_train", metavar="NAME", help="the set's folder (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=20240, metavar="K", help="default: %(default)s")
+    parser.add_argument("--seed", type=cli.whole(0), default=20240, metavar="K", help="default: %(default)s")
     parser.add_argument(
-        "--start", type=int, default=0, metavar="I", help="first index, for other faces (default: %(default)s)"
+        "--start", type=cli.whole(0), default=0, metavar="I", help="first index, for other faces (default: %(default)s)"
     )
     parser.add_argument(
         "--elevation",
@@ -73,7 +70,7 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=cli.whole(1),
         default=cores.available(),
         metavar="J",
         help="processes (default: one a core, %(default)s)",

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from distill import submission
 from distill.errors import UserError
 from distill.evaluate import __main__ as evaluate
 from distill.export import __main__ as export
 from distill.submission import __main__ as submit
+from distill.submission import file as submission
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import torch
 from conftest import draw_face, write_challenge
 from safetensors.torch import load_file, save_file
 
-from distill import submission
 from distill.config import HeadConfig, ModelConfig, TrackingConfig
 from distill.data.annotations import read_set
 from distill.errors import UserError
@@ -28,6 +27,7 @@ from distill.models import references
 from distill.models.files import load_model, read_description, save_model
 from distill.models.landmarker import Landmarker, reparameterized, to_input
 from distill.predict.runtime import load_onnx
+from distill.submission import file as submission
 from distill.tracking import MODEL_FOLDER, Run
 
 ABOUT = {"job": "student", "role": "distilled", "run_id": "f" * 32, "val/nme": 3.3}

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill import cli, submission, tracking
+from distill import cli, tracking
 from distill import config as configs
 from distill.errors import UserError
 from distill.handin import __main__ as handin
@@ -31,6 +31,7 @@ from distill.handin.sources import Sources
 from distill.landmarks import IBUG68
 from distill.report import job as reporting
 from distill.report.document import Pdf
+from distill.submission import file as submission
 from distill.submission import job as submitting
 
 OWNER = "R07654321"

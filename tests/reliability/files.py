@@ -17,10 +17,10 @@ import numpy as np
 from conftest import draw_face, write_challenge
 from PIL import Image
 
-from distill import submission
 from distill.data import images
 from distill.data.annotations import read_set
 from distill.errors import UserError
+from distill.submission import file as submission
 
 REPO = Path(__file__).resolve().parent.parent.parent
 EXTREMES = (

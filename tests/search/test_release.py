@@ -137,7 +137,7 @@ def test_bad_input_is_one_sentence_before_anything_is_trained(recipe, tmp_path):
     optuna.create_study(study_name="foreign", storage=made)
     for argv, printed in (
         (["nothing"], "There is no study 'nothing' in"),
-        (["rates", "--seeds", "0"], "--seeds is 0"),
+        (["rates", "--seeds", "0"], "--seeds: '0'"),
         (["foreign"], "'foreign' has no recipe"),
         (["failed"], "'failed' has no best configuration"),
         (["rates", "data.root=/not/there"], "Data root '/not/there'"),

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from distill import submission
 from distill.errors import UserError
 from distill.submission import file
+from distill.submission import file as submission
 
 NAMES = ["image00002.jpg", "image00004.jpg", "bild-ä.jpg"]
 ROW = " ".join(["a.jpg", *["1.5"] * 136])

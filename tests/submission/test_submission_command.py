@@ -9,7 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from distill import cli, submission
+from distill import cli
+from distill.submission import file as submission
 from distill.submission.__main__ import SHOWN, main
 
 NAMES = [f"{i:02d}.jpg" for i in range(5)]

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from distill import cli, submission, tracking
+from distill import cli, tracking
 from distill.config import TrackingConfig
 from distill.data.annotations import read_set
 from distill.errors import UserError
 from distill.landmarks import IBUG68
+from distill.submission import file as submission
 from distill.submission import job as submitting
 from distill.submission.__main__ import main
 

@@ -259,9 +259,9 @@ def test_the_command_renders_and_previews(tmp_path, capsys):
     [
         (["--size", "66"], "--size is 66; expected a multiple of 4"),
         (["--size", "4096"], "from 32 to 1024"),
-        (["--count", "0"], "--count is 0; expected 1 or more"),
-        (["--jobs", "0"], "--jobs is 0; expected 1 or more"),
-        (["--seed", "-1"], "--seed is -1; expected 0 or more"),
+        (["--count", "0"], "--count: '0' is given; expected a whole number"),
+        (["--jobs", "0"], "--jobs: '0'"),
+        (["--seed", "-1"], "--seed: '-1'"),
         (["--elevation", "-1"], "--elevation is -1; expected 0 to 30 degrees"),
         (["--elevation", "nan"], "--elevation is nan; expected"),
         (["--start", "999999", "--count", "2"], "The last image would be 1000000"),
