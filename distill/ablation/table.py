@@ -7,8 +7,10 @@ import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 from distill import metrics
 from distill.errors import UserError
@@ -88,9 +90,8 @@ class Table:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Table:
-        """From `to_dict`, also of earlier versions, which have further keys."""
-        rows = tuple(_row_from(row) for row in values["rows"])
-        return _known(cls, {**values, "seeds": tuple(values["seeds"]), "rows": rows})
+        """From `to_dict` by way of JSON, whose keys are text. Raises ValueError for what is no such table."""
+        return TypeAdapter(cls).validate_python(values)
 
 
 def tabulate(
@@ -160,47 +161,6 @@ def _compare(own: Mapping[int, Result], control: Mapping[int, Result]) -> Compar
         return None
     a, b = ([result.errors for result in results.values()] for results in (own, control))
     return metrics.compare_runs(a, b, list(own), list(control))
-
-
-def _known(kind: Any, values: Mapping[str, Any]) -> Any:
-    names = [field.name for field in fields(kind)]
-    return kind(**{key: value for key, value in values.items() if key in names})
-
-
-def _row_from(values: Mapping[str, Any]) -> Row:
-    """JSON's keys are text; seeds are numbers."""
-    row = _known(Row, {**values, "difference": None})
-    difference = _comparison_from(values["difference"], len(row.nme))
-    numbered: dict[str, Any] = {key: _by_number(getattr(row, key)) for key in ("runs", "nme", "last")}
-    return replace(row, **numbered, difference=difference)
-
-
-def _comparison_from(values: Mapping[str, Any] | None, seeds: int) -> Comparison | None:
-    """From a stored table. Tables from before `metrics.compare` hold a bootstrap over images alone: no evidence on
-    recipes.
-    """
-    if values is None:
-        return None
-    if "of_recipes" in values:
-        # tables without `chosen` are of versions that knew no other errors
-        return Comparison(**{"chosen": True, **values, "differences": tuple(values["differences"])})
-    kept = {key: values[key] for key in ("mean", "low", "high", "p", "relative")}
-    differences = tuple(values["by_seed"].values())
-    return Comparison(
-        **kept,
-        relative_low=None,
-        relative_high=None,
-        of_recipes=False,
-        images=0,
-        seeds_a=seeds,
-        seeds_b=seeds,
-        differences=differences,
-        chosen=True,
-    )
-
-
-def _by_number(values: Mapping) -> dict[int, Any]:
-    return {int(seed): value for seed, value in values.items()}
 
 
 # ---------------------------------------------------------------------------------------------------- as pictures

@@ -51,7 +51,7 @@ class Comparison:
     images: int
     seeds_a: int
     seeds_b: int
-    differences: Sequence[float] = ()  # a - b of each pair of runs with the same seed, percent points
+    differences: tuple[float, ...] = ()  # a - b of each pair of runs with the same seed, percent points
     p_holm: float | None = None  # p corrected for the other rows of its table, where there are any
     # True: each run's epoch was chosen on these very images, which flatters both sides; False: its last epoch's errors
     chosen: bool | None = None

@@ -257,7 +257,7 @@ def _table(parent: RunInfo, tracking: TrackingConfig) -> Table | None:
     stored = _json(parent.id, TABLE_FILE, tracking)
     try:
         return Table.from_dict(stored) if stored else None
-    except (KeyError, TypeError, ValueError):
+    except ValueError:
         raise UserError(f"Ablation run '{parent.id}': its {TABLE_FILE} was made by another version.") from None
 
 
