@@ -45,16 +45,9 @@ RECIPE_FILE = "recipe.yaml"
 NAME = "distill-student"
 # Where and how the recipe was to be trained; the files themselves say only what is computed.
 PLACES = (
-    "data.root",
-    "data.test",
-    "data.cache",
-    "data.workers",
-    "train.device",
-    "train.threads",
-    "train.checkpoint_seconds",
-    "tracking.uri",
-    "tracking.experiment",
-)
+    "data.root data.test data.cache data.workers train.device train.threads train.checkpoint_seconds tracking.uri "
+    "tracking.experiment"
+).split()
 
 
 @dataclass(frozen=True)

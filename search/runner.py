@@ -79,20 +79,8 @@ def run(space: Space, order: Order, out: Path) -> Finished:
     study = storage.open_study(space, order.study, order.url)
     teacher, first = _join(study, space, order, data, teacher, len(parts))
     with _parent(study, space, order.url) as parent:
-        specs = [
-            Spec(
-                os.getpid(),
-                str(space.path),
-                list(order.overrides),
-                order.study,
-                order.trials,
-                first + part,
-                parent.id,
-                teacher,
-                share.threads,
-            )
-            for part, share in enumerate(parts)
-        ]
+        what = (os.getpid(), str(space.path), list(order.overrides), order.study, order.trials)
+        specs = [Spec(*what, first + part, parent.id, teacher, share.threads) for part, share in enumerate(parts)]
         watch = Watch(space, study, parent, order.trials)
         done = summary.tally(watch.rows()).ended
         print(
@@ -102,13 +90,8 @@ def run(space: Space, order: Order, out: Path) -> Finished:
         )
         try:
             if done < order.trials:
-                work(
-                    specs,
-                    parts,
-                    order.url,
-                    track.store_root(tracking) / "work" / "studies" / file_name(order.study),
-                    watch,
-                )
+                folder = track.store_root(tracking) / "work" / "studies" / file_name(order.study)
+                work(specs, parts, order.url, folder, watch)
         except (KeyboardInterrupt, SystemExit):
             done = summary.tally(watch.rows()).ended
             print(f"\nStopped; {done} of {order.trials} trials are done. Continue with: {order.again}", flush=True)
@@ -238,14 +221,8 @@ def _join(
         teacher, first = known.get(TEACHER, teacher), known.get(WORKERS, 0)
         if teacher:
             resolve_model(teacher, space.base.tracking)
-        agreed = {
-            DATA: data,
-            TEACHER: teacher,
-            TRIALS: order.trials,
-            WORKERS: first + workers,
-            RECIPE: configs.to_dict(space.base),
-        }
-        for key, value in agreed.items():
+        agreed = {DATA: data, TEACHER: teacher, TRIALS: order.trials, WORKERS: first + workers}
+        for key, value in (agreed | {RECIPE: configs.to_dict(space.base)}).items():
             study.set_user_attr(key, value)
     return teacher, first
 

@@ -19,6 +19,7 @@ from distill.metrics import Comparison, RunErrors
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DIFFERENCE = "difference"  # the column of the table
 SHORT_ID = 8  # characters of a run id: enough for every command that takes one
 
 
@@ -196,26 +197,11 @@ def pictures(table: Table) -> dict[str, Figure]:
 
 # ---------------------------------------------------------------------------------------------------- as text
 
-HEAD = (
-    "cell",
-    "seeds",
-    "val/nme %",
-    "last epoch",
-    "difference",
-    "relative",
-    "95 % interval",
-    "p (Holm)",
-    "better",
-    "agreement",
-    "minutes",
-    "runs",
-)
-DIFFERENCE = HEAD.index("difference")
-
 
 def lines(table: Table) -> list[list[str]]:
-    """The table as words: one list a row, in the columns of HEAD."""
-    return [_words(table, row) for row in table.rows]
+    """The table as words: the names of the columns, then one list a row."""
+    rows = [_words(table, row) for row in table.rows]
+    return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
 def notes(table: Table) -> list[str]:
@@ -241,21 +227,23 @@ def notes(table: Table) -> list[str]:
 
 def to_text(table: Table) -> str:
     """For a terminal."""
-    body = [list(HEAD), *lines(table)]
-    widths = [max(len(row[i]) for row in body) for i in range(len(HEAD))]
+    body = lines(table)
+    widths = [max(map(len, column)) for column in zip(*body, strict=True)]
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in body]
     return "\n".join([table.title, "", rows[0], "-" * len(rows[0]), *rows[1:], "", *notes(table)])
 
 
 def to_markdown(table: Table) -> str:
     """For GitHub: the control's row in italics, clear differences in bold."""
-    out = [f"### {table.title}", "", f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
-    for row, words in zip(table.rows, lines(table), strict=True):
+    head, *body = lines(table)
+    out = [f"### {table.title}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row, words in zip(table.rows, body, strict=True):
         words = [word.replace("|", "\\|") for word in words]
         if row.cell == table.control:
             words[0] = f"*{words[0]}*"
         if row.difference and row.difference.clear:
-            words[DIFFERENCE] = f"**{words[DIFFERENCE]}**"
+            place = head.index(DIFFERENCE)
+            words[place] = f"**{words[place]}**"
         words[-1] = " ".join(f"`{word}`" for word in words[-1].split()) or "-"
         out.append(f"| {' | '.join(words)} |")
     return "\n".join([*out, "", *(f"{note}\n" for note in notes(table))])
@@ -263,69 +251,44 @@ def to_markdown(table: Table) -> str:
 
 def to_csv(table: Table) -> str:
     """All digits, one row a cell; seeds and run ids separated by spaces."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     numbers = ("mean", "low", "high", "p", "p_holm", "relative")
-    writer.writerow(
-        [
-            "cell",
-            "seeds",
-            "nme_mean",
-            "nme_sd",
-            "nme_by_seed",
-            "nme_last_by_seed",
-            *(f"difference_{name}" for name in numbers),
-            "seeds_better",
-            "seeds_compared",
-            "agreement",
-            "minutes",
-            "megabytes",
-            "latency_ms",
-            "run_ids",
-        ]
-    )
+    rows = []
     for row in table.rows:
         d = row.difference
-        writer.writerow(
-            [
-                row.cell,
-                _list(row.runs),
-                row.mean if row.nme else "",
-                _spread(row),
-                _list(row.nme.values()),
-                _list(row.last.values()),
-                *([_blank(getattr(d, name)) for name in numbers] if d else [""] * len(numbers)),
-                d.better if d else "",
-                len(d.differences) if d else "",
-                *(_blank(v) for v in (row.agreement, row.minutes, row.megabytes, row.latency_ms)),
-                _list(row.runs.values()),
-            ]
+        rows.append(
+            {"cell": row.cell, "seeds": _list(row.runs)}
+            | {"nme_mean": row.mean if row.nme else "", "nme_sd": _spread(row)}
+            | {"nme_by_seed": _list(row.nme.values()), "nme_last_by_seed": _list(row.last.values())}
+            | {f"difference_{name}": getattr(d, name, None) for name in numbers}
+            | {"seeds_better": d.better if d else "", "seeds_compared": len(d.differences) if d else ""}
+            | {name: getattr(row, name) for name in ("agreement", "minutes", "megabytes", "latency_ms")}
+            | {"run_ids": _list(row.runs.values())}
         )
+    out = io.StringIO()
+    writer = csv.DictWriter(out, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return out.getvalue()
 
 
-def _words(table: Table, row: Row) -> list[str]:
+def _words(table: Table, row: Row) -> dict[str, str]:
+    """Name of a column -> what it has of a row."""
     d = row.difference
-    if d:
-        compared = [
-            f"{d.mean:+.3f}",
-            "" if d.relative is None else f"{100 * d.relative:+.1f} %",
-            metrics.format_interval(d.low, d.high),
-            metrics.format_p(d.p_holm),
-            f"{d.better} of {len(d.differences)}",
-        ]
-    else:
-        compared = ["control" if row.cell == table.control else "-", "", "", "", ""]
-    return [
-        row.cell,
-        f"{len(row.runs)} of {len(table.seeds)}",
-        metrics.format_mean(list(row.nme.values())),
-        metrics.format_mean(list(row.last.values())),
-        *compared,
-        "" if row.agreement is None else f"{row.agreement:.3f}",
-        "" if row.minutes is None else f"{row.minutes:.1f}",
-        " ".join(run_id[:SHORT_ID] for run_id in row.runs.values()),
-    ]
+    named = "" if d else "control" if row.cell == table.control else "-"
+    return {
+        "cell": row.cell,
+        "seeds": f"{len(row.runs)} of {len(table.seeds)}",
+        "val/nme %": metrics.format_mean(list(row.nme.values())),
+        "last epoch": metrics.format_mean(list(row.last.values())),
+        DIFFERENCE: f"{d.mean:+.3f}" if d else named,
+        "relative": f"{100 * d.relative:+.1f} %" if d and d.relative is not None else "",
+        "95 % interval": metrics.format_interval(d.low, d.high) if d else "",
+        "p (Holm)": metrics.format_p(d.p_holm) if d else "",
+        "better": f"{d.better} of {len(d.differences)}" if d else "",
+        "agreement": "" if row.agreement is None else f"{row.agreement:.3f}",
+        "minutes": "" if row.minutes is None else f"{row.minutes:.1f}",
+        "runs": " ".join(run_id[:SHORT_ID] for run_id in row.runs.values()),
+    }
 
 
 def _spread(row: Row) -> float | str:
@@ -335,7 +298,3 @@ def _spread(row: Row) -> float | str:
 
 def _list(values) -> str:
     return " ".join(str(value) for value in values)
-
-
-def _blank(value: float | None) -> float | str:
-    return "" if value is None else value

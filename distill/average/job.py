@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -204,28 +205,27 @@ def average(
         f"The mean of the weights of {len(mixture.kept)} of {len(members)} models ({method}), measured on "
         f"{len(val_set)} images of {val_set.folder.name}: {', '.join(facts['kept'])}."
     )
-    with track.Run.start(
-        config.tracking,
-        job=job,
-        run_name=name,
-        params=configs.flatten(config) | {"average.method": method, "average.members": labels},
-        config_yaml=configs.to_yaml(config),
-        tags={
-            "distill.role": "averaged",
-            "average.digest": _digest(members, method, val_set),
-            "average.parents": ",".join(facts["parents"]),
-            "data.train": facts["data"].get("train", ""),
-            "data.val": val_set.fingerprint,
-            "teacher.run_id": facts["teacher_run_id"],
-            track.NOTE: note,
-            **config.tracking.tags,
-        },
-        resume_id=resume_id,
-    ) as run:
+    tags = {
+        "distill.role": "averaged",
+        "average.digest": _digest(members, method, val_set),
+        "average.parents": ",".join(facts["parents"]),
+        "data.train": facts["data"].get("train", ""),
+        "data.val": val_set.fingerprint,
+        "teacher.run_id": facts["teacher_run_id"],
+        track.NOTE: note,
+        **config.tracking.tags,
+    }
+    params = configs.flatten(config) | {"average.method": method, "average.members": labels}
+    about_run: dict[str, Any] = {
+        "params": params,
+        "config_yaml": configs.to_yaml(config),
+        "tags": tags,
+        "resume_id": resume_id,
+    }
+    with track.Run.start(config.tracking, job=job, run_name=name, **about_run) as run:
         file = run.work / f"{job}.safetensors"
-        save_model(
-            mixture.model, file, facts | {"run_id": run.id, "run_name": name, "val/nme": round(mixture.error, 4)}
-        )
+        facts |= {"run_id": run.id, "run_name": name, "val/nme": round(mixture.error, 4)}
+        save_model(mixture.model, file, facts)
         expenses = _log(run, method, members, mixture)
         teacher = _teacher(facts["teacher_run_id"], config.tracking, val_set)
         model = TrainedModel(config, name, job, "averaged", file, expenses, step=0, minutes=0.0, description=note)

@@ -59,17 +59,8 @@ def learning_curves(
             if curves is not rate:
                 shared |= {line.get_label(): line for line in axes.get_lines()}
         if shared:
-            right.legend(
-                shared.values(),
-                shared.keys(),
-                loc="outside upper center",
-                ncols=min(4, len(shared)),
-                frameon=False,
-                fontsize=8.5,
-                handlelength=1.2,
-                columnspacing=1.3,
-                labelcolor=INK,
-            )
+            entries = list(shared.values()), list(shared)
+            legend(right, entries, loc="outside upper center", ncols=min(4, len(shared)))
     return figure
 
 
@@ -173,19 +164,8 @@ def error_by_region_and_pose(
     for place, (name, groups, values) in zip(axes, panels, strict=True):
         style_axes(place, name, grid="y")
         _bars(place, groups, values, dense=size[0] / sum(ratios) < 0.26 * len(seeds))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="upper right" if title else "outside upper right",
-        ncols=min(4, len(labels)),
-        frameon=False,
-        fontsize=9,
-        handlelength=1,
-        handleheight=1,
-        columnspacing=1.4,
-        labelcolor=INK,
-    )
+    entries = axes[0].get_legend_handles_labels()
+    legend(figure, entries, loc="upper right" if title else "outside upper right", ncols=min(4, len(seeds)))
     return figure
 
 

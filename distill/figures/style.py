@@ -86,11 +86,24 @@ def style_axes(
 
 def legend(where: Figure | Axes, entries: tuple[Sequence[Any], Sequence[str]], loc: str, ncols: int) -> None:
     """entries: handles and labels, as `Axes.get_legend_handles_labels` gives them."""
+    box: dict[str, Any] = {
+        "facecolor": "white",
+        "edgecolor": "none",
+        "framealpha": 0.85,
+        "borderpad": 0.5,
+        "labelspacing": 0.35,
+    }
     where.legend(
-        entries[0], entries[1], loc=loc, ncols=ncols, frameon=True, facecolor="white", edgecolor="none",
-        framealpha=0.85, fontsize=8.5, handlelength=1.2, borderpad=0.5, labelspacing=0.35, columnspacing=1.3,
+        entries[0],
+        entries[1],
+        loc=loc,
+        ncols=ncols,
+        fontsize=8.5,
+        handlelength=1.2,
+        columnspacing=1.3,
         labelcolor=INK,
-    )  # fmt: skip
+        **box,
+    )
 
 
 def ramp(colours: Sequence[str]) -> Any:

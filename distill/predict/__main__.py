@@ -15,41 +15,10 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> None:
     """Landmarks of pictures, a film or a camera from the command line."""
-    parser = cli.Parser(
-        prog="python -m distill.predict",
-        description="Predict landmarks and their confidences. An .onnx file, as `python -m distill.export` writes it, "
-        "needs no torch. Without face boxes the whole picture is the face's crop.",
-    )
-    cli.add_model_arguments(parser, onnx=True)
-    parser.add_argument(
-        "sources",
-        metavar="IMAGES",
-        nargs="+",
-        help="pictures, folders of pictures, one video, or camera:N (Ctrl-C stops)",
-    )
-    parser.add_argument(
-        "--boxes", metavar="FILE", help="face boxes, CSV or JSON: image,x,y,w,h; for a video, frame numbers"
-    )
-    parser.add_argument(
-        "--box-scale", type=float, metavar="K", help="side of the crop over that of the box (default: 1.75)"
-    )
-    parser.add_argument(
-        "--format", choices=("json", "csv"), default="json", help="of the landmarks (default: %(default)s)"
-    )
-    parser.add_argument("--out", metavar="DIR", default="outputs/predictions", help="default: %(default)s")
-    parser.add_argument("--no-pictures", action="store_true", help="write the landmarks only")
-    parser.add_argument("--smooth", action="store_true", help="video: calm the points by a One-Euro filter")
-    parser.add_argument(
-        "--on-bad",
-        choices=("skip", "stop"),
-        default="skip",
-        help="a picture or frame that cannot be used is left out and listed, or stops the call (default: %(default)s)",
-    )
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     from distill.predict import boxes
     from distill.predict.job import Options, check_sources, kind_of, list_pictures, predict_pictures
 
-    out = cli.check_out(args.out)
     check_sources(args.sources)
     moving = kind_of(args.sources[0]) in ("video", "camera")
     if args.smooth and not moving:
@@ -57,7 +26,7 @@ def main(argv: list[str]) -> None:
     if args.box_scale is not None and not args.boxes:
         raise UserError("--box-scale is for --boxes FILE; without boxes the whole picture is the crop.")
     options = Options(
-        out=out,
+        out=args.out,
         format=args.format,
         draw=not args.no_pictures,
         smooth=args.smooth,
@@ -79,7 +48,7 @@ def main(argv: list[str]) -> None:
         made = predict_pictures(student, list_pictures(args.sources), options)
         _print_pictures(made)
     if made.left_out:
-        _print_left_out(made.left_out, out)
+        _print_left_out(made.left_out, args.out)
         sys.exit(1)
 
 
@@ -113,6 +82,35 @@ def _print_left_out(left_out: dict[str, str], out: Path) -> None:
         print(f"  {name}: {reason}", file=sys.stderr)
     if len(left_out) > SHOWN:
         print(f"  ... all in {out / 'left_out.txt'}", file=sys.stderr)
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m distill.predict",
+        description="Predict landmarks and their confidences. An .onnx file, as `python -m distill.export` writes it, "
+        "needs no torch. Without face boxes the whole picture is the face's crop.",
+    )
+    cli.add_model_arguments(parser, onnx=True)
+    parser.add_argument(
+        "sources",
+        metavar="IMAGES",
+        nargs="+",
+        help="pictures, folders of pictures, one video, or camera:N (Ctrl-C stops)",
+    )
+    parser.add_argument(
+        "--boxes", metavar="FILE", help="face boxes, CSV or JSON: image,x,y,w,h; for a video, frame numbers"
+    )
+    parser.add_argument(
+        "--box-scale", type=float, metavar="K", help="side of the crop over that of the box (default: 1.75)"
+    )
+    parser.add_argument(
+        "--format", choices=("json", "csv"), default="json", help="of the landmarks (default: %(default)s)"
+    )
+    cli.add_out_argument(parser, "outputs/predictions")
+    parser.add_argument("--no-pictures", action="store_true", help="write the landmarks only")
+    parser.add_argument("--smooth", action="store_true", help="video: calm the points by a One-Euro filter")
+    cli.add_on_bad_argument(parser)
+    return parser
 
 
 if __name__ == "__main__":

@@ -87,15 +87,8 @@ def simulate(per_image: np.ndarray, splits: int = SPLITS, seed: int = 0) -> Spli
     scores, rest = shuffled[:, :public].mean(axis=1), shuffled[:, public:].mean(axis=1)
     difference = scores - rest
     low, high = np.percentile(difference, [2.5, 97.5])
-    return Split(
-        public,
-        count - public,
-        float(scores.std()),
-        float(np.abs(difference).mean()),
-        float(low),
-        float(high),
-        float(np.abs(difference).max()),
-    )
+    spread = (scores.std(), np.abs(difference).mean(), low, high, np.abs(difference).max())
+    return Split(public, count - public, *map(float, spread))
 
 
 # ---------------------------------------------------------------------------------------------------- the ledger

@@ -20,16 +20,8 @@ HAIR = {
 HAIR_OF_DARK_SKIN = (0.72, 0.18, 0.03, 0, 0.01, 0, 0, 0.04, 0.02)
 HAIR_OF_LIGHT_SKIN = (0.22, 0.25, 0.19, 0.10, 0.12, 0.03, 0.07, 0.01, 0.01)
 IRIS = linear(
-    [
-        (74, 48, 30),
-        (98, 66, 38),
-        (120, 92, 52),
-        (96, 108, 70),
-        (92, 122, 142),
-        (120, 148, 170),
-        (110, 118, 122),
-        (50, 34, 26),
-    ]
+    [(74, 48, 30), (98, 66, 38), (120, 92, 52), (96, 108, 70)]
+    + [(92, 122, 142), (120, 148, 170), (110, 118, 122), (50, 34, 26)]
 )
 IRIS_OF_DARK_SKIN = (0.4, 0.15, 0.03, 0.01, 0.01, 0, 0, 0.4)
 IRIS_OF_LIGHT_SKIN = (0.2, 0.18, 0.12, 0.1, 0.14, 0.1, 0.04, 0.12)
@@ -103,12 +95,8 @@ def _tone(rng: np.random.Generator) -> np.ndarray:
 def _blood_and_make_up(q: np.ndarray, rng: np.random.Generator, female: bool, tone: np.ndarray) -> None:
     u = rng.uniform
     blood = u(0.1, 0.55)
-    q[col.L_BLOOD_CHEEK], q[col.L_BLOOD_NOSE], q[col.L_BLOOD_EAR] = (
-        blood * u(0.3, 1.2),
-        blood * u(0.2, 1.0),
-        blood * 0.5,
-    )
-    q[col.L_BLOOD_CHIN] = 0.4 * blood * rng.random()
+    q[col.L_BLOOD_CHEEK], q[col.L_BLOOD_NOSE] = blood * u(0.3, 1.2), blood * u(0.2, 1.0)
+    q[col.L_BLOOD_EAR], q[col.L_BLOOD_CHIN] = blood * 0.5, 0.4 * blood * rng.random()
     q[col.L_UNDER_EYE] = u(0, 0.32)
     q[col.L_MOTTLE], q[col.L_PIGMENT] = u(0.03, 0.17), u(0.02, 0.10)
     if female and rng.random() < 0.6:  # even skin, lids, lips
@@ -167,11 +155,8 @@ def _picture(rng: np.random.Generator, iris: np.ndarray, stubble: np.ndarray) ->
     """Constants of shading (N_PICTURE,), and the colour of the cloth."""
     u = rng.uniform
     p = np.zeros(col.N_PICTURE, F4)
-    p[col.P_NOISE_LOW], p[col.P_NOISE_HIGH], p[col.P_OFFSET] = (
-        u(0.01, 0.04),
-        u(0.005, 0.03),
-        rng.integers(0, col.VOLUME),
-    )
+    p[col.P_NOISE_LOW], p[col.P_NOISE_HIGH] = u(0.01, 0.04), u(0.005, 0.03)
+    p[col.P_OFFSET] = rng.integers(0, col.VOLUME)
     p[col.P_IRIS], p[col.P_PUPIL] = u(0.37, 0.43), u(0.11, 0.22)
     p[col.P_IRIS_R : col.P_IRIS_R + 3] = iris * np.exp(0.2 * rng.standard_normal())
     p[col.P_STUBBLE_R : col.P_STUBBLE_R + 3] = stubble
@@ -179,11 +164,7 @@ def _picture(rng: np.random.Generator, iris: np.ndarray, stubble: np.ndarray) ->
     p[col.P_CLOTH_R : col.P_CLOTH_R + 3] = cloth
     p[col.P_PATTERN_R : col.P_PATTERN_R + 3] = colour(rng)
     angle = rng.random() * 3.14
-    p[col.P_FREQUENCY : col.P_PATTERN + 1] = (
-        u(0.8, 6),
-        np.cos(angle),
-        np.sin(angle),
-        pick(rng, [0, 1, 2, 3], [0.68, 0.12, 0.07, 0.13]),
-    )
+    p[col.P_FREQUENCY : col.P_PATTERN] = u(0.8, 6), np.cos(angle), np.sin(angle)
+    p[col.P_PATTERN] = pick(rng, [0, 1, 2, 3], [0.68, 0.12, 0.07, 0.13])
     p[col.P_FOLDS] = u(0.15, 0.6)
     return p, cloth

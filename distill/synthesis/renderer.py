@@ -187,13 +187,9 @@ class Renderer:
         scene.mesh.lit.fill(False)
         shading.shade(frame, scene.mesh, light, shadow, view.camera, look.picture, model.noise)
         for each, world in strands:
-            colours, width, brush = (
-                np.ascontiguousarray(each.colour, F4),
-                each.width.astype(F4),
-                np.array(each.brush, F4),
-            )
             screen = view.project(world, side)
-            draw_strands(world, screen, colours, width, brush, light, shadow, view.camera, frame)
+            own = np.ascontiguousarray(each.colour, F4), each.width.astype(F4), np.array(each.brush, F4)
+            draw_strands(world, screen, *own, light, shadow, view.camera, frame)
         return frame, out
 
     def _frame(self, size: int) -> tuple[Frame, np.ndarray]:

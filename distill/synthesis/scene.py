@@ -35,11 +35,8 @@ class Scene:
         points, normals, texture, albedo = (np.empty((room, 3), F4) for _ in range(4))
         triangles, materials = np.empty((t + ROOM[1], 3), np.int32), np.empty(t + ROOM[1], np.int8)
         texture[:v], triangles[:t], materials[:t] = model.texture, model.triangles, model.materials
-        surface, varyings, lit = (
-            np.empty((room, col.N_SURFACE), F4),
-            np.empty((room, col.N_VARYINGS), F4),
-            np.empty(room, bool),
-        )
+        surface, varyings = np.empty((room, col.N_SURFACE), F4), np.empty((room, col.N_VARYINGS), F4)
+        lit = np.empty(room, bool)
         self.mesh = Mesh(points, normals, texture, albedo, surface, triangles, materials, v, varyings, lit)
         self.face = (v, t)
         self.view: View | None = None

@@ -14,17 +14,8 @@ from distill.models.references import ModelReference
 # What may change the shapes of a model's weights, the likeliest first. Where no shape differs these may: a
 # convolutional model takes weights that were trained at another input size.
 SHAPING = (
-    "backbone",
-    "head.kind",
-    "head.width",
-    "backbone_args",
-    "head.stride",
-    "head.upsample",
-    "head.norm",
-    "head.bins",
-    "head.margin",
-    "input_size",
-)
+    "backbone head.kind head.width backbone_args head.stride head.upsample head.norm head.bins head.margin input_size"
+).split()
 
 
 def start_from(model: Landmarker, reference: ModelReference, part: str = "all") -> str:

@@ -97,12 +97,8 @@ def _light_vertex(i, mesh, light, shadow, camera):
     if nv < 0 and i >= mesh.face:  # things are two sided; on the closed face a flip would spoil the outline
         nx, ny, nz, nv = -nx, -ny, -nz, -nv
     nv = max(0.0, nv)
-    ao, scatter, specular, gloss = (
-        surface[i, col.S_AO],
-        surface[i, col.S_SCATTER],
-        surface[i, col.S_SPECULAR],
-        surface[i, col.S_GLOSS],
-    )
+    ao, scatter = surface[i, col.S_AO], surface[i, col.S_SCATTER]
+    specular, gloss = surface[i, col.S_SPECULAR], surface[i, col.S_GLOSS]
     up = 0.5 + 0.5 * ny
     ao_red = ao ** np.float32(1 - 0.4 * scatter)  # red light bleeds into creases
     f0 = (ground[0] * (1 - up) + sky[0] * up) * ao_red
@@ -121,11 +117,8 @@ def _light_vertex(i, mesh, light, shadow, camera):
         if nl > 0 and specular > 0:
             shine = _highlight(nl, nx, ny, nz, lx, ly, lz, vx, vy, vz, specular, gloss)
         if n == 0:
-            out[i, col.V_KEY], out[i, col.V_KEY + 1], out[i, col.V_KEY + 2] = (
-                colours[0, 0] * d0,
-                colours[0, 1] * d1,
-                colours[0, 2] * d2,
-            )
+            out[i, col.V_KEY], out[i, col.V_KEY + 1] = colours[0, 0] * d0, colours[0, 1] * d1
+            out[i, col.V_KEY + 2] = colours[0, 2] * d2
             key_specular = shine
         else:
             open_sky = 0.35 + 0.65 * ao
@@ -142,11 +135,8 @@ def _light_vertex(i, mesh, light, shadow, camera):
         out[i, col.V_TEXTURE + k] = mesh.texture[i, k]
     out[i, col.V_FRECKLES], out[i, col.V_STUBBLE] = surface[i, col.S_FRECKLES], surface[i, col.S_STUBBLE]
     out[i, col.V_NECKLINE], out[i, col.V_WRINKLES] = surface[i, col.S_NECKLINE], surface[i, col.S_WRINKLES]
-    out[i, col.V_SCATTER], out[i, col.V_PHASE], out[i, col.V_BUMP] = (
-        scatter,
-        surface[i, col.S_PHASE],
-        surface[i, col.S_BUMP],
-    )
+    out[i, col.V_SCATTER] = scatter
+    out[i, col.V_PHASE], out[i, col.V_BUMP] = surface[i, col.S_PHASE], surface[i, col.S_BUMP]
 
 
 # The materials take a pixel's texture position (x, y, z) and albedo (r, g, b), and give back the albedo and factors on
