@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -112,7 +113,7 @@ class Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         seen = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():  # another is refused below
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(problem="keys must be strings", problem_mark=key.start_mark)
             if key.value in seen:
@@ -137,20 +138,7 @@ def read_yaml(path: Path, kind: str = "Config file", loader: type[yaml.SafeLoade
     Raises UserError for a file that is missing, not regular, larger than LARGEST_YAML, not UTF-8, not YAML, ambiguous,
     or that its aliases make larger than MOST_VALUES or endless.
     """
-    text = read_text(path, kind, LARGEST_YAML)
-    try:
-        values = yaml.load(text, loader)
-        if _count(values, {}) > MOST_VALUES:
-            raise UserError(f"{kind} '{path}' holds more than {MOST_VALUES:,} values once its aliases are resolved.")
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise UserError(f"{kind} '{path}'{where} is not valid YAML: {problem}.") from None
-    except RecursionError:
-        raise UserError(f"{kind} '{path}' is nested too deeply, or contains itself.") from None
-    except ValueError as error:  # an impossible date, an integer of thousands of digits
-        raise UserError(f"{kind} '{path}' holds an impossible value: {error}.") from None
+    values = parse_yaml(read_text(path, kind, LARGEST_YAML), f"{kind} '{path}'", loader)
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -158,12 +146,41 @@ def read_yaml(path: Path, kind: str = "Config file", loader: type[yaml.SafeLoade
     return values
 
 
-def _count(value: Any, known: dict[int, int]) -> int:
-    """How many values a nested value has when every alias is written out; `known`: counts by id, for shared parts."""
-    if not isinstance(value, dict | list):
+def parse_yaml(text: str, what: str, loader: type[yaml.SafeLoader] = Loader) -> Any:
+    """The value of a YAML text from outside; None for an empty one.
+
+    Raises UserError that begins with `what` for one that is not YAML, ambiguous, nested too deeply, or that its aliases
+    make larger than MOST_VALUES or endless; the last before any value is made.
+    """
+    try:
+        reading = loader(text)
+        try:
+            node = reading.get_single_node()
+            if node is not None and _count(node, {}) > MOST_VALUES:
+                raise UserError(f"{what} holds more than {MOST_VALUES:,} values once its aliases are resolved.")
+            return None if node is None else reading.construct_document(node)
+        finally:
+            reading.dispose()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UserError(f"{what}{where} is not valid YAML: {problem}.") from None
+    except RecursionError:
+        raise UserError(f"{what} is nested too deeply, or contains itself.") from None
+    except ValueError as error:  # an impossible date, an integer of thousands of digits
+        raise UserError(f"{what} holds an impossible value: {error}.") from None
+    except (LookupError, AttributeError, TypeError):  # by PyYAML's own constructors, such as !!bool before another word
+        raise UserError(f"{what} holds a value that does not fit its tag.") from None
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a YAML node has when every alias is written out; `known`: counts by id, for shared parts."""
+    if isinstance(node, yaml.ScalarNode):
         return 1
-    if id(value) not in known:
-        known[id(value)] = sys.maxsize  # what contains itself is endless
-        inner = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_count(item, known) for item in inner)
-    return known[id(value)]
+    if id(node) not in known:
+        known[id(node)] = sys.maxsize  # what contains itself is endless
+        mapping = isinstance(node, yaml.MappingNode)
+        inner = itertools.chain(*node.value) if mapping else node.value  # of a mapping: pairs
+        known[id(node)] = 1 + sum(_count(item, known) for item in inner)
+    return known[id(node)]

@@ -24,7 +24,7 @@ from distill import landmarks
 from distill.config.checking import check
 from distill.config.fields import Config, DataConfig, ModelConfig
 from distill.errors import UserError
-from distill.files import Loader, read_yaml
+from distill.files import Loader, parse_yaml, read_yaml
 from distill.schema import as_number, shown, user_error_from
 
 
@@ -43,10 +43,13 @@ class TextLoader(Loader):
     """YAML whose unquoted scalars stay `Plain` text."""
 
 
+def _text(loader: TextLoader, node: yaml.ScalarNode) -> str:
+    text = loader.construct_scalar(node)  # which refuses !!str before a list
+    return text if node.style else Plain(text)
+
+
 TextLoader.yaml_implicit_resolvers = {}
-TextLoader.add_constructor(
-    "tag:yaml.org,2002:str", lambda loader, node: node.value if getattr(node, "style", None) else Plain(node.value)
-)
+TextLoader.add_constructor("tag:yaml.org,2002:str", _text)
 
 
 def load(
@@ -167,17 +170,14 @@ def _value(kind: Any, value: Any, source: str, place: str) -> Any:
         return {str(key): _value(Any, item, source, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, Plain):
         try:
-            value = yaml.load(value, Loader) if value else ""
-        except (yaml.YAMLError, ValueError):  # such as `[` from an override, or a number of thousands of digits
+            value = parse_yaml(value, "", Loader) if value else ""
+        except UserError:  # such as a number of thousands of digits
             value = str(value)
     return as_number(value) if kind is Any else value
 
 
 def _parsed(text: Raw, source: str, place: str) -> Any:
-    try:
-        return yaml.load(text, TextLoader) if text else ""
-    except (yaml.YAMLError, RecursionError):
-        raise UserError(f"{source}: '{place}': the override {_shown(text)} is not valid YAML.") from None
+    return parse_yaml(text, f"{source}: '{place}': the override {_shown(text)}", TextLoader) if text else ""
 
 
 def _shown(value: Any) -> str:

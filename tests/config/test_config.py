@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -16,6 +17,7 @@ from running import EXPERIMENTS, refusal
 from distill import config as configs
 from distill.config import Config, TrainConfig
 from distill.errors import UserError
+from distill.files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,13 +114,35 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: &a {b: *a}", "contains itself|aliases"),
         ("seed: " + "9" * 5000, "seed|impossible"),
         ("seed: 1208925819614629174706176", "seed"),
-        ("name: " + "[" * 5000, "deeply|YAML"),
+        ("name: " + "[" * 600, "deeply|YAML"),
         ("a" * 1_000_001, "bytes"),
     ],
     ids=["alias bomb", "recursive alias", "5000 digits", "2**80", "nested", "large"],
 )
 def test_a_file_that_would_cost_the_machine_is_refused(read, text, words):
     assert re.search(words, refused(read, text))
+
+
+FLOW_BOMB = "{" + BOMB.strip().replace("\n", ", ") + "}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{a: &x [*x]}", "&x {a: *x}", FLOW_BOMB, f"{{s: !!str {FLOW_BOMB}}}", "{a: !!str &x [*x]}"]
+    + [f"{{a: !!{kind} x}}" for kind in ("timestamp", "bool", "int", "omap", "set")],
+    ids=lambda text: text[:20],
+)
+def test_an_override_or_a_file_of_that_kind_is_refused_alike(read, text):
+    assert "model.backbone_args" in refused(read, "", f"model.backbone_args={text}")
+    assert "run.yaml" in refused(read, f"model: {{backbone_args: {text}}}")
+
+
+def test_merges_of_merges_are_refused_before_they_are_made(tmp_path):
+    merged = ["a: &a {k0: 0}"] + [
+        f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}" for old, new in itertools.pairwise("abcdefgh")
+    ]
+    (tmp_path / "x.yaml").write_text("\n".join(merged))
+    assert "aliases" in refused(read_yaml, tmp_path / "x.yaml")
 
 
 # ---------------------------------------------------------------------------------------------------- base
