@@ -15,6 +15,9 @@ import io
 import time
 from pathlib import Path
 
+import distill  # noqa: F401 - before the others: it sets the switches that stop what they send home
+
+# isort: split
 import albumentations as A
 import cv2
 import numpy as np

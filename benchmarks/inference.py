@@ -18,6 +18,9 @@ import time
 import warnings
 from pathlib import Path
 
+import distill  # noqa: F401 - before the others: it sets the switches that stop what they send home
+
+# isort: split
 import numpy as np
 import onnxruntime
 import timm

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -124,15 +125,19 @@ def _unwind_on_signals() -> list[int]:
 
 
 def check_out(path: str | os.PathLike, option: str = "--out") -> Path:
-    """The folder as a Path. Raises UserError, before anything is computed, where files cannot be put into it; makes
-    nothing.
+    """The folder as a Path. Raises UserError, before anything is computed, where it cannot be made or files cannot be
+    put into it: both are tried in the nearest folder that is there, and nothing of the trial is left.
     """
     folder = Path(path)
     standing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not standing.is_dir():
         raise UserError(f"{option} '{folder}': '{standing}' is not a folder.")
-    if not os.access(standing, os.W_OK | os.X_OK):
-        raise UserError(f"{option} '{folder}': the folder '{standing}' cannot be written to.")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=standing) as trial:
+            (Path(trial) / folder.absolute().relative_to(standing.absolute())).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{option} '{folder}': the folder '{standing}' cannot be written to: {reason}.") from None
     return folder
 
 

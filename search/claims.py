@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, suppress
+from typing import Self
 
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
@@ -37,7 +38,7 @@ class SharedClaims(Claims):
         self.over = threading.Event()
         self.beats = threading.Thread(target=self._beat, args=(heartbeat,), daemon=True)
 
-    def __enter__(self) -> SharedClaims:
+    def __enter__(self) -> Self:
         self.beats.start()
         return self
 

@@ -24,9 +24,7 @@ def main(argv: list[str]) -> None:
 
     url = storage.url_of(planned.cells[planned.control].tracking.store, args.storage)
     again = shlex.join(["python", "-m", "search.grid", *argv])
-    with SharedClaims(planned, url) as claims:
-        done = ablation.run(planned, args.out, args.workers, again, claims)
-    command.show(done)
+    command.show(ablation.run(planned, args.out, args.workers, again, lambda: SharedClaims(planned, url)))
 
 
 def _parser() -> cli.Parser:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -133,12 +134,13 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(monkeypatc
     file.write_text("no folder")
     line = failure(monkeypatch, capsys, evaluate, "absent.safetensors", "--out", str(file / "deeper"))
     assert line == f"error: --out '{file}/deeper': '{file}' is not a folder."
-    shut = tmp_path / "shut"
-    shut.mkdir()
-    monkeypatch.setattr(cli.os, "access", lambda place, _: place != shut)  # root may write anywhere
-    line = failure(monkeypatch, capsys, export, "absent.safetensors", "--out", str(shut / "new" / "newer"))
-    assert line == f"error: --out '{shut}/new/newer': the folder '{shut}' cannot be written to."
-    assert not any(shut.iterdir()) and cli.check_out(tmp_path / "new") == tmp_path / "new"
+    shut = "/proc" if Path("/proc/self").exists() else "/"  # where root may not make files either
+    for place, named in ((f"{shut}/new/newer", shut), (tmp_path / "deeper" / ("x" * 300), str(tmp_path))):
+        line = failure(monkeypatch, capsys, export, "absent.safetensors", "--out", str(place))
+        assert line.startswith(f"error: --out '{place}': the folder '{named}' cannot be written to: ")
+    for place in (tmp_path, tmp_path / "new", tmp_path / "new" / ".." / "newer"):
+        assert cli.check_out(place) == place
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_an_error_of_the_disk_is_one_line_and_a_bug_is_a_traceback(monkeypatch, capsys, tmp_path):

@@ -138,3 +138,16 @@ def test_an_entry_point_brings_in_nothing_heavy_before_its_arguments_are_read(na
         assert not heavy, f"{first} starts with {name}, which imports {heavy}"
         parents = {i.rpartition(".")[0] for i in wanted}
         waiting += [i for i in wanted | parents if i in MODULES]
+
+
+def test_a_script_imports_distill_before_what_would_report_its_use():
+    """`import distill` sets the switches, which these read when they are imported (timm brings in huggingface_hub)."""
+    reporting = {"albumentations", "huggingface_hub", "mlflow", "onnxruntime", "timm"}
+    for path in (path for folder in ("benchmarks", "docs", "examples") for path in (ROOT / folder).glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            roots = {name.partition(".")[0] for name in names}
+            if "distill" in roots:
+                break
+            assert not roots & reporting, f"{path.name} imports {roots & reporting} before distill"

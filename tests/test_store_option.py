@@ -9,9 +9,12 @@ from running import refusal
 
 from distill.errors import UserError
 
-# a look-up that fails, by every command that takes a store; {} stands for a folder of the test's own
+# a look-up that fails, by every command that takes a store; {} stands for a folder of the test's own. Words after a
+# module's name tell two of its calls apart.
 LOOK_UPS = {
     "distill.student": "resume=abcdef",
+    "distill.teacher": "resume=abcdef",
+    "distill.profile": "{}/base.yaml resume=abcdef --out {}/out",
     "distill.evaluate": "abcdef --data {}",
     "distill.export": "abcdef --out {}/out",
     "distill.predict": "abcdef {} --out {}/out",
@@ -19,11 +22,16 @@ LOOK_UPS = {
     "distill.ablation": "table {}/ablation.yaml --out {}/out",
     "distill.recipe": "--config {}/recipe.yaml",
     "distill.report": "abcdef --out {}/out",
+    "distill.report of an experiment": "--experiment ablations --out {}/out",
     "distill.submission": "make abcdef --images {} --out {}/solution.zip",
+    "distill.submission ledger": "ledger",
     "distill.handin": "--id R1 --run abcdef --out {}/out",
     "distill.tracking": "moved",
+    "distill.tracking upload": "upload",
+    "distill.tracking ui": "ui",
     "search.study": "--config {}/search.yaml --trials 1 --out {}/out",
     "search.best": "abcdef --out {}/out",
+    "search.grid": "{}/ablation.yaml --storage sqlite:///{}/grid.db --out {}/out",
 }
 FILES = {
     "ablation.yaml": "base: base.yaml\nablation: {control: a, cells: {a: {}, b: {train.lr: 1e-3}}}",
@@ -34,14 +42,15 @@ FILES = {
 
 
 @pytest.mark.parametrize("command", LOOK_UPS)
-def test_a_store_is_named_by_either_option_and_a_failed_look_up_makes_nothing(tmp_path, command):
-    module = command if command.startswith("search") or command == "distill.student" else f"{command}.__main__"
-    main = importlib.import_module(module).main
+def test_a_store_is_named_by_either_option_and_a_failed_look_up_makes_nothing(tmp_path, tiny, monkeypatch, command):
+    monkeypatch.setenv("DISTILL_DATA", str(tiny.data))
+    module = importlib.import_module(command.split()[0])
+    main = module.main if hasattr(module, "main") else importlib.import_module(f"{module.__name__}.__main__").main
     (tmp_path / "files").mkdir()
     for name, text in FILES.items():
         (tmp_path / "files" / name).write_text(text)
     before, store = sorted(tmp_path.rglob("*")), str(tmp_path / "typo")
-    argv = LOOK_UPS[command].format(*[tmp_path / "files"] * 2).split()
+    argv = LOOK_UPS[command].format(*[tmp_path / "files"] * 3).split()
     answers = {
         refusal(lambda named=named: main([*argv, *named]))
         for named in (["--store", store], [f"tracking.store={store}"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from tqdm import tqdm
@@ -32,6 +33,12 @@ class Claims:
     """Which trainings are this machine's to start: all, for locks keep its own processes apart. Where several machines
     share a grid, `search.claims.SharedClaims` takes this place."""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give up what is held."""
+
     def turn(self) -> AbstractContextManager[None]:
         """For what one process at a time may do to the grid."""
         return nullcontext()
@@ -54,23 +61,25 @@ class Finished:
     failed: list[str]
 
 
-def run(grid: Grid, out: Path, workers: int = 0, again: str = "", claims: Claims | None = None) -> Finished:
+def run(grid: Grid, out: Path, workers: int = 0, again: str = "", claims: Callable[[], Claims] = Claims) -> Finished:
     """Train what is missing and write the table. workers: trainings at a time; 0: one a GPU, or one.
 
-    again: the command that continues, for the message of an interrupted call. claims: where other machines have a part.
+    again: the command that continues, for the message of an interrupted call. claims: makes the claims where other
+    machines have a part; called when the grid is found to be in order.
+
     Raises UserError for what can be known to be wrong before the first training starts; a training that fails stops no
     other.
     """
-    claims = claims or Claims()
     parts = shares(workers, grid.cells[grid.control].train.device, torch.cuda.device_count())
     check_networks(grid)
     found = survey(grid)
     check_terms(grid, found)
     tracking = _tracking(grid)
-    with claims.turn():
-        parent = _parent(grid, found)
-    with parent:
-        runner = _Runner(grid, found, parent.id, parts, claims)
+    with ExitStack() as stack:
+        ours = stack.enter_context(claims())
+        with ours.turn():
+            parent = stack.enter_context(_parent(grid, found))
+        runner = _Runner(grid, found, parent.id, parts, ours)
         try:
             runner.train()
         except (KeyboardInterrupt, SystemExit):

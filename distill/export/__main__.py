@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
         )
     if made.submission:
         print(f"{made.submission}: {len(images)} rows of 137 fields, read back and checked")
-        cli.stop_if_left_out(images.skipped)
+    cli.stop_if_left_out([image for used in (held_out, images) if used for image in used.skipped])
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--batches", default="", metavar="N,N,...", help="of cost.png (default: up to the config's)")
     parser.add_argument("--sizes", default="", metavar="S,S,...", help="of cost.png (default: around the config's)")
     parser.add_argument("--out", metavar="DIR", default="outputs/profile", help="default: %(default)s")
+    cli.add_store_argument(parser)
     args = parser.parse_args(argv)
     out = cli.check_out(args.out)
     if args.steps < 1:

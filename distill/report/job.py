@@ -120,9 +120,8 @@ def of_experiment(name: str, tracking: TrackingConfig) -> Findings:
     finished = [info for info in infos if info.status == "FINISHED"]
     if not finished:
         there = f"{len(infos)} runs, none of them finished" if infos else "no runs"
-        raise UserError(
-            f"Experiment '{name}' has {there} in {_place(tracking)}; expected a finished teacher or student."
-        )
+        place = track.redact(track.tracking_uri(tracking))  # as other look-ups name it; a page would not show its path
+        raise UserError(f"Experiment '{name}' has {there} in {place}; expected a finished teacher or student.")
     parents = _newest_each(info for info in infos if info.job == "ablation")
     light, broken = [], 0
     for info in finished:

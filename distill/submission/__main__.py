@@ -126,9 +126,13 @@ def log(args) -> None:
 
 def show_ledger(args) -> None:
     """Print all entries, oldest first."""
+    from distill import tracking as track
     from distill.submission import job as submitting
 
-    known = submitting.entries(TrackingConfig(store=args.store))
+    tracking = TrackingConfig(store=args.store)
+    if not track.exists(tracking):
+        raise UserError(f"There is no ledger in {track.redact(track.tracking_uri(tracking))}, which does not exist.")
+    known = submitting.entries(tracking)
     if not known:
         print("Nothing was submitted yet: log a file with `python -m distill.submission log FILE --public NME`.")
         return

@@ -11,6 +11,7 @@ import lzma
 import math
 import os
 import re
+import unicodedata
 import zipfile
 import zlib
 from array import array
@@ -251,8 +252,18 @@ def _check_line(number: int, line: str) -> list[str]:
 def _check_names(names: Iterable[str], expected: Iterable[str]) -> list[str]:
     found, wanted = set(names), set(expected)
     problems = []
+    missing = {unicodedata.normalize("NFC", name): name for name in wanted - found}
+    alike = [name for name in sorted(found - wanted) if unicodedata.normalize("NFC", name) in missing]
+    if alike:
+        problems.append(
+            f"{len(alike)} names differ from an image's only in how accents are stored, composed or decomposed "
+            f"(Unicode NFC, NFD); expected them as in the file's name: {_listed(alike)}"
+        )
     for what, some in (("missing", sorted(wanted - found)), ("not in the set", sorted(found - wanted))):
         if some:
-            listed = ", ".join(some[:5]) + (", ..." if len(some) > 5 else "")
-            problems.append(f"{len(some)} of the images are {what}: {listed}")
+            problems.append(f"{len(some)} of the images are {what}: {_listed(some)}")
     return problems
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -21,7 +21,7 @@ UserError with one sentence when there is no answer; they make nothing.
 from __future__ import annotations
 
 from distill.tracking.amend import add_artifacts, end_run, tag_run, write_entry
-from distill.tracking.client import redact, retried, store_root, tracking_uri, work_dir
+from distill.tracking.client import exists, redact, retried, store_root, tracking_uri, work_dir
 from distill.tracking.database import sqlite_file, sqlite_uri
 from distill.tracking.locks import Held, exclusive, hold, is_held
 from distill.tracking.lookup import (

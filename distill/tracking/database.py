@@ -42,8 +42,8 @@ def sqlite_file(uri: str) -> Path | None:
 def opened(file: Path, client: Callable[[str], MlflowClient]) -> MlflowClient:
     """`client(uri)` of the file: made first if need be, by one process at a time, and read-only where its folder is.
 
-    A file without runs that a kill left half made (by MLflow itself) is copied aside and made again. Raises UserError
-    for a damaged file and for one of another MLflow version.
+    Raises UserError naming the file where it is damaged, of another MLflow version, or left half made by a kill of
+    MLflow itself (this function makes it whole or not at all): nothing of the user's is mended unasked.
     """
     if file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
         return client(_read_only_uri(file))

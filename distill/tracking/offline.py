@@ -152,8 +152,11 @@ def sent_as(root: Path, name: str) -> str:
 
 def upload(root: Path, names: list[str], uri: str = "") -> bool:
     """Copy what waits in the store at `root` to its servers (names: only of these runs), and print what happened to
-    each; True if nothing is left to send. Raises UserError for a name of which nothing waits.
+    each; True if nothing is left to send. Raises UserError for a store that is not there, and for a name of which
+    nothing waits.
     """
+    if not root.is_dir():
+        raise UserError(f"There is no store '{root}', so nothing waits in it.")
     for name in names:
         if not offline_folders(root, name):
             raise UserError(f"Nothing of a run '{name}' waits in '{root / 'offline'}'.")

@@ -105,8 +105,10 @@ other runs: `ablation`, `study`, `recipe`. Roles (`distill.role`): `teacher`, `c
 def serve(uri: str, experiment: str, host: str, port: int) -> None:
     """Become a server of MLflow's pages for the store at `uri`; for a tracking server, print its address and return.
 
-    Raises UserError where the port is taken or there is no store.
+    Raises UserError where there is no such port, it is taken, or there is no store.
     """
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port is {port}; expected 1 to 65535.")
     page = f"#/experiments{_runs_page(uri, experiment)}"
     if uri.startswith("http"):
         print(f"The runs are on a server that runs already: {uri.rstrip('/')}/{page}")
@@ -115,9 +117,10 @@ def serve(uri: str, experiment: str, host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: not refused after its own end
         try:
             probe.bind((host, port))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: of a host whose name is none
+            reason = getattr(error, "strerror", None) or error
             raise UserError(
-                f"Port {port} of {host} cannot be served ({error.strerror}); choose another with --port."
+                f"Port {port} of '{host}' cannot be served ({reason}); choose another with --port, or --host."
             ) from None
     print(f"The runs: http://{host}:{port}/{page}", flush=True)
     # a third of the memory and start-up time of the defaults; the URI is not for the list of processes, it may hold a

@@ -1,6 +1,7 @@
 """The challenge's file: what is written reads back, and every way to spoil it is found."""
 
 import tracemalloc
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -196,3 +197,11 @@ def test_missing_and_unknown_images_are_named(tmp_path):
     missing, unknown = submission.check(path, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
     assert missing == "2 of the images are missing: c.jpg, d.jpg"
     assert unknown == "1 of the images are not in the set: x.jpg"
+
+
+def test_a_name_with_its_accent_stored_in_another_way_is_pointed_out(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "José.jpg") for form in ("NFC", "NFD"))
+    path = submission.write(tmp_path / "s.zip", [decomposed, "a.jpg"], np.ones((2, 68, 2)))
+    assert submission.check(path, [decomposed, "a.jpg"]) == []
+    problems = submission.check(path, [composed, "b.jpg"])
+    assert len(problems) == 3 and "NFD" in problems[0] and decomposed in problems[0] and "a.jpg" not in problems[0]

@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+from running import refusal
 
 import distill.tracking.client as store
 from distill import tracking
 from distill.config import TrackingConfig
 from distill.tracking import NOTE
+from distill.tracking import __main__ as command
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -54,6 +56,15 @@ def test_the_saved_views_sort_by_and_show_what_runs_really_log(tiny, client):
             kind, name = re.fullmatch(r"(metrics|tags)\.`(.+)`", column).groups()
             assert name in (info.metrics if kind == "metrics" else info.tags), column
         assert f"viewStateShareKey={key.removeprefix('mlflow.sharedViewState.')})" in tags_of(client, "tiny")[NOTE]
+
+
+@pytest.mark.parametrize("port", ["70000", "0", "-1", "abc", "9" * 30])
+def test_a_port_that_is_none_is_refused(tiny, port):
+    assert "--port" in refusal(command.main, ["ui", "--port", port, "--store", str(tiny.store)])
+
+
+def test_a_host_that_is_none_is_refused(tiny):
+    assert f"'{'x' * 80}'" in refusal(command.main, ["ui", "--host", "x" * 80, "--store", str(tiny.store)])
 
 
 def test_a_description_that_is_there_stays(tiny, client):
