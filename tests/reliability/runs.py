@@ -27,7 +27,7 @@ import numpy as np
 import optuna
 import psutil
 from conftest import write_challenge
-from files import REPO, expect
+from files import REPO, Lost, expect
 from running import CONTROL, same_weights, without_extras
 
 from distill import config as configs
@@ -229,7 +229,7 @@ def disks(rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Callabl
             try:
                 ended(start(here, *command, before=("unshare", "-rm", "sh", "-c", script, "sh")), here)
             finally:
-                _check_whole(here / "left")
+                check_whole(here / "left")
 
         yield f"{kind} on {kilobytes} kB", tried
 
@@ -255,7 +255,7 @@ def memories(rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Call
             try:
                 ended(start(here, *command, before=("sh", "-c", script, "sh")), here)
             finally:
-                _check_whole(here)
+                check_whole(here)
 
         yield f"{command[0]} in {megabytes} MB", tried
 
@@ -291,19 +291,29 @@ def read_only(rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Cal
         yield f"{command[0]} of a read-only store", tried
 
 
-def _check_whole(folder: Path) -> None:
+def check_whole(folder: Path) -> None:
+    """Raises Lost for a file that is half-written: a temporary one that was left, or one that its reader refuses."""
+    from distill import submission
     from distill.data import images
+    from distill.models.files import load_model
+    from distill.predict.runtime import OnnxNetwork
     from distill.training import checkpoint
 
+    readers: dict[str, Callable[[Path], object]] = {
+        **dict.fromkeys(images.SUFFIXES, images.read),
+        ".pt": checkpoint.load,
+        ".json": lambda file: json.loads(file.read_text()),
+        ".safetensors": load_model,
+        ".onnx": OnnxNetwork,
+        ".zip": submission.read,
+    }
     for file in (path for path in folder.rglob("*") if path.is_file()):
         name = str(file.relative_to(folder))
         expect(not HALF_WRITTEN.fullmatch(file.name), f"{name} is left")
-        if file.suffix == ".png":
-            images.read(file)
-        elif file.name == checkpoint.CHECKPOINT:
-            checkpoint.load(file)
-        elif file.suffix == ".json":
-            json.loads(file.read_text())
+        try:
+            readers.get(file.suffix, lambda _: None)(file)
+        except (UserError, ValueError) as error:  # which would count as a refusal of the command's
+            raise Lost(f"{name} is not whole: {error}") from None
 
 
 def loader_workers(rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Callable]]:
