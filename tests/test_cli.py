@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import resource
 
 import pytest
 
 from distill import cli
 from distill.errors import UserError
+from distill.files import write_text
 
 
 def failing(error: Exception):
@@ -26,6 +28,7 @@ def failing(error: Exception):
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "not enough memory"),
         (ModuleNotFoundError("No module named 'optuna'", name="optuna"), "pip install 'distill[search]'"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "'/x/y' cannot be read or written: No space"),
+        (OSError(errno.EFBIG, "File too large", "/x/y"), "'/x/y' cannot be read or written: File too large"),
     ],
 )
 def test_one_sentence_and_exit_code_2(error, words, capsys):
@@ -33,6 +36,19 @@ def test_one_sentence_and_exit_code_2(error, words, capsys):
         cli.run(failing(error))
     printed = capsys.readouterr()
     assert ended.value.code == 2 and words in printed.err and printed.err.count("\n") == 1 and not printed.out
+
+
+def test_a_file_beyond_the_allowed_size_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.run(lambda _argv: write_text(tmp_path / "report.json", 1000 * "x"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and printed.startswith("error: ") and printed.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distill import metrics
 from distill.errors import UserError
@@ -168,6 +170,44 @@ def test_report_becomes_plain_json():
     assert metrics.Report.from_dict(back | {"model": "more"}).to_dict() == back
     old = {key: value for key, value in back.items() if key not in ("layout", "by_roll", "by_confidence")}
     assert metrics.Report.from_dict(old).by_roll == metrics.Report.from_dict(old).by_confidence == {}
+
+
+# ---------------------------------------------------------------------------------------------------- properties
+
+few = settings(max_examples=25, deadline=None, derandomize=True)
+shifts = st.tuples(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4))
+
+
+@few
+@given(st.integers(0, 2**32 - 1), st.sampled_from(metrics.NORMALIZERS), st.floats(0.01, 100), shifts)
+def test_errors_do_not_change_with_place_scale_or_mirror(seed, kind, scale, shift):
+    rng, flip = np.random.default_rng(seed), list(IBUG68.flip_permutation)
+    target = faces(3, seed)
+    pred, sizes, sure = target + rng.normal(0, 9, target.shape), np.array([384, 300]), rng.uniform(0.8, 1, (3, 68))
+
+    def mirrored(points):
+        return (points * [-1, 1] + [384, 0])[:, flip]
+
+    plain = metrics.evaluate(pred, target, sizes, kind, confidence=sure)
+    moved = metrics.evaluate(pred + shift, target + shift, sizes, kind)
+    scaled = metrics.evaluate(pred * scale, target * scale, sizes * scale, kind, confidence=sure)
+    mirror = metrics.evaluate(mirrored(pred), mirrored(target), sizes, kind, confidence=sure[:, flip])
+    for other, order in ((moved, slice(None)), (scaled, slice(None)), (mirror, flip)):
+        assert other.per_image == pytest.approx(plain.per_image) and other.by_region == pytest.approx(plain.by_region)
+        assert other.per_point == pytest.approx(plain.per_point[order])
+    for name, cell in plain.by_confidence.items():
+        assert scaled.by_confidence[name] == pytest.approx(cell) == mirror.by_confidence[name]
+
+
+@few
+@given(st.lists(st.floats(0, 50), min_size=1, max_size=20), st.floats(0.1, 20), st.floats(0.1, 20), st.floats(0, 5))
+def test_rates_and_areas_are_fractions_that_grow_with_what_is_allowed(errors, one, other, worse):
+    errors, low, high = np.array(errors), min(one, other), max(one, other)
+    assert 1 >= metrics.failure_rate(errors, low) >= metrics.failure_rate(errors, high) >= 0
+    assert 0 <= metrics.auc(errors + worse, low) <= metrics.auc(errors, low) <= metrics.auc(errors, high) <= 1
+    thresholds, fractions = metrics.ced(errors, high)
+    assert (thresholds[0], thresholds[-1]) == (0, high) and (np.diff(thresholds) > 0).all()
+    assert (np.diff(fractions) >= 0).all() and fractions[-1] == pytest.approx(1 - metrics.failure_rate(errors, high))
 
 
 # ---------------------------------------------------------------------------------------------------- bootstrap

@@ -66,6 +66,40 @@ def test_a_copy_that_was_encoded_again_and_relabelled_is_found(tmp_path, side):
     assert len(near_copies(train.subset([0, 1]), [val])) == 2
 
 
+def part_of(name: str, to, count: int) -> None:
+    """The first images of one of the sample's sets, which do not look alike, as a set of their own."""
+    images = read_set(SAMPLE[name], limit=count)
+    to.mkdir(parents=True)
+    for file in images.names:
+        shutil.copy(images.folder / file, to)
+    (to / "annot.pkl").write_bytes(pickle.dumps((list(images.names), images.landmarks.tolist())))
+
+
+def test_the_training_command_warns_of_what_looks_like_an_image_to_validate_on(tmp_path, capsys, monkeypatch):
+    from distill import student
+    from distill.training import job
+
+    def stop(*_):
+        raise UserError("The data were read.")
+
+    monkeypatch.setattr(job, "_find_teacher", stop)
+    for name in ("train", "val"):
+        part_of(name, tmp_path / f"synthetics_{name}", 3)
+    val = read_set(tmp_path / "synthetics_val")
+    (tmp_path / "a.yaml").write_text("model: {backbone: lcnet_050, input_size: 64}\ndata: {workers: 0}")
+    command = ["--config", str(tmp_path / "a.yaml"), f"data.root={tmp_path}", "--store", str(tmp_path / "store")]
+    printed = []
+    for _ in range(2):
+        with pytest.raises(UserError, match="were read"):
+            student.main(command)
+        printed.append(capsys.readouterr().err)
+        again = cv2.imencode(".jpg", val.image(1)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 40])[1].tobytes()
+        add_to(tmp_path / "synthetics_train", "mine.jpg", again, val.landmarks[1] + 0.01)
+    assert "warning" not in printed[0]
+    (line,) = (line for line in printed[1].splitlines() if line.startswith("warning:"))
+    assert "mine.jpg" in line and str(val.folder / val.names[1]) in line
+
+
 def test_the_bundled_sample_is_disjoint_and_nothing_in_it_looks_alike():
     train, val = read_set(SAMPLE["train"]), read_set(SAMPLE["val"])
     test = read_set(SAMPLE["test"], need_labels=False)

@@ -10,7 +10,7 @@ import torch
 from landmarkers import landmarker
 from safetensors.torch import load_file
 
-from distill.config import LossConfig, TermConfig
+from distill.config import HeadConfig, LossConfig, ModelConfig, TermConfig
 from distill.distillation import taps
 from distill.distillation.distiller import Distiller, check_terms, weight_at
 from distill.distillation.losses.feature import FeatureMethod
@@ -468,6 +468,18 @@ def test_channels_last_features_come_by_level_by_stride_and_by_module(pair):
     assert maps["level:1"].shape == (4, 96, 8, 8)
     assert all(torch.equal(found, maps["level:1"]) for found in maps.values())
     assert torch.isfinite(whole(*batch(), 0.0).total)
+
+
+def test_a_module_inside_swin_gives_its_map_with_the_channels_first():
+    small = {"embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 2}
+    config = ModelConfig("swin_tiny_patch4_window7_224", input_size=64, head=HeadConfig(width=16), backbone_args=small)
+    swin = Landmarker(config, IBUG68).eval()
+    module, stride = (taps.find("x", tap, swin) for tap in ("backbone.layers_1", "stride:8"))
+    assert (module.channels, module.side) == (stride.channels, stride.side) == (16, 8)
+    with torch.no_grad(), taps.recording(swin, [module, stride]) as maps:
+        swin(to_input(batch(2)[0], 64))
+    assert maps["backbone.layers_1"].shape == (2, 16, 8, 8)
+    assert torch.equal(maps["backbone.layers_1"], maps["stride:8"])
 
 
 @pytest.mark.parametrize(

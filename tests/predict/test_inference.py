@@ -165,6 +165,15 @@ def test_a_pil_image_is_read_as_its_file_is(tmp_path, mode):
     assert np.abs(pictures.to_rgb(image).astype(int) - pictures.to_rgb(tmp_path / "picture.png")).max() <= 1
 
 
+def test_a_cmyk_tiff_is_one_picture_by_path_by_pil_image_and_by_array(tmp_path):
+    Image.fromarray(draw_face(np.random.default_rng(5), 96)[0]).convert("CMYK").save(tmp_path / "print.tif")
+    with Image.open(tmp_path / "print.tif") as image:
+        assert image.mode == "CMYK"
+        array = np.asarray(image.convert("RGB"))
+        found = [pictures.to_rgb(picture) for picture in (tmp_path / "print.tif", image, array)]
+    assert np.ptp(array) > 200 and all(np.array_equal(one, array) for one in found)
+
+
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_pil_modes_without_a_known_range_are_refused_by_name(mode):
     with pytest.raises(UserError, match=f"mode '{mode}'"):
