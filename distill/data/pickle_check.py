@@ -11,9 +11,8 @@ import struct
 
 LONGEST_NUMBER = 64  # characters of a number that is written out
 LONGEST_INTEGER = 16  # bytes of a binary one
-CONTAINER = 64  # bytes that a list or tuple takes at least
 ROOM = 32_000_000  # bytes that any pickle may take, beyond TIMES its own size
-TIMES = 12
+TIMES = 12  # pairs of small integers, as protocol 4 writes them, count as 11.2
 SMALL_INDEX = 2**20  # a memo up to here takes 16 MB
 
 
@@ -31,16 +30,24 @@ _SMALL = re.compile(
 _LENGTHS = dict.fromkeys((b"C", b"U", b"\x8a", b"\x8c"), "<B")
 _LENGTHS |= dict.fromkeys((b"B", b"T", b"X", b"\x8b"), "<I") | dict.fromkeys((b"\x8d", b"\x8e", b"\x96"), "<Q")
 _LINES = {b"c": 2, b"i": 2, b"V": 1, b"S": 1, b"I": 1, b"L": 1, b"F": 1, b"p": 1, b"g": 1, b"P": 1}
+# Bytes of memory that small objects take, with their places on the stack and in a list. Those that real labels consist
+# of (places in the memo, four or eight bytes, integers) are bounded by the file's size alone: up to 18 times it.
+_COSTS = {b"]": 96, b"l": 96, b"t": 64, b"\x85": 64, b"\x86": 64, b"\x87": 64, b"F": 60, b"\x94\x94": 32}
+_COSTS |= dict.fromkeys((b"S", b"T", b"U", b"V", b"X", b"\x8c", b"\x8d", b"\x96", b"C\x02", b"C\x03"), 80)
+_COSTS |= dict.fromkeys((b"N", b"2", b")", b"\x88", b"\x89"), 34)
 _DICTIONARIES = (b"}", b"d", b"s", b"u", b"\x8f", b"\x90", b"\x91")
 
 
-def check_opcodes(data: bytes) -> None:
-    """Raises Refused for an index, a length or a number beyond what the file can need, and for too many containers;
-    also for dictionaries and sets, whose keys can be chosen to collide. Raises ValueError where the bytes are no
-    pickle.
+def check_opcodes(data: bytes) -> int:
+    """How many bytes the calls of the pickle may take: what its small objects leave of TIMES its size and ROOM.
+
+    Raises Refused where they leave nothing, and for an index, a length or a number beyond what the file can need; also
+    for dictionaries and sets, whose keys can be chosen to collide. Raises ValueError where the bytes are no pickle.
     """
-    # lists and tuples, and bytes of numbers and names that look so: a few in a hundred
-    containers = sum(data.count(code) for code in (b"]", b"l", b"t", b"\x85", b"\x86", b"\x87"))
+    # opcodes, and bytes of numbers and names that look so: a few in a hundred
+    left = TIMES * len(data) + ROOM - sum(data.count(code) * cost for code, cost in _COSTS.items())
+    if left < 0:
+        raise Refused(f"would make lists, tuples and texts of far more than its {len(data):,} bytes")
     position = _SMALL.match(data).end()
     while position < len(data):
         code = data[position : position + 1]
@@ -66,8 +73,7 @@ def check_opcodes(data: bytes) -> None:
         else:
             raise ValueError(code)
         position = _SMALL.match(data, position).end()
-    if containers * CONTAINER > TIMES * len(data) + ROOM:
-        raise Refused(f"would make {containers:,} lists and tuples out of {len(data):,} bytes")
+    return left
 
 
 def _check_index(index: int, data: bytes) -> None:

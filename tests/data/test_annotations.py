@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import shutil
+import time
 import tracemalloc
 
 import cv2
@@ -14,12 +15,13 @@ import pytest
 from conftest import draw_face, write_challenge
 
 from distill.config import DataConfig
-from distill.data import SAMPLE_ROOT, unpickling
+from distill.data import SAMPLE_ROOT, pickle_check, unpickling
 from distill.data.annotations import read_set
 from distill.data.augment import from_view
 from distill.data.folders import resolve
 from distill.data.labels import read_annot
 from distill.data.loading import eval_batches
+from distill.data.pickle_check import ROOM, check_opcodes
 from distill.errors import UserError
 
 # ---------------------------------------------------------------------------------------------------- the unpickler
@@ -163,12 +165,46 @@ def _length(count: int, size: int = 4) -> bytes:
     return count.to_bytes(size, "little")
 
 
+def _repeated(start: bytes, repeated: bytes, size: int = 100_000) -> bytes:
+    """A list of as many of them as go into `size` bytes."""
+    return start + b"(" + repeated * (size // len(repeated)) + b"l."
+
+
+# What a call needs, noted in the memo: the function as 1, its arguments as 2
+_DTYPE = b"cnumpy\ndtype\nq\x01(Vf4\nK\x00K\x01tq\x02"
+_EMPTY = b"cnumpy.core.multiarray\n_reconstruct\nq\x01(cnumpy\nndarray\nK\x00\x85C\x01btq\x02"
+_F4 = b"cnumpy\ndtype\n(Vf4\nK\x00K\x01tR"
+_BUFFER = b"cnumpy.core.numeric\n_frombuffer\nq\x01(C\x04abcd" + _F4 + b"(" + b"K\x01" * 32 + b"tVC\ntq\x02"
+_STATE = _EMPTY + b"h\x01h\x02Rq\x03(K\x01K\x01\x85" + _F4 + b"\x89C\x04abcdtq\x040"
+_PERMUTATION = b"".join(b"h\x05h\x05\x86q\x05h\x06h\x06\x86q\x06" for _ in range(40))  # equal, and never the same
 BOMBS = {
+    "calls of dtype": (_repeated(_DTYPE, b"h\x01h\x02R"), "calls numpy"),
+    "calls of _reconstruct": (_repeated(_EMPTY, b"h\x01h\x02R"), "calls numpy"),
+    "calls of _frombuffer": (_repeated(_BUFFER, b"h\x01h\x02R"), "calls numpy"),
+    "states of one array": (_STATE + b"h\x04b" * 30_000 + b".", "calls numpy"),
+    "states of new arrays": (_repeated(_STATE, b"h\x01h\x02Rh\x04b"), "calls numpy"),
+    "arguments": (_DTYPE + b"h\x01(" + b"N" * 10_000 + b"tR.", "TypeError"),
+    "places": (b"(" + b"N" * 100_000 + b"l.", "lists, tuples and texts"),
+    "memo": (b"N" + b"\x94" * 200_000 + b".", "lists, tuples and texts"),
+    "texts": (_repeated(b"", b"\x8c\x02ab"), "lists, tuples and texts"),
+    "bytes": (_repeated(b"", b"C\x02ab"), "lists, tuples and texts"),
+    "lists of one": (_repeated(b"", b"]Na"), "lists, tuples and texts"),
+    "a type that is a tree": (
+        b"Nq\x05" + b"h\x05h\x05\x86q\x05" * 40 + b"cnumpy\ndtype\nh\x05\x85R.",
+        "a tuple as a numpy type",
+    ),
+    "axes that are trees": (
+        _BUFFER + b"K\x05q\x05K\x06q\x06" + _PERMUTATION + b"h\x01(C\x04abcd" + _F4 + b"K\x01\x85VK\nh\x05h\x06\x86tR.",
+        "malformed numpy array",
+    ),
+    "extension": (b"\x82\x01.", "not a pickle"),
+    "binary persistent id": (b"NQ.", "not a pickle"),
+    "set": (b"\x8f.", "a dictionary or a set"),
     "memo index": (b"\x80\x04Nr" + _length(2**28) + b".", "the memo index 268,435,456"),
     "written memo index": (b"Np268435456\n.", "the memo index"),
-    "lists": (b"]" * 4_000_000 + b".", "4,000,000 lists and tuples"),
-    "lists of marks": (b"(l" * 2_000_000 + b".", "2,000,000 lists and tuples"),
-    "nested tuples": (b"N" + b"\x85" * 4_000_000 + b".", "4,000,000 lists and tuples"),
+    "lists": (b"]" * 100_000 + b".", "lists, tuples and texts"),
+    "lists of marks": (b"(l" * 50_000 + b".", "lists, tuples and texts"),
+    "nested tuples": (b"N" + b"\x85" * 100_000 + b".", "lists, tuples and texts"),
     "integer": (b"\x8b" + _length(100_000) + b"1" * 100_000 + b".", "an integer of 100000 bytes"),
     "written integer": (b"I" + b"9" * 5000 + b"\n.", "a number of 5,000 characters"),
     "length": (b"\x80\x05\x96" + _length(2**40, 8) + b".", "truncated"),
@@ -186,15 +222,35 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_small_file_takes_little_memory(tmp_path, kind):
+def test_a_small_file_takes_little_memory_and_time(tmp_path, kind, monkeypatch):
+    """Ten times its size and 50 MB: here to scale, with a hundredth of the room that small files have."""
+    monkeypatch.setattr(pickle_check, "ROOM", ROOM // 100)
     data, words = BOMBS[kind]
     tracemalloc.start()
+    start = time.process_time()
     try:
         with pytest.raises(UserError, match=words):
             _load(tmp_path, data)
-        assert tracemalloc.get_traced_memory()[1] < 10 * len(data) + 5_000_000
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(data) + 500_000
+        assert time.process_time() - start < 10  # a hundred times what it should take
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", ["scalars", "floats", "arrays", "pairs of integers"])
+def test_labels_leave_room_for_calls(protocol, kind):
+    """Of TIMES a file's size: labels of any number of images are read, whatever ROOM there is for small files."""
+    labels = np.random.default_rng(0).uniform(0, 384, (10, 68, 2)).astype(np.float32)
+    values = {
+        "scalars": [[tuple(pair) for pair in row] for row in labels],
+        "floats": [[tuple(pair) for pair in row.tolist()] for row in labels],
+        "arrays": list(labels),
+        "pairs of integers": [[(int(x), int(y)) for x, y in row] for row in labels],
+    }
+    names = [f"{i:06d}.jpg" for i in range(10)]
+    data = pickle.dumps([names, values[kind]], protocol)
+    assert check_opcodes(data) > ROOM + {"arrays": 5 * len(data), "pairs of integers": 0}.get(kind, 2 * len(data))
 
 
 def test_a_transposed_array_of_protocol_5_is_read(tmp_path):
