@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distill.predict.load import load_student
 
-# Libraries that report their use to their makers, or look for updates, do so only where the user asks for it; the
+# Libraries that report their use to their makers, or look for updates, do so only where the user switches it on; the
 # switches are read when the libraries are imported. (onnxruntime: `disable_telemetry_events()` does not stop it, seen
 # with 1.32.)
 for _switch in (

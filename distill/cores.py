@@ -14,9 +14,9 @@ def available() -> int:
 
 
 def given() -> int:
-    """OMP_NUM_THREADS, as torch heeds it; 0: nothing was asked for."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() else 0
+    """OMP_NUM_THREADS, as torch reads it; 0: not set."""
+    found = os.environ.get("OMP_NUM_THREADS", "")
+    return int(found) if found.isdigit() else 0
 
 
 def threads() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-# what Python, torch, OpenCV, ONNX Runtime and the loader of shared libraries say where memory runs out
+# what Python, torch, OpenCV, ONNX Runtime and the loader of shared libraries write where memory runs out
 _NO_MEMORY = (
     "out of memory",
     "not enough memory",

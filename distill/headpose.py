@@ -44,7 +44,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     return turn_z @ turn_x @ turn_y
 
 
-def can_tell(markup: Markup) -> bool:
+def can_estimate(markup: Markup) -> bool:
     """Whether enough of the set's points are iBUG points, and they lie far enough from one plane, to estimate a
     pose."""
     if len(markup.as_68) < FEWEST:
@@ -64,7 +64,7 @@ def estimate(landmarks: np.ndarray, markup: Markup = IBUG68) -> np.ndarray:
 
     Scaled orthographic fit of a mean face: linear least squares for the 2 x 3 camera matrix (the POS step of DeMenthon
     & Davis, "Model-based object pose in 25 lines of code", IJCV 1995), then the nearest pair of orthonormal rows, by
-    the polar decomposition. Of the points only those that are iBUG points count; ask `can_tell` first whether they are
+    the polar decomposition. Of the points only those that are iBUG points count; `can_estimate` checks whether they are
     enough. Raises UserError for a wrong shape, non-finite points, or points that all lie on one line.
     """
     landmarks = np.asarray(landmarks, dtype=np.float64)

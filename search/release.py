@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 RECIPE, BEST = "recipe", "best"  # the cells
 RECIPE_FILE = "recipe.yaml"
 NAME = "distill-student"
-# Where and how the recipe was to be trained; the files themselves say only what is computed.
+# Where and how the recipe was to be trained; the files themselves hold only what is computed.
 PLACES = (
     "data.root data.test data.cache data.workers train.device train.threads train.checkpoint_seconds tracking.uri "
     "tracking.experiment"

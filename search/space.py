@@ -49,7 +49,7 @@ from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
 from distill.files import read_yaml
-from distill.runs.experiment_file import DEFAULTS, configured
+from distill.runs import DEFAULTS, configured
 from distill.schema import Keys, Number, Section, as_number, validated
 
 NME = "val/nme"

@@ -147,7 +147,7 @@ def open_study(space: Space, name: str, url: str, worker: int = 0) -> optuna.Stu
 
 
 def open_claims(name: str, url: str, heartbeat: int) -> tuple[optuna.Study, Storage]:
-    """Join the study that says who is at which training of a grid, or make it. Raises UserError for a database that
+    """Join the study of who is at which training of a grid, or make it. Raises UserError for a database that
     cannot be used."""
     with _database(url, heartbeat) as storage:
         return optuna.create_study(study_name=name, storage=storage, load_if_exists=True), storage

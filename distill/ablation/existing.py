@@ -37,7 +37,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Survey:
+class Existing:
     """All trainings of the grid and what the store has of them."""
 
     data: Fingerprints  # of the control
@@ -47,7 +47,7 @@ class Survey:
     entries: tuple[Entry, ...]
 
 
-def survey(grid: Grid) -> Survey:
+def look_up(grid: Grid) -> Existing:
     """Read the data, resolve the teachers once, and look every training up.
 
     A reference that may mean another model tomorrow (the newest teacher, a registry alias) keeps the meaning that it
@@ -86,7 +86,7 @@ def survey(grid: Grid) -> Survey:
         _entry(planned, "student", data_of(planned.config), references.get(planned.config.teacher))
         for planned in grid.trainings
     ]
-    return Survey(data, parent, meant, teachers, tuple(entries))
+    return Existing(data, parent, meant, teachers, tuple(entries))
 
 
 def parent_tags(grid: Grid, data: Fingerprints) -> dict[str, str]:
@@ -115,7 +115,7 @@ def check_networks(grid: Grid) -> None:
                 check_budget(model)
 
 
-def check_terms(grid: Grid, found: Survey) -> None:
+def check_terms(grid: Grid, found: Existing) -> None:
     """Build the terms of each new cell, before the first one trains. Raises UserError naming file and cell."""
     models: dict[str, Landmarker] = {}  # teachers, by reference
 

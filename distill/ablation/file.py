@@ -36,7 +36,7 @@ from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
 from distill.files import read_yaml
-from distill.runs.experiment_file import DEFAULTS, configured
+from distill.runs import DEFAULTS, configured
 from distill.schema import Keys, Section, validated
 
 TEACHER_MARK = "@"  # `teacher: "@small"` is the teacher that this file trains under the name `small`

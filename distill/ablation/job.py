@@ -16,7 +16,7 @@ from tqdm import tqdm
 from distill import figures
 from distill import tracking as track
 from distill.ablation import table
-from distill.ablation.existing import TEACHERS, Entry, Survey, check_networks, check_terms, parent_tags, survey
+from distill.ablation.existing import TEACHERS, Entry, Existing, check_networks, check_terms, look_up, parent_tags
 from distill.ablation.file import Grid, file_name
 from distill.ablation.table import Result, Table
 from distill.config import Config, TrackingConfig
@@ -72,7 +72,7 @@ def run(grid: Grid, out: Path, workers: int = 0, again: str = "", claims: Callab
     """
     parts = shares(workers, grid.cells[grid.control].train.device, torch.cuda.device_count())
     check_networks(grid)
-    found = survey(grid)
+    found = look_up(grid)
     check_terms(grid, found)
     tracking = _tracking(grid)
     with ExitStack() as stack:
@@ -85,7 +85,7 @@ def run(grid: Grid, out: Path, workers: int = 0, again: str = "", claims: Callab
         except (KeyboardInterrupt, SystemExit):
             print(f"\nStopped; {runner.bar.n} of {runner.bar.total} are done. Continue with: {again}", flush=True)
             raise
-        found = survey(grid)
+        found = look_up(grid)
         made = collect(grid, found)
         files = write(made, out / grid.name)
         track.add_artifacts(tracking, parent.id, files)
@@ -98,7 +98,7 @@ def run(grid: Grid, out: Path, workers: int = 0, again: str = "", claims: Callab
 
 def show(grid: Grid, out: Path) -> Finished:
     """The table of what there is, without training anything; kept in the parent run too, where there is one."""
-    found = survey(grid)
+    found = look_up(grid)
     made = collect(grid, found)
     files = write(made, out / grid.name)
     if found.parent:
@@ -108,7 +108,7 @@ def show(grid: Grid, out: Path) -> Finished:
 
 def dry_run(grid: Grid) -> str:
     """What `run` would do, as text."""
-    found = survey(grid)
+    found = look_up(grid)
     entries = [*found.teachers.values(), *found.entries]
     width = max(len(entry.cell.name) for entry in entries)
     lines = [
@@ -119,7 +119,7 @@ def dry_run(grid: Grid) -> str:
     return "\n".join([*lines, "", _summary(grid, found)])
 
 
-def collect(grid: Grid, found: Survey) -> Table:
+def collect(grid: Grid, found: Existing) -> Table:
     """The table of the finished trainings. Raises UserError where they were measured on different images."""
     tracking = _tracking(grid)
     done = [entry for entry in found.entries if entry.found.state == "finished"]
@@ -168,9 +168,9 @@ def write(made: Table, folder: Path) -> list[Path]:
 
 
 class _Runner:
-    """Trains what a survey found missing, teachers first, and prints each result."""
+    """Trains what is missing, teachers first, and prints each result."""
 
-    def __init__(self, grid: Grid, found: Survey, parent_id: str, parts: list[Share], claims: Claims):
+    def __init__(self, grid: Grid, found: Existing, parent_id: str, parts: list[Share], claims: Claims):
         self.grid, self.found, self.parent_id, self.parts, self.claims = grid, found, parent_id, parts, claims
         self.folder = track.store_root(_tracking(grid)) / "work" / "ablations" / grid.name
         self.failed: list[str] = []
@@ -187,7 +187,7 @@ class _Runner:
             self._train(self.found.teachers.values())
             entries = self.found.entries
             if any(entry.identity is None for entry in entries):
-                entries = survey(self.grid).entries
+                entries = look_up(self.grid).entries
             for entry in entries:
                 if entry.identity is None:
                     self._failed(entry.cell.name, entry.planned.seed, f"its teacher {entry.cell.config.teacher} failed")
@@ -235,7 +235,7 @@ class _Runner:
         self.bar.update()
 
 
-def _parent(grid: Grid, found: Survey) -> track.Run:
+def _parent(grid: Grid, found: Existing) -> track.Run:
     """The grid's parent run: the one it had before, or a new one."""
     about = {
         "name": grid.name,
@@ -278,7 +278,7 @@ def _finished_runs(entries: Iterable[Entry]) -> list[RunInfo]:
     return [entry.found.run for entry in entries if entry.found.state == "finished"]
 
 
-def _summary(grid: Grid, found: Survey) -> str:
+def _summary(grid: Grid, found: Existing) -> str:
     entries = [*found.teachers.values(), *found.entries]
     counts = {
         state: sum(entry.found.state == state for entry in entries) for state in ("finished", "unfinished", "new")

@@ -1,6 +1,6 @@
 """One transform of albumentations as a photometric step: built, tried and measured before anything trains.
 
-The only module that knows albumentations.
+The only module that imports albumentations.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AlbumentationsStep:
 
 
 def _compose(key: str, step: StepConfig):
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import asks PyPI for a newer version otherwise
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import queries PyPI for a newer version otherwise
     try:
         import albumentations as A
         from albumentations.augmentations.dropout.transforms import BaseDropout

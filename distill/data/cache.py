@@ -46,7 +46,7 @@ def open_or_build(
     """The cache of this set in `folder`, built where it is missing, cut short or of other data.
 
     side: images are brought to side x side (plain(), landmarks are the caller's to map by to_view); 0: kept as they
-    are. progress: show a bar while building. Processes that ask at once build it once.
+    are. progress: show a bar while building. Processes that call at once build it once.
 
     Raises UserError where side is 0 and the images differ in size, or the cache cannot be written.
     """

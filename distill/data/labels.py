@@ -21,28 +21,9 @@ MICROSOFT_LINES = 70  # of a text file: the last two are the pupils, beyond the 
 _LARGEST_TEXT = 1_000_000  # bytes
 
 
-def read_annot(path: str | os.PathLike, markup: Markup = IBUG68) -> tuple[list[str], np.ndarray]:
-    """The challenge's `annot.pkl`: image names and landmarks, (N, P, 2) float32 in pixels of the image.
-
-    The file is a pickled pair `names, labels`; a label is P pairs of numbers, P the points of `markup`, or an array of
-    that shape. Only plain values and numpy numbers are admitted (unpickling.py). Finiteness and range are read_set's to
-    check.
-
-    Raises UserError for a file that is unreadable or refused, not such a pair, whose counts differ, or where a label
-    has not that many points.
-    """
-    names, rows = parse_annot(Path(path))
-    labels = np.empty((len(rows), markup.count, 2), np.float32)
-    for i, row in enumerate(rows):
-        try:
-            labels[i] = points_of(row, markup)
-        except Broken as reason:
-            raise UserError(f"Annotation file '{path}', entry {i} ('{names[i]}'): {reason}.") from None
-    return names, labels
-
-
 def parse_annot(path: Path) -> tuple[list[str], Sequence]:
-    """Names, plain and each there once, and labels as they were pickled. Raises UserError."""
+    """The challenge's `annot.pkl`, a pickled pair of names (plain, each there once) and labels, which stay as they are
+    (`points_of`). Only plain values and numpy numbers are admitted (unpickling.py). Raises UserError."""
     pair = unpickling.load(path)
     if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_list(part) for part in pair)):
         raise UserError(f"Annotation file '{path}' holds a {type(pair).__name__}; expected a pair of names and labels.")

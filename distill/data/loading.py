@@ -87,7 +87,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
 
 class TrainDataset(Dataset):
-    """Augmented samples by (epoch, index): the epoch travels with the key, so lasting workers need not be told of it.
+    """Augmented samples by (epoch, index): the epoch travels with the key, so lasting workers need no message about it.
 
     landmark_set: labelled. images: where pixels come from, the set itself unless a cache is given. teacher: an
     augmenter of the same draws at another size: a teacher sees the student's view at its own resolution, and the

@@ -77,7 +77,7 @@ class GradientBalance(nn.Module):
 
 
 def make(config: Config) -> GradientBalance | None:
-    """The balance that a config asks for; None without one, or without terms to balance."""
+    """The balance of a config; None without one, or without terms to balance."""
     if config.distill.balance == "none" or not config.distill.terms:
         return None
     return GradientBalance(config.distill.terms, config.distill.balance_every * config.train.accumulate)

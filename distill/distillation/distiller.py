@@ -101,7 +101,7 @@ class Distiller(nn.Module):
         """Whether a term compares heatmaps."""
         return any(method.needs_logits for method in self._methods.values())
 
-    def ask_teacher(self, images: Tensor) -> Outputs:
+    def teacher_outputs(self, images: Tensor) -> Outputs:
         """What the teacher gives for a batch (B, s, s, 3) uint8, without gradients.
 
         In contiguous memory, as it comes from a file of kept targets: the order of a sum decides its last digit.

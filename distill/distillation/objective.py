@@ -97,7 +97,7 @@ class Objective(nn.Module):
         if self.distiller and targets:
             teacher = unpack(self.distiller.teacher.model, targets)
         elif self.distiller:
-            teacher = self.distiller.ask_teacher(images if teacher_images is None else teacher_images)
+            teacher = self.distiller.teacher_outputs(images if teacher_images is None else teacher_images)
         # adapters are small and losses want the digits: float32 from here on
         with torch.autocast(images.device.type, enabled=False):
             terms, outside = self.supervision(self.student, prediction, target)

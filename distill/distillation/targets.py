@@ -232,7 +232,7 @@ class _Build:
     def run(self, parts: dict[str, Part], missing: list[str], total: int) -> None:
         """Write rows up to `total` of the missing parts; `parts` is brought up to date."""
         start = min(parts[name].rows if name in parts else 0 for name in missing)
-        outputs, kept = self._ask(next(self._batches(0, self.batch_size, workers=0)))
+        outputs, kept = self._targets_of(next(self._batches(0, self.batch_size, workers=0)))
         for name in missing:
             array = kept[name].cpu().numpy()
             parts[name] = Part(list(array.shape[1:]), str(array.dtype), start)
@@ -245,7 +245,7 @@ class _Build:
             saved = -math.inf
             bar = stack.enter_context(tqdm(total=total, initial=start, desc="teacher targets", leave=False))
             for batch in self._batches(start, total, self.workers):
-                _, kept = self._ask(batch)
+                _, kept = self._targets_of(batch)
                 new = min(self.batch_size, total - start)
                 for name, file in files.items():
                     file.write(kept[name][-new:].cpu().contiguous().numpy().tobytes())
@@ -267,8 +267,8 @@ class _Build:
         return iter(train_loader(self.views, keys, workers, pin=self.device.type == "cuda"))
 
     @torch.no_grad()
-    def _ask(self, batch: Batch) -> tuple[Outputs, Targets]:
-        outputs = self.distiller.ask_teacher(batch.images.to(self.device))
+    def _targets_of(self, batch: Batch) -> tuple[Outputs, Targets]:
+        outputs = self.distiller.teacher_outputs(batch.images.to(self.device))
         return outputs, pack(outputs, self.distiller.needs_logits, self.cells)
 
     def _announced(self, total: int, row_bytes: int, found: dict[str, float]) -> str:

@@ -76,7 +76,7 @@ def measure(predictions: Predictions, labelled: LandmarkSet, normalizer: str = "
     """Errors against the labels, by confidence too; by yaw and roll where the landmark set allows an estimate."""
     truth, markup = labelled.landmarks, labelled.markup
     yaw, roll = None, None
-    if headpose.can_tell(markup):
+    if headpose.can_estimate(markup):
         yaw, _, roll = headpose.estimate(truth, markup).T
     points, confidence = predictions.points, predictions.confidence
     return metrics.evaluate(points, truth, labelled.sizes, normalizer, yaw, markup, roll, confidence)

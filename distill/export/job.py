@@ -89,7 +89,7 @@ def export(
 def calibrate(model: Landmarker, described: dict[str, Any], held_out: LandmarkSet) -> Calibration:
     """Fit expected errors to renders that the model has not seen.
 
-    Raises UserError for the sets that its file says it was trained or selected on, and for the AFLW photographs.
+    Raises UserError for the sets that it was trained or selected on, by its file, and for the AFLW photographs.
     """
     data, folder = described["about"].get("data", {}), held_out.folder.resolve()
     if held_out.fingerprint in (data.get("train"), data.get("val")) or folder.name.lower().startswith("aflw"):

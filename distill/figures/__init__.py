@@ -9,14 +9,12 @@ the `markup` that a function is given.
     style.py       the palette; empty figures, headings, axes; writing to files and pages
     faces.py       landmarks and heatmaps on images, errors on the mean face
     curves.py      learning curves, cumulative errors, errors by region, yaw and roll, expected against true errors
-    costs.py       what a training step costs by batch and input size
-    compare.py     differences with intervals, accuracy against cost
+    compare.py     differences with intervals, accuracy against cost, cost by batch size
 """
 
 from __future__ import annotations
 
-from distill.figures.compare import Candidate, Effect, forest, pareto
-from distill.figures.costs import step_cost
+from distill.figures.compare import Candidate, Effect, forest, pareto, step_cost
 from distill.figures.curves import ced, curves, error_by_region_and_pose, learning_curves, reliability
 from distill.figures.faces import (
     Cell,

@@ -83,7 +83,7 @@ def _build(args) -> Path:
 def _check(path: Path, images: Path, install: bool) -> None:
     from distill.handin import reproduce
 
-    found = reproduce.check(path, images, install, say=lambda text: print(f"  {text}", flush=True))
+    found = reproduce.check(path, images, install, progress=lambda text: print(f"  {text}", flush=True))
     if found.problems:
         for problem in found.problems:
             print(f"{path}: {problem}")

@@ -146,7 +146,7 @@ def _report(info: RunInfo, tracking: TrackingConfig, given: Path | None, folder:
 
 
 def _public_score(solution: Path, tracking: TrackingConfig) -> submitting.Entry | None:
-    """What the ledger knows of this very file."""
+    """What the ledger has of this very file."""
     digest = submission.sha256(solution)
     return next((entry for entry in submitting.entries(tracking) if entry.sha256 == digest), None)
 

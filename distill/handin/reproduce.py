@@ -48,13 +48,15 @@ class Reproduction:
     numbers: int = 0  # that were compared, as they are printed
 
 
-def check(path: Path, images: Path, install: bool = True, say: Callable[[str], None] = lambda _: None) -> Reproduction:
+def check(
+    path: Path, images: Path, install: bool = True, progress: Callable[[str], None] = lambda _: None
+) -> Reproduction:
     """Unpack a hand-in into a temporary folder, run the README's command there on `images`, and compare `solution.txt`
     with the stored one, to the last digit.
 
     install: in a fresh environment of the pinned versions (minutes, gigabytes); False: by the running interpreter, with
-    the hand-in's code alone on its path. say: called with a line of progress. Raises UserError for a file that is no
-    zip.
+    the hand-in's code alone on its path. progress: is given a line for each step. Raises UserError for a file that is
+    no zip.
     """
     problems = inspect(path)
     if problems:
@@ -68,10 +70,10 @@ def check(path: Path, images: Path, install: bool = True, say: Callable[[str], N
         environment |= {"PYTHONPATH": CODE, "PYTHONNOUSERSITE": "1"}
         try:
             if install:
-                python = _install(root, Path(folder) / "venv", environment, say)
+                python = _install(root, Path(folder) / "venv", environment, progress)
             settings, command = _command(root, python, images.resolve())
             _check_code(root, python, environment)
-            say(f"running: {shlex.join(command[1:])}")
+            progress(f"running: {shlex.join(command[1:])}")
             _run(command, root, environment | settings, "the README's command")
             made = _made(root, command)
         except (_Failed, UserError) as failure:
@@ -139,7 +141,7 @@ class _Failed(Exception):
     """A step that did not go well; the message is the sentence about it."""
 
 
-def _install(root: Path, folder: Path, environment: dict[str, str], say: Callable[[str], None]) -> Path:
+def _install(root: Path, folder: Path, environment: dict[str, str], progress: Callable[[str], None]) -> Path:
     """A new environment with the pinned versions; its python."""
     stated = parse_json(read_text(root / ENVIRONMENT, "The hand-in's", LARGEST_JSON), f"'{ENVIRONMENT}'")
     python = stated.get("python") if isinstance(stated, dict) else None
@@ -150,14 +152,14 @@ def _install(root: Path, folder: Path, environment: dict[str, str], say: Callabl
     base = sys.executable if wanted == running else shutil.which(f"python{wanted}")
     if base is None:
         raise _Failed(f"the run used Python {wanted}, and there is no python{wanted} here")
-    say(f"making a Python {wanted} environment")
+    progress(f"making a Python {wanted} environment")
     if base == sys.executable:
         venv.create(folder, with_pip=True)
     else:
         _run([base, "-m", "venv", str(folder)], root, environment, "python -m venv")
     fresh = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     pins = [line for line in (root / PINS).read_text(encoding="utf-8").splitlines() if "==" in line]
-    say(f"installing {len(pins)} pinned packages (minutes)")
+    progress(f"installing {len(pins)} pinned packages (minutes)")
     install = [str(fresh), "-m", "pip", "install", "--quiet", "--requirement", PINS]
     _run(install, root, environment, f"pip install -r {PINS}")
     return fresh

@@ -1,4 +1,4 @@
-"""Landmarks <-> heatmaps, in two and in one dimension, with sub-pixel decoding. The only place that knows the grids.
+"""Landmarks <-> heatmaps, in two and in one dimension, with sub-pixel decoding. The only owner of the grids.
 
 A grid covers the square input frame and reaches beyond it, so that points outside the frame are represented and not
 clamped: every point within `margin` of the frame survives encode -> decode. Points further out are not `representable`;

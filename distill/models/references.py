@@ -59,7 +59,7 @@ def _only_file(folder: Path, reference: str) -> Path:
 
 
 def resolve_teacher(reference: str, tracking: TrackingConfig, train_fingerprint: str) -> ModelReference:
-    """The teacher a student asks for; an empty reference means the newest finished teacher of the same training
+    """The teacher of a student; an empty reference means the newest finished teacher of the same training
     data."""
     if reference:
         return resolve_model(reference, tracking)

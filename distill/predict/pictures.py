@@ -50,6 +50,6 @@ def write(path: Path, image: np.ndarray) -> Path:
     encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not encoded:
         raise UserError(f"Image '{path}' cannot be written.")
-    with atomic(path) as temporary:  # by Python: a name may be no UTF-8, and a full disk says so
+    with atomic(path) as temporary:  # by Python: a name may be no UTF-8, and a full disk raises OSError
         temporary.write_bytes(data.tobytes())
     return path

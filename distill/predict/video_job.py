@@ -20,7 +20,7 @@ from distill.predict.runtime import Landmarks, Student
 
 
 def predict_video(student: Student, source: str, options: Options) -> Predicted:
-    """Landmarks of each frame, smoothed if asked for, and the drawn video; jitter both ways is always measured.
+    """Landmarks of each frame, smoothed or not, and the drawn video; jitter both ways is always measured.
 
     A box holds from its frame on, until the next; before the first one, and without boxes, the whole frame is the crop.
     Frames that cannot be decoded or used are left out and named; the drawn video keeps the times of the rest. A camera

@@ -36,7 +36,7 @@ from distill.average import Method
 from distill.config import Config, TermConfig
 from distill.errors import UserError
 from distill.files import read_yaml
-from distill.runs.experiment_file import configured
+from distill.runs import configured
 from distill.schema import Keys, Section, validated
 
 OURS = ("name", "resume", "base")  # keys that a recipe gives its stages itself

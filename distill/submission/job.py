@@ -183,7 +183,7 @@ def entries(tracking: TrackingConfig) -> list[Entry]:
 
 
 def warnings(known: list[Entry], day: datetime.date) -> tuple[str, ...]:
-    """What there is to say of the counts: nothing below 5 on this day and 60 in all."""
+    """Sentences about the counts: none below 5 on this day and 60 in all."""
     today = sum(entry.date == day for entry in known)
     found = []
     for count, when, most, limit in (

@@ -10,7 +10,7 @@ many processes; its landmarks scale with the size.
     view.py         the head before the camera, the crop, the light
     look.py         skin, eyes, make-up, cloth
     hair.py         styles, and strands of scalp, brows and beard
-    things.py       torso, hats, glasses, earrings, hands and what they hold; of meshes.py, into scene.py
+    accessories.py       torso, hats, glasses, earrings, hands and what they hold; of meshes.py, into scene.py
     backgrounds.py  what is behind
     camera.py       flat things before the lens, tone, lens, sensor, JPEG
     facemodel.py    the morphable face of assets/; masks.py its regions

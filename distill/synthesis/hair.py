@@ -68,7 +68,7 @@ def sample_style(rng: np.random.Generator, female: bool) -> HairStyle:
 
 
 def _shape(style: HairStyle, rng: np.random.Generator) -> None:
-    """What makes a style the one that its name says."""
+    """The parameters of a style by its name."""
     h, u, name = style.parameters, rng.uniform, style.name
     if name in ("long", "wave"):
         h[col.H_LENGTH] = u(20, 38)

@@ -40,7 +40,7 @@ SHARD = 50  # images
 QUALITY = 88  # of the JPEG files
 MANIFEST = "manifest.json"
 SHARDS = "shards"
-UNSAID = {"elevation": 0.0}  # of renders from before there was a choice
+DEFAULTS = {"elevation": 0.0}  # of renders from before there was a choice
 RECORD = np.dtype([("index", "<i8"), ("bytes", "<i8"), ("landmarks", "<f4", (68, 2))])
 """What a shard keeps of an image: its number, the size of its file, its landmarks in pixels."""
 
@@ -134,7 +134,7 @@ def _check(folder: Path, identity: dict[str, Any]) -> None:
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        stored = {key: found.get(key, UNSAID.get(key)) for key in identity}
+        stored = {key: found.get(key, DEFAULTS.get(key)) for key in identity}
     except (OSError, ValueError, AttributeError):
         raise UserError(f"'{path}' is no manifest of renders; expected the one that was written there.") from None
     for key, wanted in identity.items():
@@ -168,7 +168,7 @@ def image_name(index: int) -> str:
 
 
 def _missing(request: Request) -> list[Task]:
-    """The request's shards that are not complete; an image counts when its file has the size that its shard says."""
+    """The request's shards that are not complete; an image counts when its file has the size that its shard holds."""
     folder, stop = request.folder, request.start + request.count
     sizes = _file_sizes(folder)
     tasks = []

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from distill.synthesis import ELEVATION, backgrounds, camera, chance, things
+from distill.synthesis import ELEVATION, accessories, backgrounds, camera, chance
 from distill.synthesis import columns as col
+from distill.synthesis.accessories import Glasses, Hat
 from distill.synthesis.chance import colour, stream
 from distill.synthesis.facemodel import FaceModel
 from distill.synthesis.hair import Barber, HairStyle, Strands, sample_style
@@ -22,7 +23,6 @@ from distill.synthesis.kernels.strands import draw_strands
 from distill.synthesis.look import Look, sample_look
 from distill.synthesis.person import rotation, sample_weights
 from distill.synthesis.scene import Scene
-from distill.synthesis.things import Glasses, Hat
 from distill.synthesis.view import View, sample_light
 
 VERSION = 2
@@ -110,13 +110,13 @@ class Renderer:
         skins.face_look(self.face, look.person, mesh.normals, mesh.albedo, mesh.surface, self.scalp, self.beard)
         rng = stream(seed, index, chance.SCENE)
         self.scene.begin(view)
-        things.torso(self.scene, rng, look)
-        hat = things.hat(self.scene, model, vertices, normals, rng)
-        glasses = things.glasses(self.scene, vertices[model.landmarks], rng)
+        accessories.torso(self.scene, rng, look)
+        hat = accessories.hat(self.scene, model, vertices, normals, rng)
+        glasses = accessories.glasses(self.scene, vertices[model.landmarks], rng)
         if subject.female and rng.random() < 0.25:
-            things.earrings(self.scene, rng)
+            accessories.earrings(self.scene, rng)
         self.worn = self.scene.vertices
-        things.before_face(self.scene, mesh.points[model.landmarks], look, rng)
+        accessories.before_face(self.scene, mesh.points[model.landmarks], look, rng)
         return style, look, hat, glasses, rng
 
     def _under_cloth(self, look: Look) -> np.ndarray:
@@ -227,7 +227,7 @@ class Renderer:
     def _expose(
         self, look: Look, landmarks: np.ndarray, frame: Frame, out: np.ndarray, rng: np.random.Generator
     ) -> None:
-        """The frame over a background, with the exposure that the face asks for, into out (n, n, 3) linear."""
+        """The frame over a background, with the exposure that suits the face, into out (n, n, 3) linear."""
         size = out.shape[0]
         behind = backgrounds.background(rng, size).astype(F4, copy=False)
         x0, y0 = (np.clip(landmarks.min(0), 0, size - 16) * 1.25).astype(int)

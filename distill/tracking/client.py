@@ -179,7 +179,7 @@ def experiment_id(client: MlflowClient, tracking: TrackingConfig) -> str:
 # ---------------------------------------------------------------------------------------------------- failures
 
 
-def ask(call: Callable[[], T]) -> T:
+def attempt(call: Callable[[], T]) -> T:
     """`call()`, with MLflow's many kinds of failure reduced to ServerAway, Refused and Missing."""
     try:
         return call()
@@ -195,8 +195,8 @@ def ask(call: Callable[[], T]) -> T:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """`ask(call)`, repeated with growing pauses for about PATIENCE seconds while the store is away."""
-    return retried(lambda: ask(call), ServerAway, PATIENCE)
+    """`attempt(call)`, repeated with growing pauses for about PATIENCE seconds while the store is away."""
+    return retried(lambda: attempt(call), ServerAway, PATIENCE)
 
 
 def retried(call: Callable[[], T], errors: type[Exception] | tuple[type[Exception], ...], seconds: float) -> T:

@@ -17,7 +17,7 @@ from distill.tracking.client import (
     Missing,
     Refused,
     ServerAway,
-    ask,
+    attempt,
     connect,
     exists,
     patiently,
@@ -215,7 +215,7 @@ def alias_holder(tracking: TrackingConfig, name: str, alias: str) -> tuple[str, 
 def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """The model version that an alias points to; None where there is no such model or alias."""
     try:
-        return ask(lambda: client.get_model_version_by_alias(name, alias))
+        return attempt(lambda: client.get_model_version_by_alias(name, alias))
     except Refused:  # no such model, or no such alias
         return None
 
@@ -295,7 +295,7 @@ def _candidates(client: MlflowClient, ref: str) -> list[MlflowRun]:
         return _search(client, f"tags.`distill.key` = {_quote(ref.removeprefix('offline-'))}")
     if re.fullmatch(r"[0-9a-f]{32}", ref):
         try:
-            run = ask(lambda: client.get_run(ref))
+            run = attempt(lambda: client.get_run(ref))
         except Missing:
             return []
         return [run] if run.info.lifecycle_stage == "active" else []

@@ -31,7 +31,7 @@ from distill.tracking.client import (
     Refused,
     ServerAway,
     arrive,
-    ask,
+    attempt,
     connect,
     log,
     redact,
@@ -100,10 +100,10 @@ def copy(folder: Path, uri: str = "", held: bool = False) -> tuple[str, dict[str
             uri=_known_uri(uri or belongs["uri"], folder), store=_store(folder), experiment=experiment
         )
         run_id = _there(target, belongs["run_id"]) if belongs["run_id"] else _create(target, run, folder)
-        floor = ask(lambda: records.last_steps(target, run_id)) if belongs["resumed"] else {}
+        floor = attempt(lambda: records.last_steps(target, run_id)) if belongs["resumed"] else {}
         for write, *args in _contents(place, run, folder, floor):
             try:
-                ask(partial(write, target, run_id, *args))
+                attempt(partial(write, target, run_id, *args))
             except Refused as refusal:  # it would be refused for ever
                 log.warning("The tracking server refused '%s' of run %s: %s.", write.__name__, run_id, refusal)
         shutil.rmtree(folder, ignore_errors=True)
@@ -213,7 +213,7 @@ def _known_uri(uri: str, folder: Path) -> str:
 
 def _there(target: TrackingConfig, run_id: str) -> str:
     try:
-        ask(lambda: arrive(target).get_run(run_id))
+        attempt(lambda: arrive(target).get_run(run_id))
     except Missing:
         raise UserError(
             f"Run {run_id} was begun on another tracking server: {redact(tracking_uri(target))} does not have it."
@@ -225,8 +225,8 @@ def _create(target: TrackingConfig, run: MlflowRun, folder: Path) -> str:
     tags = {key: value for key, value in run.data.tags.items() if key != BELONGS}
     key, name = tags["distill.key"], run.info.run_name
     try:
-        ask(lambda: arrive(target))
-        run_id = ask(lambda: records.create(target, key=key, name=name, tags=tags, time=run.info.start_time))
+        attempt(lambda: arrive(target))
+        run_id = attempt(lambda: records.create(target, key=key, name=name, tags=tags, time=run.info.start_time))
     except Refused as refusal:
         raise ServerAway(f"the server refuses the run: {refusal}") from refusal
     _link_work(folder, run_id)

@@ -1,6 +1,6 @@
 """What is written to a store, one function each. All of them may be repeated: what is there already is not doubled.
 
-They raise whatever MLflow raises; `client.ask` and `client.patiently` sort that out.
+They raise whatever MLflow raises; `client.attempt` and `client.patiently` sort that out.
 """
 
 from __future__ import annotations

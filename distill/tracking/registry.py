@@ -16,7 +16,7 @@ from distill.config import TrackingConfig
 from distill.errors import UserError
 from distill.metrics import Comparison
 from distill.tracking import ui
-from distill.tracking.client import Missing, ask, connect, make_store
+from distill.tracking.client import Missing, attempt, connect, make_store
 from distill.tracking.locks import exclusive
 from distill.tracking.lookup import (
     MODEL_FOLDER,
@@ -143,6 +143,6 @@ def _move(client: MlflowClient, name: str, run: RunInfo, version: str) -> None:
 
 def _of_sample(client: MlflowClient, version: ModelVersion) -> bool:
     try:
-        return ask(lambda: client.get_run(version.run_id)).data.tags.get(SAMPLE) == "true"
+        return attempt(lambda: client.get_run(version.run_id)).data.tags.get(SAMPLE) == "true"
     except Missing:  # the run was deleted for good
         return False

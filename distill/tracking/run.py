@@ -25,7 +25,7 @@ from distill.tracking.client import (
     Refused,
     ServerAway,
     arrive,
-    ask,
+    attempt,
     log,
     make_store,
     patiently,
@@ -299,7 +299,7 @@ class Run:
             if self._local is None:
                 self._go_offline(self._reason)
             try:
-                ask(lambda: write(self._local.place, self._local.run_id, *args))
+                attempt(lambda: write(self._local.place, self._local.run_id, *args))
             except ServerAway as failure:
                 raise Lost(f"{self._why()}, and {self._local.folder} cannot be written ({failure})") from None
             return None
@@ -309,7 +309,7 @@ class Run:
         self._away, self._reason, self._last_probe = True, reason, time.monotonic()
         start = {**self._start, "tags": {}} if self._run_id else self._start
         try:
-            self._local = ask(
+            self._local = attempt(
                 lambda: offline.begin(self._tracking, self.id, self._run_id, start, resumed=self._unknown_floor)
             )
         except (ServerAway, UserError) as failure:

@@ -44,7 +44,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        reason = error if isinstance(error, OSError) else error.__context__  # torch hides what the file said
+        reason = error if isinstance(error, OSError) else error.__context__  # torch hides the file's own error
         if not isinstance(reason, OSError):
             raise
         raise UserError(
@@ -124,7 +124,7 @@ def unfinished(config: Config, job: str, path: Path) -> Unfinished:
     if configs.digest(stored) != configs.digest(config):
         key, was, now = configs.first_difference(stored, config)
         raise UserError(
-            f"resume: the run was started with {key}={was!r}, this call says {now!r}; expected the same config "
+            f"resume: the run was started with {key}={was!r}, this call has {now!r}; expected the same config "
             "(give resume= alone to use the run's own)."
         )
     return found
@@ -204,7 +204,7 @@ def epoch_of(file: Path) -> int:
 
 
 class Interrupted(SystemExit):
-    """Training was asked to stop and has saved. Exit code 128 + signal, as a shell expects."""
+    """Training was stopped by a signal and has saved. Exit code 128 + signal, as a shell expects."""
 
     def __init__(self, number: int):
         super().__init__(128 + number)

@@ -49,9 +49,8 @@ def compile_objective(objective: Objective) -> None:
         module.forward = torch.compile(module.forward)
     torch.compiler.reset()  # graphs of an earlier training in this process, under its settings
     if objective.balance is not None:
-        # It asks for gradients of single terms first, and a compiled backward may use up what the whole one needs then.
-        # The cache on disk does not tell graphs that do so from those that do not: without a tag the gradients would be
-        # wrong.
+        # It takes gradients of single terms first, and a compiled backward may use up what the whole one needs then.
+        # The cache on disk does not distinguish graphs that do so: without a tag the gradients would be wrong.
         functorch.donated_buffer = False
         torch.compiler.config.cache_key_tag = "distill: one graph, several backwards"
 

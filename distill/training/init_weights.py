@@ -27,8 +27,8 @@ def start_from(model: Landmarker, reference: ModelReference, part: str = "all") 
     if different := difference(source, model, part):
         key, found, expected = different
         raise UserError(
-            f"init: {reference.label} has {key} {found}, and this config says {expected}; weights go on in the same "
-            f"architecture only."
+            f"init: {reference.label} has {key} {found}, and this config has {expected}; expected "
+            "the same architecture."
         )
     given = {name: tensor for name, tensor in weights(source).items() if _belongs(name, part)}
     model.load_state_dict(given, strict=False)  # files do not keep batch counters

@@ -501,7 +501,7 @@ def fit(training: Training, recorder: Recorder) -> Progress:
 
 
 def _choose_precision(training: Training, run: tracking.Run | tracking.NullRun) -> str:
-    """As train.amp says; kept in the run, with the seconds of a pass in each where they were measured."""
+    """By train.amp; kept in the run, with the seconds of a pass in each where they were measured."""
     config, processes, resumed = training.config.train, training.processes, training.resumed
     loop.place(training.objective, config, processes.device)
     images = config.batch_size // processes.world // config.accumulate

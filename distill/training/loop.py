@@ -1,6 +1,6 @@
 """The training loop: `Trainer.train_step` is one optimiser step, `fit` the epochs of it.
 
-It knows neither MLflow nor Optuna.
+It depends on neither MLflow nor Optuna.
 
 Exactness: a sample depends on (seed, epoch, index), the order on (seed, epoch), the randomness inside a step on (seed,
 step, rank), learning rate and term weights on the step. So position, weights, averages and optimiser state are all
@@ -49,7 +49,7 @@ class Diverged(UserError):
 
 
 class Abandoned(Exception):
-    """A callback found that the training is not worth going on with, and says why."""
+    """A callback found that the training is not worth continuing; the message gives the reason."""
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Hooks(Protocol):
 class Trainer:
     """What a training consists of: objective, optimiser, weight average, and how far it has come.
 
-    The objective is moved to the device, and compiled or wrapped for several processes where that is asked for.
+    The objective is moved to the device, and compiled or wrapped for several processes where the config wants it.
     precision: float32 or bfloat16, of the networks' passes; weights, losses and adapters are in float32 always.
     """
 
@@ -394,7 +394,7 @@ class ProgressBar:
 
 
 def fit(trainer: Trainer, loader: DataLoader, hooks: Hooks, save: Callable[[dict[str, Any]], None], label: str) -> None:
-    """Train to the end, or until patience is over; `trainer.progress` tells what came of it.
+    """Train to the end, or until patience is over; `trainer.progress` holds the result.
 
     loader: its batch_sampler is an EpochSampler. save: keeps a trainer's state, in the main process. label: of the
     progress bar. Raises Diverged when a loss is not finite, Interrupted (after saving) on Ctrl-C or SIGTERM, and what

@@ -19,7 +19,7 @@ from distill.data import SAMPLE_ROOT, pickle_check, unpickling
 from distill.data.annotations import read_set
 from distill.data.augment import from_view
 from distill.data.folders import resolve
-from distill.data.labels import read_annot
+from distill.data.labels import parse_annot
 from distill.data.loading import eval_batches
 from distill.data.pickle_check import ROOM, check_opcodes
 from distill.errors import UserError
@@ -278,8 +278,8 @@ def folder(tmp_path):
 
 def _rewrite(folder, change):
     """Alter names and labels of annot.pkl in place."""
-    names, labels = read_annot(folder / "annot.pkl")
-    pair = change(names, [row.tolist() for row in labels])
+    names, labels = parse_annot(folder / "annot.pkl")
+    pair = change(names, [np.asarray(row).tolist() for row in labels])
     (folder / "annot.pkl").write_bytes(pickle.dumps(pair))
 
 
@@ -449,7 +449,7 @@ def test_an_image_that_breaks_after_the_check_is_a_sentence(folder):
 
 
 def test_a_set_of_mixed_sizes_has_each_image_and_label_in_its_own_pixels(folder):
-    names, labels = read_annot(folder / "annot.pkl")
+    names, labels = parse_annot(folder / "annot.pkl")
     sizes = np.array([[64, 64], [300, 200], [90, 120], [64, 64], [40, 50], [128, 128]])
     for i, (width, height) in enumerate(sizes.tolist()):
         path = str(folder / names[i])
@@ -459,7 +459,7 @@ def test_a_set_of_mixed_sizes_has_each_image_and_label_in_its_own_pixels(folder)
     )
     found = read_set(folder)
     assert found.sizes.tolist() == sizes.tolist() and found.image(1).shape == (200, 300, 3)
-    assert np.allclose(found.landmarks, labels * (sizes / 64)[:, None], atol=1e-4)
+    assert np.allclose(found.landmarks, np.array(labels) * (sizes / 64)[:, None], atol=1e-4)
     for batch in eval_batches(found, 48, 4):  # what a network sees is in proportion, and maps back
         for view, i in zip(batch.landmarks.numpy(), batch.index.tolist(), strict=True):
             assert np.allclose(from_view(view, found.sizes[i], 48), found.landmarks[i], atol=1e-3)
@@ -484,7 +484,7 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_labels_that_nobody_writes_are_refused_one_by_one(folder, kind, monkeypatch):
-    names, labels = read_annot(folder / "annot.pkl")
+    names, labels = parse_annot(folder / "annot.pkl")
     pair = (names, [*labels[:2], ODD[kind], *labels[3:]])
     monkeypatch.setattr(unpickling, "load", lambda path: pair)  # which refuses some of them already
     with pytest.raises(UserError, match="000002.jpg"):
@@ -496,7 +496,7 @@ def test_labels_that_nobody_writes_are_refused_one_by_one(folder, kind, monkeypa
     "names", [np.array("a.jpg"), np.zeros((2**40, 0)), "a.jpg", ["a\ud800.jpg"] * 6, [["a.jpg"]] * 6]
 )
 def test_names_that_nobody_writes_are_refused(folder, names, monkeypatch):
-    labels = read_annot(folder / "annot.pkl")[1]
+    labels = parse_annot(folder / "annot.pkl")[1]
     monkeypatch.setattr(unpickling, "load", lambda path: (names, labels))
     with pytest.raises(UserError, match="annot.pkl"):
         read_set(folder)

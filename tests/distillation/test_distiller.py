@@ -249,7 +249,7 @@ def test_nothing_that_happens_to_the_objective_moves_the_teacher():
 def test_a_teacher_in_the_objective_sees_the_view_at_its_own_size():
     whole = objective(student(), teacher(), kl=TermConfig(loss="heatmap_kl"))
     images, _ = batch(size=80)  # samples of neither's size
-    prediction = whole.distiller.ask_teacher(images).prediction
+    prediction = whole.distiller.teacher_outputs(images).prediction
     direct = whole.distiller.teacher.model(to_input(images, 96))
     assert torch.equal(prediction.points, direct.points)
 
@@ -463,7 +463,7 @@ def test_channels_last_features_come_by_level_by_stride_and_by_module(pair):
     }
     whole = objective(pair[0], master, **terms)
     assert [adapter.out_channels for adapter in whole.distiller.adapters.values()] == [96] * 3
-    maps = whole.distiller.ask_teacher(batch()[0]).maps
+    maps = whole.distiller.teacher_outputs(batch()[0]).maps
     assert maps.keys() == {"level:1", "stride:8", "backbone.stages_1"}
     assert maps["level:1"].shape == (4, 96, 8, 8)
     assert all(torch.equal(found, maps["level:1"]) for found in maps.values())

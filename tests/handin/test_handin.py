@@ -274,7 +274,7 @@ def test_what_is_wrong_with_the_zip_itself_is_named(files, tmp_path):
 
 @pytest.mark.slow  # downloads some gigabytes
 def test_a_fresh_environment_makes_the_stored_submission_again(tiny, built):
-    found = reproduce.check(built.path, tiny.data / "synthetics_test", say=print)
+    found = reproduce.check(built.path, tiny.data / "synthetics_test", progress=print)
     assert found == reproduce.Reproduction((), 4, 544)
 
 

@@ -231,11 +231,11 @@ def test_measures_follow_the_set(five_yaml):
 def test_yaw_is_absent_where_too_few_points_tell_it(five_yaml):
     from distill import headpose
 
-    assert headpose.can_tell(WFLW) and not headpose.can_tell(find(str(five_yaml)))
+    assert headpose.can_estimate(WFLW) and not headpose.can_estimate(find(str(five_yaml)))
     flat = from_dict(
         {"name": "flat", "points": 6, "regions": {"a": "0-5"}, "flip_pairs": [], "as_68": [["0-5", "36-41"]]}, "here"
     )
-    assert not headpose.can_tell(flat), "six points of one eye lie in a plane"
+    assert not headpose.can_estimate(flat), "six points of one eye lie in a plane"
 
 
 # ---------------------------------------------------------------------------------------------------- models

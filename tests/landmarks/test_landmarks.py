@@ -65,7 +65,7 @@ def test_corresponding_points_lie_in_the_same_region_and_order(markup: Markup):
 
 @SETS
 def test_head_pose_is_that_of_the_68_points(markup: Markup):
-    assert headpose.can_tell(markup)
+    assert headpose.can_estimate(markup)
     for angles in ((0, 0, 0), (40, -10, 5), (-65, 20, -30)):
         seen = (mean_face() @ headpose.rotation(*angles).T)[:, :2] * [15, -15] + 192
         points = np.zeros((1, markup.count, 2))

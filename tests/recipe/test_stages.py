@@ -62,7 +62,7 @@ def test_stages_are_the_base_with_their_own_keys_and_overrides_last(tmp_path):
 
 def test_the_second_stage_of_dwpose_trains_a_fresh_head_on_the_frozen_backbone():
     """A head that starts as its own teacher has nothing to learn from it; how it starts:
-    tests/training/test_starting.py."""
+    tests/training/test_init_weights.py."""
     config = stages.load(FOLDER / "dwpose.yaml").stages[-1].config
     assert config.init_part == "backbone" and config.train.freeze == ["backbone"] and config.distill.terms
 

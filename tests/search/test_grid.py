@@ -104,7 +104,7 @@ def test_grids_that_differ_do_not_meet(planned, tiny, url):
 
 def test_the_command_leaves_what_another_machine_is_at(planned, tiny, url, tmp_path, monkeypatch, capsys):
     """Without trainings: what is ours fails, what is theirs is not begun."""
-    found = ablation.survey(planned).entries
+    found = ablation.look_up(planned).entries
     began = []
 
     def work_off(tasks, parts, is_busy, on_end):

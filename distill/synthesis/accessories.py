@@ -1,4 +1,4 @@
-"""What is on and before a face: torso, collars, hats, glasses, earrings, hands, things held. Head space unless said."""
+"""What is on and before a face: torso, collars, hats, glasses, earrings, hands, things held. Mostly in head space."""
 
 from __future__ import annotations
 

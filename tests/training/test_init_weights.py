@@ -59,17 +59,17 @@ def test_the_backbone_alone_goes_under_a_fresh_head_of_any_kind(file):
         start_from(own, ModelReference(file, "", "model"), "backbone")
         for name, tensor in weights(own).items():
             assert torch.equal(tensor, given[name] if name.startswith("backbone.") else before[name]), name
-    with pytest.raises(UserError, match="^init: first has model.backbone lcnet_050, and this config says lcnet_075"):
+    with pytest.raises(UserError, match="^init: first has model.backbone lcnet_050, and this config has lcnet_075"):
         start_from(model(backbone="lcnet_075", width=32), ModelReference(file, "", "first"), "backbone")
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"backbone": "lcnet_075"}, "model.backbone lcnet_050, and this config says lcnet_075"),
-        ({"width": 32, "input_size": 96}, "model.head.width 16, and this config says 32"),
-        ({"norm": "group"}, "model.head.norm batch, and this config says group"),
-        ({"stride": 16}, "model.head.stride 8, and this config says 16"),
+        ({"backbone": "lcnet_075"}, "model.backbone lcnet_050, and this config has lcnet_075"),
+        ({"width": 32, "input_size": 96}, "model.head.width 16, and this config has 32"),
+        ({"norm": "group"}, "model.head.norm batch, and this config has group"),
+        ({"stride": 16}, "model.head.stride 8, and this config has 16"),
     ],
 )
 def test_weights_of_another_architecture_are_refused_by_what_differs_first(file, changes, words):
