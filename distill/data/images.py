@@ -28,11 +28,7 @@ MOST_PIXELS_A_BYTE = 4000
 AT_ONCE = 8  # pictures that are decoded at a time, whatever the number of cores: each may be the largest
 SMALL = 4_000_000  # pixels: up to here a claim costs little
 
-_REDUCED = {
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-}
+_REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 _JPEG_END = b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"

@@ -44,12 +44,7 @@ class Export:
     submission: Path | None
 
 
-def export(
-    model_file: Path,
-    out: Path,
-    images: LandmarkSet | None,
-    held_out: LandmarkSet | None = None,
-) -> Export:
+def export(model_file: Path, out: Path, images: LandmarkSet | None, held_out: LandmarkSet | None = None) -> Export:
     """Check a student's file against the challenge's rules, copy it to `out`, and derive ONNX and submission from it.
 
     held_out: labelled renders on which its confidence is calibrated (`distill.metrics.calibration`): both files then

@@ -21,17 +21,7 @@ import numpy as np
 
 from distill.errors import UserError
 from distill.files import LARGEST_JSON, parse_json, read_text
-from distill.handin.job import (
-    CODE,
-    ENVIRONMENT,
-    IMAGES,
-    MODEL,
-    PINS,
-    README,
-    REPORT,
-    SOLUTION,
-    check_id,
-)
+from distill.handin.job import CODE, ENVIRONMENT, IMAGES, MODEL, PINS, README, REPORT, SOLUTION, check_id
 from distill.models.files import MAX_BYTES
 from distill.submission import file as submission
 

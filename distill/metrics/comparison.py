@@ -90,10 +90,7 @@ class Comparison:
 
 
 def compare(
-    errors_a: ArrayLike,
-    errors_b: ArrayLike,
-    seeds_a: Sequence[int] | None = None,
-    seeds_b: Sequence[int] | None = None,
+    errors_a: ArrayLike, errors_b: ArrayLike, seeds_a: Sequence[int] | None = None, seeds_b: Sequence[int] | None = None
 ) -> Comparison:
     """Compare recipe a with recipe b on the same images; see the top of this module for the model.
 

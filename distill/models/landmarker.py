@@ -157,10 +157,7 @@ def _created(config: ModelConfig, size_argument: dict[str, int]) -> tuple[nn.Mod
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backbone = timm.create_model(
-            config.backbone,
-            features_only=True,
-            pretrained=config.pretrained or bool(config.checkpoint),
-            **arguments,
+            config.backbone, features_only=True, pretrained=config.pretrained or bool(config.checkpoint), **arguments
         )
         training = backbone.training
         with torch.no_grad():

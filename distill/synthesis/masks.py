@@ -8,10 +8,7 @@ import numpy as np
 from distill.synthesis import columns as col
 
 # azimuth from the front in degrees, and the height of the hairline there
-_HAIRLINE = (
-    [0, 25, 45, 60, 72, 84, 95, 105, 125, 180],
-    [10.2, 10.0, 9.0, 6.9, 4.6, 3.0, 3.2, 1.0, -1.5, -4.0],
-)
+_HAIRLINE = ([0, 25, 45, 60, 72, 84, 95, 105, 125, 180], [10.2, 10.0, 9.0, 6.9, 4.6, 3.0, 3.2, 1.0, -1.5, -4.0])
 _FOLD = np.array([[1.75, -0.2, 10.4], [2.5, -1.2, 10.2], [3.0, -2.4, 9.8], [3.1, -3.4, 9.5]])  # from nose wing to mouth
 
 

@@ -29,12 +29,7 @@ class Comparison:
 
 
 def comparisons(
-    config: Config,
-    job: str,
-    errors: RunErrors,
-    data: dict[str, str],
-    teacher: metric.Report | None,
-    teacher_run: str,
+    config: Config, job: str, errors: RunErrors, data: dict[str, str], teacher: metric.Report | None, teacher_run: str
 ) -> list[Comparison]:
     """With the control of a distilled model, where the store has it finished, and with its teacher.
 

@@ -89,11 +89,7 @@ class Measured:
 
 
 def finalize(
-    run: Run | NullRun,
-    model: TrainedModel,
-    val_set: LandmarkSet,
-    test: Path | None,
-    teacher: TeacherPredictions | None,
+    run: Run | NullRun, model: TrainedModel, val_set: LandmarkSet, test: Path | None, teacher: TeacherPredictions | None
 ) -> TrainResult:
     """Measure `model` on the validation set and keep all of it in `run`.
 

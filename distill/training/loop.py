@@ -32,14 +32,7 @@ from distill.models.landmarker import Landmarker
 from distill.training.checkpoint import Interrupted, StopRequest
 from distill.training.compile import compile_objective
 from distill.training.distributed import Processes
-from distill.training.optim import (
-    WeightAverage,
-    clip_gradients,
-    load_optimizer,
-    lr_at,
-    make_optimizer,
-    train_mode,
-)
+from distill.training.optim import WeightAverage, clip_gradients, load_optimizer, lr_at, make_optimizer, train_mode
 
 SELECT = "val/nme"  # the one number that selects: best weights, early stop
 

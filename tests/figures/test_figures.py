@@ -94,20 +94,7 @@ def test_best_median_worst_prints_errors_and_decodes_only_what_it_shows():
     figure = figures.best_median_worst(Lazy(), points, points, errors, [f"n{i}" for i in range(40)], each=2)
     assert Lazy.asked == [39, 38, 20, 19, 1, 0]
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert texts == [
-        "0.00 %",
-        "n39",
-        "0.25 %",
-        "n38",
-        "4.75 %",
-        "n20",
-        "5.00 %",
-        "n19",
-        "9.50 %",
-        "n1",
-        "9.75 %",
-        "n0",
-    ]
+    assert texts == ["0.00 %", "n39", "0.25 %", "n38", "4.75 %", "n20", "5.00 %", "n19", "9.50 %", "n1", "9.75 %", "n0"]
 
 
 def test_teacher_against_student_has_a_row_an_image_and_a_column_a_model(tmp_path):

@@ -19,14 +19,7 @@ from distill import config as configs
 from distill.errors import UserError
 from distill.handin import __main__ as handin
 from distill.handin import job, reproduce
-from distill.handin.job import (
-    CODE,
-    MODEL,
-    PINS,
-    README,
-    REPORT,
-    SOLUTION,
-)
+from distill.handin.job import CODE, MODEL, PINS, README, REPORT, SOLUTION
 from distill.handin.sources import Sources
 from distill.landmarks import IBUG68
 from distill.report import job as reporting

@@ -120,11 +120,7 @@ def test_the_command_leaves_what_another_machine_is_at(planned, tiny, url, tmp_p
         with pytest.raises(SystemExit):
             entry.main([str(planned.path), "--storage", url, "--out", str(tmp_path / "out")])
         assert began == ["control", "slowest"]
-        assert states(theirs) == [
-            ("slower", "RUNNING", None),
-            ("control", "FAIL", None),
-            ("slowest", "FAIL", None),
-        ]
+        assert states(theirs) == [("slower", "RUNNING", None), ("control", "FAIL", None), ("slowest", "FAIL", None)]
     assert "the test trains nothing" in capsys.readouterr().out
 
 

@@ -86,12 +86,7 @@ def test_store_lies_where_the_config_says(config, root, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [
-        (None, "FINISHED"),
-        (ValueError("nan"), "FAILED"),
-        (KeyboardInterrupt(), "KILLED"),
-        (SystemExit(143), "KILLED"),
-    ],
+    [(None, "FINISHED"), (ValueError("nan"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED")],
 )
 def test_status_shows_how_it_ended(config, error, status):
     run = start(config)

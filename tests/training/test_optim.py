@@ -107,8 +107,7 @@ def test_adapters_are_clipped_apart_so_that_they_do_not_shorten_the_students_ste
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [((1.0, 0.5), "bfloat16"), ((0.5, 1.0), "float32"), ((1.0, 0.95), "float32")],
+    ("seconds", "expected"), [((1.0, 0.5), "bfloat16"), ((0.5, 1.0), "float32"), ((1.0, 0.95), "float32")]
 )
 def test_auto_takes_the_faster_on_a_cpu_and_float32_where_they_are_alike(monkeypatch, seconds, expected):
     measured = dict(zip(("float32", "bfloat16"), seconds, strict=True))
