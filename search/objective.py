@@ -84,9 +84,7 @@ def evaluate(trial: optuna.Trial, point: dict[str, Any], space: Space, place: Pl
 
 
 def costs(config: Config, wanted: set[str]) -> dict[str, float]:
-    """The wanted ones of `model/...`, of the untrained network on the CPU. Raises UserError for one that cannot be
-    built.
-    """
+    """The wanted ones of `model/...`, of the untrained network on the CPU. Raises UserError for an impossible one."""
     if not wanted:
         return {}
     model = skeleton(config.model, configs.markup_of(config))

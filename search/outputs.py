@@ -31,9 +31,8 @@ def write(
 ) -> list[Path]:
     """Write best.yaml, trials.csv and the pictures to `out`/STUDY and to the artifacts of the study's run; their paths.
 
-    Of several objectives, best.yaml is the configuration with the smallest first one, and every one of the front is in
-    front/. A study without a trial that is done has no best.yaml. parent_id: empty for none. Raises UserError where the
-    run cannot be reached; the files are there then.
+    Of several objectives, best.yaml has the smallest first one, and front/ every one of the front; without a trial that
+    is done there is no best.yaml. parent_id: empty for none. Raises UserError, after writing, where the run is away.
     """
     folder = out / file_name(study.study_name)
     found = {"": [write_text(folder / CSV_FILE, summary.to_csv(rows, space.search.objectives))]}

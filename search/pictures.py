@@ -60,11 +60,9 @@ def draw(
 
 
 def importances(study: optuna.Study, rows: Sequence[TrialRow]) -> dict[str, float]:
-    """Parameter -> its share in how the first objective varies over the done trials, largest first; they add up to 1.
-
-    PED-ANOVA compares the best tenth with the rest, conditional parameters included. Empty for fewer than FEW done
-    trials, or where all have the same value: then nothing can be concluded.
-    """
+    """Parameter -> its share in how the first objective varies over the done trials, largest first, 1 in all
+    (PED-ANOVA: the best tenth against the rest). Empty for fewer than FEW done trials, or where all have the same
+    value."""
     done = [row for row in rows if row.state == "done"]
     if len(done) < FEW or len({row.value for row in done}) < 2:
         return {}

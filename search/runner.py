@@ -143,10 +143,9 @@ class Watch:
 
 
 def work(specs: list[Spec], parts: list[Share], url: str, folder: Path, watch: Watch) -> None:
-    """Keep a worker in each part of the machine until they find nothing to do any more.
+    """Keep a worker in each part of the machine until they find nothing to do any more; replace those that die.
 
-    However this ends, workers are signalled to save, then waited for. A worker that dies is replaced. Raises UserError
-    where that would not help.
+    However this ends, workers are signalled to save, then waited for. Raises UserError where replacing does not help.
     """
     files = [folder / f"worker-{part}.{os.getpid()}.json" for part in range(len(parts))]
     live: dict[int, Process] = {}

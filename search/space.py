@@ -352,18 +352,14 @@ class Space:
         return found
 
     def built(self, changes: dict[str, Any], where: str, full: bool = False) -> Config:
-        """The base with `changes`, and unless `full` with the trials' settings. Raises UserError that begins with
-        `where`.
-        """
+        """The base with `changes`, and unless `full` the trials' settings. Raises UserError that begins with
+        `where`."""
         return changed(self.base, changes if full else {**self.search.trial, **changes}, where)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Space:
-    """Read and check a search file.
-
-    `key=value` overrides hold for the base, and so for all that its `trial` does not set; `trial.key=value` for trials.
-    Raises UserError naming file and key.
-    """
+    """Read and check a search file. `key=value` overrides are of the base, and so of all that its `trial` does not set;
+    `trial.key=value` of trials alone. Raises UserError naming file and key."""
     path = Path(path)
     file = validated(File, read_yaml(path), path)
     overrides = [item.strip() for item in overrides]
@@ -509,8 +505,7 @@ def _enqueued(space: Space) -> tuple[dict[str, Any], ...]:
 
 
 def _completed(space: Space, given: dict[str, Any], where: str) -> dict[str, Any]:
-    """A point of which some values are given, by name or by config key; the others are as the base or a branch has
-    them.
+    """A point of which some values are given, by name or config key, with the others as the base or a branch has them.
 
     Raises UserError that begins with `where` for a value that is not in the space.
     """

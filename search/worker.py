@@ -101,8 +101,7 @@ def run_next(study: optuna.Study, space: Space, place: Place, total: int, url: s
     """Train the study's next trial: one that was interrupted, one that is enqueued, or one that the sampler draws.
 
     One process at a time, over all machines, recovers, counts and draws, so that a study gets exactly `total` trials.
-    Returns what had ended before, and the state that the trial came to; None where as many as wanted have ended or are
-    running.
+    Returns what had ended before, and the trial's state; None where as many as wanted have ended or are running.
     """
     from optuna.trial import TrialState
 

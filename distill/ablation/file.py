@@ -131,9 +131,8 @@ class Grid:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of what the cells and teachers compute. Seeds do not count: more of them continue the same
-        grid.
-        """
+        """16 hex digits of what cells and teachers compute; not of the seeds, as more of them continue the same
+        grid."""
         what = [
             self.control,
             [[name, configs.digest(config)] for name, config in self.teachers.items()],
@@ -143,8 +142,7 @@ class Grid:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
-    """Read and check an ablation file; `key=value` overrides hold for all its cells, `teachers.NAME.key=value` for a
-    teacher.
+    """Read and check a file; `key=value` overrides are of all its cells, `teachers.NAME.key=value` of a teacher.
 
     Raises UserError naming file, cell and key.
     """

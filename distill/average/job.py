@@ -173,11 +173,10 @@ def average(
 ) -> Averaged:
     """Average models into one (method: uniform or greedy), in a run of its own, finished as that of a trained model.
 
-    config: what the members were trained by; its data and tracking are where to measure and where to keep. data:
-    another labelled set to measure and select on. resume_id: a run of this very average that was cut.
-
-    Raises UserError where the members are not of one architecture, and where the validation set is one that a member
-    was trained on, or not the one that they were selected on and not named by `data`.
+    config: of the members; its data and tracking are where to measure and where to keep. data: another labelled set to
+    measure and select on. resume_id: a run of this very average that was cut. Raises UserError where the members have
+    several architectures, and where the validation set is one that a member was trained on, or not the members' own and
+    not named by `data`.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)

@@ -126,9 +126,8 @@ class Recipe:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe file.
+    """Read and check a file; `key=value` overrides are of all its stages, `stages.NAME.key=value` of one of them.
 
-    `key=value` overrides hold for all its stages, after their own `set`; `stages.NAME.key=value` for one of them.
     Raises UserError naming file, stage and key.
     """
     path = Path(path)

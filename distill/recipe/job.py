@@ -40,11 +40,10 @@ class Finished:
 
 
 def run(recipe: Recipe, on_stage: Callable[[Stage], None] = lambda _: None) -> Finished:
-    """Have every stage done, in order. The same call after a cut, however it was cut, finds the stages that are
-    finished and continues the one that was under way, in the same parent run. on_stage is called with each stage before
-    it begins.
+    """Have every stage done, in order, in one parent run; on_stage is called with each before it begins. The same call
+    after a cut finds the stages that are finished and continues the one that was under way.
 
-    Raises UserError for what can be known to be wrong before the first stage trains, and as training does.
+    Raises UserError for what is wrong before the first stage trains, and as training does.
     """
     check_models(recipe)
     tracking = recipe.stages[0].config.tracking
@@ -68,9 +67,8 @@ def run(recipe: Recipe, on_stage: Callable[[Stage], None] = lambda _: None) -> F
 
 
 def check_models(recipe: Recipe) -> None:
-    """Build every stage's model once. Raises UserError where one cannot be, breaks the budget, freezes what it has not,
-    has no device on this machine, or is to go on from weights of another architecture.
-    """
+    """Build every stage's model once. Raises UserError where one cannot be, breaks the budget, or does not fit its
+    `init`."""
     models: dict[str, Landmarker] = {}
     for stage in recipe.stages:
         where = f"{recipe.path}, stage '{stage.name}': "

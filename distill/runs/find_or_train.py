@@ -1,8 +1,7 @@
 """One training: found if it was done before, continued if it was cut, else done now.
 
-Two trainings are the same when job, config digest, data fingerprints and teacher are; if a finished run of the same
-training exists, from an ablation, a recipe or the command line, it is used. A lock file per training lets several
-processes work on plans that overlap.
+Two trainings are the same when job, config digest, data fingerprints and teacher are, whoever made them. A lock file
+per training lets several processes work on plans that overlap.
 """
 
 from __future__ import annotations
@@ -194,9 +193,7 @@ def _can_continue(tracking: TrackingConfig, run: RunInfo, identity: Identity) ->
 
 
 def _end_killed(tracking: TrackingConfig, identity: Identity) -> None:
-    """End runs of this training that were killed before their first checkpoint; MLflow would show them RUNNING for
-    ever.
-    """
+    """End runs of this training that were killed before their first checkpoint, which MLflow shows as RUNNING."""
     for run in _same(tracking, identity):
         work = _work(tracking, run)
         if run.status == "RUNNING" and work.is_dir() and not track.is_held(work):  # without a folder: another machine's
