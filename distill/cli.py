@@ -173,7 +173,7 @@ def whole(least: int, most: int = 10**18) -> Callable[[str], int]:
 def add_workers_argument(parser: argparse.ArgumentParser, what: str = "trainings") -> None:
     """--workers, for commands that start trainings in processes of their own; 0: one a GPU, or 1."""
     text = f"{what} at a time, here (default: one a GPU, or 1)"
-    parser.add_argument("--workers", type=whole(0), default=0, metavar="N", help=text)
+    parser.add_argument("--workers", type=whole(0, 1024), default=0, metavar="N", help=text)
 
 
 def add_out_argument(parser: argparse.ArgumentParser, default: str) -> None:

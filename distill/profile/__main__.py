@@ -24,15 +24,14 @@ def main(argv: list[str]) -> None:
         metavar="FILE",
         help="experiment file whose model, with random weights, stands for the teacher: it costs the same",
     )
-    parser.add_argument("--steps", type=int, default=10, metavar="N", help="measured steps (default: %(default)s)")
+    steps = cli.whole(1, 100_000)
+    parser.add_argument("--steps", type=steps, default=10, metavar="N", help="measured steps (default: %(default)s)")
     parser.add_argument("--batches", default="", metavar="N,N,...", help="of cost.png (default: up to the config's)")
     parser.add_argument("--sizes", default="", metavar="S,S,...", help="of cost.png (default: around the config's)")
     parser.add_argument("--out", metavar="DIR", default="outputs/profile", help="default: %(default)s")
     cli.add_store_argument(parser)
     args = parser.parse_args(argv)
     out = cli.check_out(args.out)
-    if args.steps < 1:
-        raise UserError(f"--steps is {args.steps}; expected at least 1.")
     batches, sizes = _numbers("--batches", args.batches, 100_000), _numbers("--sizes", args.sizes, 4096)
     config = cli.read_train_config(args.config, args.overrides, "")
     from distill.profile import job

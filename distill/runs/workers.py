@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill import cores
-from distill.errors import UserError
 from distill.files import write_text
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 BUSY = 75  # exit code of a worker that found another process at its training
 PATIENCE = 5.0  # seconds before a training that another process is at is looked at again
 GLANCE = 0.2  # seconds between looks at the workers
-MOST_WORKERS = 1024
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,7 @@ class Ended:
 
 def shares(workers: int, device: str, gpus: int) -> list[Share]:
     """The machine in equal parts: its cores, and its GPUs in turn. workers: parts, 0: one a GPU, or one; device: auto,
-    cpu or cuda. Raises UserError for more than MOST_WORKERS."""
-    if workers > MOST_WORKERS:
-        raise UserError(f"--workers is {workers}; expected at most {MOST_WORKERS}.")
+    cpu or cuda."""
     workers = workers or max(1, gpus if device != "cpu" else 1)
     threads = max(1, cores.threads() // workers)
     common = {"OMP_NUM_THREADS": str(threads)}

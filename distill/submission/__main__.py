@@ -180,7 +180,7 @@ def _parser() -> cli.Parser:
     added = command("score", score, "NME where there are labels, and how far public and private score may lie apart")
     added.add_argument("file", metavar="FILE", help="a zip with solution.txt in it")
     added.add_argument("--data", metavar="DIR", required=True, help="folder of one labelled set")
-    added.add_argument("--seed", type=int, default=0, help="of the random splits (default: %(default)s)")
+    added.add_argument("--seed", type=cli.whole(0), default=0, help="of the random splits (default: %(default)s)")
 
     added = command("log", log, "enter what was submitted, and its public score, in the ledger")
     added.add_argument("file", metavar="FILE", help="the zip as it was submitted")

@@ -22,7 +22,7 @@ def parser() -> cli.Parser:
     ui.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)"
     )
-    ui.add_argument("--port", type=int, default=5000, help="port to listen at (default: %(default)s)")
+    ui.add_argument("--port", type=cli.whole(1, 65535), default=5000, help="port to listen at (default: %(default)s)")
     ui.add_argument("--uri", default="", help="another store (default: $MLFLOW_TRACKING_URI, else the database in DIR)")
     ui.add_argument("--experiment", metavar="NAME", default="distill", help="shown first (default: %(default)s)")
     up = commands.add_parser("upload", parents=[store], help="send runs that were logged offline; safe to repeat")

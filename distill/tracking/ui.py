@@ -105,10 +105,8 @@ other runs: `ablation`, `study`, `recipe`. Roles (`distill.role`): `teacher`, `c
 def serve(uri: str, experiment: str, host: str, port: int) -> None:
     """Become a server of MLflow's pages for the store at `uri`; for a tracking server, print its address and return.
 
-    Raises UserError where there is no such port, it is taken, or there is no store.
+    Raises UserError where host or port cannot be had, or there is no store.
     """
-    if not 1 <= port <= 65535:
-        raise UserError(f"--port is {port}; expected 1 to 65535.")
     page = f"#/experiments{_runs_page(uri, experiment)}"
     if uri.startswith("http"):
         print(f"The runs are on a server that runs already: {uri.rstrip('/')}/{page}")

@@ -185,7 +185,6 @@ def test_the_machine_is_shared_out(monkeypatch):
     assert [share.environment["CUDA_VISIBLE_DEVICES"] for share in workers.shares(2, "cuda", 2)] == ["4", "6"]
     assert "CUDA_VISIBLE_DEVICES" not in workers.shares(2, "cpu", 2)[0].environment
     assert workers.shares(99, "cpu", 0)[0].threads == 1
-    assert "1000000000" in refusal(workers.shares, 10**9, "cpu", 0)
 
 
 def test_ctrl_c_shows_how_to_continue(here, tmp_path, monkeypatch, capsys):

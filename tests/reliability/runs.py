@@ -293,10 +293,10 @@ def read_only(rng: np.random.Generator, folder: Path) -> Iterator[tuple[str, Cal
 
 def check_whole(folder: Path) -> None:
     """Raises Lost for a file that is half-written: a temporary one that was left, or one that its reader refuses."""
-    from distill import submission
     from distill.data import images
     from distill.models.files import load_model
     from distill.predict.runtime import OnnxNetwork
+    from distill.submission import file as submission
     from distill.training import checkpoint
 
     readers: dict[str, Callable[[Path], object]] = {

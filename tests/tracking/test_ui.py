@@ -14,6 +14,7 @@ from distill import tracking
 from distill.config import TrackingConfig
 from distill.tracking import NOTE
 from distill.tracking import __main__ as command
+from distill.tracking.ui import serve
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -63,8 +64,8 @@ def test_a_port_that_is_none_is_refused(tiny, port):
     assert "--port" in refusal(command.main, ["ui", "--port", port, "--store", str(tiny.store)])
 
 
-def test_a_host_that_is_none_is_refused(tiny):
-    assert f"'{'x' * 80}'" in refusal(command.main, ["ui", "--host", "x" * 80, "--store", str(tiny.store)])
+def test_a_host_that_is_none_is_refused():
+    assert f"'{'x' * 80}'" in refusal(serve, "postgresql://db/runs", "distill", "x" * 80, 5000)
 
 
 def test_a_description_that_is_there_stays(tiny, client):
