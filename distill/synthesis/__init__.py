@@ -1,7 +1,7 @@
 """Rendered faces with exact landmarks, as many as wanted: training data that anyone can make.
 
 A picture depends on (seed, index, size, elevation) alone, whatever is rendered beside it or before it and by however
-many processes; its landmarks scale with the size.
+many processes; its labels on their kind too, and they scale with the size.
 
     job.py          a set on disk: shards, worker processes, labels, manifest
     preview.py      a contact sheet of a set
@@ -18,4 +18,5 @@ many processes; its landmarks scale with the size.
     kernels/        loops compiled by numba
 """
 
+LABELS = ("aflw", "vertices")
 ELEVATION = 12.0  # of the camera, degrees: as far as pitch goes for faces that are seen from the front

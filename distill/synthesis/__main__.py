@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distill import cli, cores
 from distill.errors import UserError
-from distill.synthesis import ELEVATION
+from distill.synthesis import ELEVATION, LABELS
 
 SIZES = (32, 1024)  # px
 LAST = 999_999  # index: names have six digits
@@ -31,7 +31,9 @@ def main(argv: list[str]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process is a core
     from distill.synthesis import job, preview
 
-    request = job.Request(root / args.set, args.seed, args.size, args.start, args.count, args.jobs, args.elevation)
+    request = job.Request(
+        root / args.set, args.seed, args.size, args.start, args.count, args.jobs, args.elevation, args.labels
+    )
     result = job.make(request)
     faces = result.faces
     print(f"{faces.folder}: {len(faces)} images of {args.size} x {args.size} px, {faces.names[0]} to {faces.names[-1]}")
@@ -67,6 +69,13 @@ def _parser() -> cli.Parser:
         metavar="DEG",
         help="spread of the camera's elevation where a head is turned to the side, degrees; 0: always at the height of "
         "the head, as before 2026-11-27 (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--labels",
+        choices=LABELS,
+        default=LABELS[0],
+        help="aflw: as those of AFLW2000-3D were made; vertices: where the camera sees vertices of the mesh, as until "
+        "2026-11-27; the pictures are the same (default: %(default)s)",
     )
     parser.add_argument(
         "--jobs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from distill.synthesis import masks, noise
 from distill.synthesis.kernels import geometry, raster
 
 ASSETS = Path(__file__).resolve().parent / "assets"
+POINTS = "points68.json"
 F4 = np.float32
 
 _CLASSES = {
@@ -45,7 +47,9 @@ class FaceModel:
     classes: np.ndarray  # (V,) uint8, C_SKIN to C_LASH
     is_skin: np.ndarray  # (V,) bool
     eyes: tuple[np.ndarray, np.ndarray]  # vertices of the left and the right eyeball
-    landmarks: np.ndarray  # (68,) vertices
+    landmarks: np.ndarray  # (68,) vertices about which pictures are framed and things are laid
+    label_vertices: np.ndarray  # (68, 4): the points that labels are made of, as weighted means of vertices
+    label_weights: np.ndarray  # (68, 4) float32, sums of 1
     head_vertices: np.ndarray  # those that hair collides with
     bust: np.ndarray  # a sample of those that the shadow map must cover
     masks: np.ndarray  # (V, N_MASKS) float32
@@ -59,6 +63,10 @@ class FaceModel:
     def shape(self, weights: np.ndarray, out: np.ndarray) -> None:
         """Vertices (V, 3) float32 into out, for the weights (154,) of the modes."""
         geometry.blend(self.vertices.reshape(-1), self.modes, self.scale, weights.astype(F4), out.reshape(-1))
+
+    def label_points(self, vertices: np.ndarray) -> np.ndarray:
+        """(68, 3) points of a face of these vertices (V, 3); which they are is in assets/README.md."""
+        return np.einsum("pk,pkc->pc", self.label_weights, vertices[self.label_vertices])
 
 
 def load(path: Path = ASSETS / "ict_facekit.npz") -> FaceModel:
@@ -80,6 +88,7 @@ def load(path: Path = ASSETS / "ict_facekit.npz") -> FaceModel:
     eyes = (left, right)
     regions, brow = masks.paint(vertices, arrays["landmark68"].astype(int), is_skin)
     regions[:, col.K_AO] = _ambient(vertices, opaque)
+    points = json.loads((path.parent / POINTS).read_text(encoding="utf-8"))
     modes, scale = _modes(arrays["identity"].astype(F4), arrays["expression"].astype(F4), brow)
     return FaceModel(
         vertices=vertices,
@@ -92,6 +101,8 @@ def load(path: Path = ASSETS / "ict_facekit.npz") -> FaceModel:
         is_skin=is_skin,
         eyes=eyes,
         landmarks=arrays["landmark68_aflw"].astype(int),
+        label_vertices=np.array([point["vertices"] for point in points]),
+        label_weights=np.array([point["weights"] for point in points], F4),
         head_vertices=np.where(is_skin & (vertices[:, 1] > -12.5) & (np.abs(vertices[:, 0]) < 9.5))[0],
         bust=np.where(vertices[:, 1] > -16)[0][::5],
         masks=regions,

@@ -40,7 +40,7 @@ SHARD = 50  # images
 QUALITY = 88  # of the JPEG files
 MANIFEST = "manifest.json"
 SHARDS = "shards"
-DEFAULTS = {"elevation": 0.0}  # of renders from before there was a choice
+DEFAULTS = {"elevation": 0.0, "labels": "vertices"}  # of renders from before there was a choice
 RECORD = np.dtype([("index", "<i8"), ("bytes", "<i8"), ("landmarks", "<f4", (68, 2))])
 """What a shard keeps of an image: its number, the size of its file, its landmarks in pixels."""
 
@@ -56,6 +56,7 @@ class Request:
     count: int
     jobs: int  # processes
     elevation: float  # standard deviation of the camera's, degrees
+    labels: str  # of LABELS
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def _identity(request: Request) -> dict[str, Any]:
         "seed": request.seed,
         "size": request.size,
         "elevation": request.elevation,
+        "labels": request.labels,
         "quality": QUALITY,
         "assets": assets,
     }
@@ -238,7 +240,7 @@ class _Worker:
 
     def __init__(self, model: FaceModel, request: Request):
         cv2.setNumThreads(1)  # a process is a core
-        self.renderer = Renderer(model, request.elevation)
+        self.renderer = Renderer(model, request.elevation, request.labels)
         self.folder, self.seed, self.size = request.folder, request.seed, request.size
 
     def __call__(self, task: Task) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from distill.synthesis import ELEVATION, accessories, backgrounds, camera, chance
+from distill.synthesis import ELEVATION, LABELS, accessories, backgrounds, camera, chance
 from distill.synthesis import columns as col
 from distill.synthesis.accessories import Glasses, Hat
 from distill.synthesis.chance import colour, stream
@@ -29,6 +29,7 @@ VERSION = 2
 """Of what (seed, index, size, elevation) gives; every change of a picture raises it."""
 STEEPEST = 35.0  # elevation of the camera, degrees
 
+GRID = 2**18  # labels are multiples of its inverse, so that no processor's rounding shows in a fingerprint
 SHADOW = 176  # side of the shadow map, texels
 F4 = np.float32
 
@@ -40,15 +41,20 @@ class Subject:
     female: bool
     open_mouth: float  # 0..1 and above: how far the mouth lets light in
     view: View
-    landmarks: np.ndarray  # (68, 2) in a picture of side 1
+    anchors: np.ndarray  # (68, 2) in a picture of side 1: vertices by which it is exposed and covered
+    landmarks: np.ndarray  # (68, 2) the labels, likewise
 
 
 class Renderer:
     """`render` gives a picture and its landmarks. An instance keeps its buffers, so one is for one thread."""
 
-    def __init__(self, model: FaceModel, elevation: float = ELEVATION):
-        """elevation: standard deviation of the camera's, degrees, where the head is turned to the side; see View."""
-        self.model, self.elevation = model, elevation
+    def __init__(self, model: FaceModel, elevation: float = ELEVATION, labels: str = LABELS[0]):
+        """elevation: standard deviation of the camera's, degrees, where the head is turned to the side; see View.
+
+        labels, no matter for the picture: `aflw`, made as those of AFLW2000-3D (FaceModel.label_points,
+        View.project_parallel), or `vertices`, where the camera sees the vertices FaceModel.landmarks.
+        """
+        self.model, self.elevation, self.labels = model, elevation, labels
         self.vertices, self.normals = (np.empty_like(model.vertices) for _ in range(2))  # of the face, head space
         self.scene = Scene(model)
         self.face = skins.Face(model.masks, model.fields, model.classes)
@@ -70,12 +76,12 @@ class Renderer:
         frame, out = self._draw(subject, look, light, shadow, strands, size)
         rng = stream(seed, index, chance.BACKDROP)
         self._lashes_and_lenses(subject, look, light, glasses, frame, rng)
-        landmarks = subject.landmarks * F4(size)
-        self._expose(look, landmarks, frame, out, rng)
+        anchors, landmarks = subject.anchors * F4(size), subject.landmarks * F4(size)
+        self._expose(look, anchors, frame, out, rng)
         rng = stream(seed, index, chance.CAMERA)
         if rng.random() < 0.07:
-            camera.occlude(out, landmarks, rng)
-        return camera.develop(out, landmarks, rng), landmarks
+            camera.occlude(out, anchors, rng)
+        return camera.develop(out, anchors, rng), landmarks
 
     def subject(self, seed: int, index: int) -> Subject:
         """Identity, expression, pose and crop; the face's vertices lie in `self.vertices` then."""
@@ -90,10 +96,13 @@ class Renderer:
             ball = self.vertices[eye]
             centre = 0.5 * (ball.min(0) + ball.max(0))
             self.vertices[eye] = (ball - centre) @ turn + centre
-        landmarks = view.project(view.place(self.vertices[model.landmarks]), 1.0)[:, :2]
+        anchors = landmarks = view.project(view.place(self.vertices[model.landmarks]), 1.0)[:, :2]
+        if self.labels == "aflw":
+            exact = view.project_parallel(view.place(model.label_points(self.vertices)))
+            landmarks = (np.round(exact * GRID) / GRID).astype(F4)
         expression = dict(zip(model.expressions, weights[100:], strict=False))
         open_mouth = expression["jawOpen"] * 2.0 + 0.5 * expression["mouthUpperUp_L"]
-        return Subject(female, open_mouth, view, landmarks)
+        return Subject(female, open_mouth, view, anchors, landmarks)
 
     def _dress(
         self, subject: Subject, seed: int, index: int

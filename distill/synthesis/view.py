@@ -66,6 +66,19 @@ class View:
         geometry.project(points.reshape(-1, 3), self.camera, focal, x, y, out.reshape(-1, 3))
         return out
 
+    def project_parallel(self, points: np.ndarray) -> np.ndarray:
+        """World points (n, 3) to a picture of side 1, (n, 2), as if seen from far away: scaled and moved as a whole so
+        that they lie closest (least squares) to where the camera sees them.
+
+        So are the labels of AFLW2000-3D: a face model fitted by a scaled parallel projection to photographs, which are
+        taken from near (Zhu et al., "Face Alignment Across Large Poses: A 3D Solution", CVPR 2016, eq. 2).
+        """
+        seen = self.project(points, 1.0)[:, :2].astype(np.float64)
+        flat = points[:, :2].astype(np.float64) * [1, -1]
+        flat -= flat.mean(0)
+        scale = (flat * (seen - seen.mean(0))).sum() / (flat**2).sum()
+        return scale * flat + seen.mean(0)
+
 
 def sample_light(rng: np.random.Generator) -> tuple[Light, np.ndarray]:
     """A key light, often a second one and one from behind, sky and ground; and the axes (3, 3) of the shadow map.

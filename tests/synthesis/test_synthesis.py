@@ -19,6 +19,7 @@ pytest.importorskip("numba")
 from distill import headpose
 from distill.data.annotations import read_set
 from distill.errors import UserError
+from distill.landmarks import IBUG68
 from distill.synthesis import __main__ as entry
 from distill.synthesis import facemodel, job, preview
 from distill.synthesis.renderer import Renderer
@@ -49,7 +50,8 @@ def quick(model):
 @pytest.fixture(scope="module")
 def made(quick, tmp_path_factory):
     """The request for a set of five images that is there."""
-    request = job.Request(tmp_path_factory.mktemp("made") / "synthetics_train", 7, SIZE, 0, 5, jobs=1, elevation=12.0)
+    folder = tmp_path_factory.mktemp("made") / "synthetics_train"
+    request = job.Request(folder, 7, SIZE, 0, 5, jobs=1, elevation=12.0, labels="aflw")
     job.make(request)
     return request
 
@@ -82,9 +84,9 @@ def test_landmarks_scale_with_the_size(renderer):
     assert large == pytest.approx(3 * small, rel=1e-6)
 
 
-def test_landmarks_lie_where_their_vertices_are_drawn(model, renderer):
+def test_landmarks_lie_where_their_vertices_are_drawn(model):
     """The surface seen at the pixel of a landmark in front is that of its vertex."""
-    seen = 0
+    seen, renderer = 0, Renderer(model, labels="vertices")
     for index in range(12):
         _, points = renderer.render(5, index, 2 * SIZE)
         frame, _ = renderer.frames[2 * SIZE]
@@ -95,6 +97,35 @@ def test_landmarks_lie_where_their_vertices_are_drawn(model, renderer):
             vertex = mesh.points[model.landmarks[point]]
             seen += frame.owner[y, x] >= 0 and np.linalg.norm(mesh.points[corners] - vertex, axis=1).min() < 1.0
     assert seen > 30  # of 48; the others are behind hair, hands, scarves or the nose itself
+
+
+def test_a_picture_does_not_depend_on_the_kind_of_its_labels(model, renderer):
+    image, points = renderer.render(1, 3, SIZE)
+    same, vertices = Renderer(model, labels="vertices").render(1, 3, SIZE)
+    apart = np.linalg.norm(points - vertices, axis=1) / SIZE
+    assert np.array_equal(image, same) and 0.002 < apart.mean() < 0.02
+
+
+def test_label_points_are_symmetric_and_near_the_surface(model):
+    assert model.label_weights.sum(1) == pytest.approx(np.ones(68), abs=1e-6)
+    points = model.label_points(model.vertices)
+    assert points[list(IBUG68.flip_permutation)] * [-1, 1, 1] == pytest.approx(points, abs=0.02)  # cm
+    apart = np.linalg.norm(points - model.vertices[model.landmarks], axis=1)
+    assert apart[:17].max() < 0.8 and apart[17:].max() < 0.3
+
+
+def test_a_parallel_projection_is_the_closest_there_is(model):
+    view = View(np.random.default_rng(1), model.vertices[model.landmarks])
+    points = view.place(model.label_points(model.vertices))
+    near, far = view.project(points, 1.0)[:, :2], view.project_parallel(points)
+    error = ((far - near) ** 2).sum()
+    assert 0 < error < 68 * 0.02**2
+    centre = far.mean(0)
+    for factor in (0.998, 1.002):
+        assert (((far - centre) * factor + centre - near) ** 2).sum() > error
+        assert ((far + [factor - 1, 0] - near) ** 2).sum() > error
+    flat = points * np.float32([1, 1, 0])  # all at one depth: nothing is nearer than the rest
+    assert view.project_parallel(flat) == pytest.approx(view.project(flat, 1.0)[:, :2], abs=1e-5)
 
 
 def poses(model, elevation: float) -> tuple[np.ndarray, np.ndarray]:
@@ -204,17 +235,18 @@ def test_a_run_that_was_cut_goes_on(made, tmp_path, monkeypatch):
     assert files(cut.folder) == files(made.folder)
 
 
-def test_renders_from_before_the_elevation_could_be_chosen_go_on_with_none(copy):
+@pytest.mark.parametrize(("key", "before", "now"), [("elevation", "0.0", "12.0"), ("labels", "vertices", "aflw")])
+def test_renders_from_before_there_was_a_choice_go_on_as_they_were(copy, key, before, now):
     path = copy.folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    del manifest["elevation"]
+    del manifest[key]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="renders of elevation 0.0; expected 12.0"):
+    with pytest.raises(UserError, match=f"renders of {key} {before}; expected {now}"):
         job.make(copy)
-    assert job.make(replace(copy, elevation=0.0)).rendered == 0
+    assert job.make(replace(copy, **{key: job.DEFAULTS[key]})).rendered == 0
 
 
-@pytest.mark.parametrize(("key", "value"), [("seed", 8), ("size", 32), ("elevation", 0.0)])
+@pytest.mark.parametrize(("key", "value"), [("seed", 8), ("size", 32), ("elevation", 0.0), ("labels", "vertices")])
 def test_a_folder_of_other_renders_is_refused(copy, key, value):
     before = files(copy.folder)
     with pytest.raises(UserError, match=f"renders of {key} .*; expected {value}"):
