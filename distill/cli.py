@@ -170,15 +170,30 @@ def whole(least: int, most: int = 10**18) -> Callable[[str], int]:
     return number
 
 
+def folder(text: str) -> Path:
+    """The type of an argument that is a folder which is there."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a folder")
+    return Path(text)
+
+
+def file(text: str) -> Path:
+    """The type of an argument that is a regular file which is there."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a file")
+    return Path(text)
+
+
 def add_workers_argument(parser: argparse.ArgumentParser, what: str = "trainings") -> None:
     """--workers, for commands that start trainings in processes of their own; 0: one a GPU, or 1."""
     text = f"{what} at a time, here (default: one a GPU, or 1)"
     parser.add_argument("--workers", type=whole(0, 1024), default=0, metavar="N", help=text)
 
 
-def add_out_argument(parser: argparse.ArgumentParser, default: str) -> None:
-    """--out, a folder that `check_out` has seen."""
-    parser.add_argument("--out", metavar="DIR", type=check_out, default=default, help="default: %(default)s")
+def add_out_argument(parser: argparse.ArgumentParser, default: str = "") -> None:
+    """--out, a folder that `check_out` has seen; to be given where there is no default."""
+    text = "where the files go" + (" (default: %(default)s)" if default else "")
+    parser.add_argument("--out", metavar="DIR", type=check_out, default=default, required=not default, help=text)
 
 
 def add_overrides_argument(parser: argparse.ArgumentParser, text: str) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from distill import cli
 from distill.average import AVERAGES
 from distill.config import TrackingConfig
-from distill.errors import UserError
 
 
 def main(argv: list[str]) -> None:
@@ -31,21 +29,17 @@ def main(argv: list[str]) -> None:
         help="greedy: from the best one on, those that make the mean no worse on the validation set (default); "
         "uniform: all",
     )
-    parser.add_argument(
-        "--data", metavar="DIR", help="folder of one labelled set to measure on (default: the run's validation set)"
-    )
+    text = "folder of one labelled set to measure on (default: the run's validation set)"
+    parser.add_argument("--data", metavar="DIR", type=cli.folder, help=text)
     parser.add_argument("--name", help="name of the new run")
     cli.add_store_argument(parser)
     args = parser.parse_args(argv)
-    data = Path(args.data) if args.data else None
-    if data is not None and not data.is_dir():
-        raise UserError(f"--data '{data}' is not a folder; expected one that holds annot.pkl or *_ldmks.txt.")
     from distill.average import job as averaging
 
     tracking = TrackingConfig(store=args.store)
     config = averaging.source_config(averaging.find_members(args.models, tracking), tracking)
     config = replace(config, tracking=replace(config.tracking, run_name=args.name or ""))
-    _print_result(averaging.average(args.models, args.method, config, data=data))
+    _print_result(averaging.average(args.models, args.method, config, data=args.data))
 
 
 def _print_result(averaged) -> None:

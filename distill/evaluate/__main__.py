@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill import cli
 from distill.config import Config, TrackingConfig
-from distill.errors import UserError
 from distill.models.references import config_of, resolve_model
 
 if TYPE_CHECKING:
@@ -24,29 +22,22 @@ def main(argv: list[str]) -> None:
         description="NME in percent by region and yaw, CED, worst images: JSON and pictures.",
     )
     cli.add_model_arguments(parser)
-    parser.add_argument(
-        "--data", metavar="DIR", help="folder of one labelled set (default: the validation set of the model's run)"
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", default="outputs/evaluation", help="where JSON and pictures go (default: %(default)s)"
-    )
+    text = "folder of one labelled set (default: the validation set of the model's run)"
+    parser.add_argument("--data", metavar="DIR", type=cli.folder, help=text)
+    cli.add_out_argument(parser, "outputs/evaluation")
     parser.add_argument(
         "--normalizer", choices=NORMALIZERS, default="image", help="image: sqrt(W*H), the challenge's 384 (default)"
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirror image (twice the work)")
     cli.add_on_bad_argument(parser)
     args = parser.parse_args(argv)
-    folder = Path(args.data) if args.data else None
-    if folder is not None and not folder.is_dir():
-        raise UserError(f"--data '{folder}' is not a folder; expected one that holds annot.pkl or *_ldmks.txt.")
-    out = cli.check_out(args.out)
     tracking = TrackingConfig(store=args.store)
     reference = resolve_model(args.model, tracking)
     from distill.evaluate import job as evaluation
     from distill.models.files import load_model
 
     model, described = load_model(reference.path)
-    labelled = evaluation.read_for(model.markup, config_of(reference, tracking) or Config(), folder, args.on_bad)
+    labelled = evaluation.read_for(model.markup, config_of(reference, tracking) or Config(), args.data, args.on_bad)
     predictions = evaluation.predict_set(model, labelled, flip=args.flip)
     report = evaluation.measure(predictions, labelled, args.normalizer)
     label = reference.label + (" (flip)" if args.flip else "")
@@ -63,13 +54,13 @@ def main(argv: list[str]) -> None:
     if held:
         facts["expected_errors"] = held.to_dict()
     evaluation.write_json(
-        out / "report.json",
+        args.out / "report.json",
         facts | report.to_dict() | {"names": list(labelled.names), "left_out": dict(labelled.skipped)},
     )
-    evaluation.pictures(out / "pictures", labelled, {label: predictions}, {label: report}, expected=held)
+    evaluation.pictures(args.out / "pictures", labelled, {label: predictions}, {label: report}, expected=held)
     print(f"{label} on {labelled.folder.name}: {len(labelled)} images, errors in percent of '{args.normalizer}'")
     _print_report(report, evaluation.confidence_lines(report), held)
-    print(f"  {out / 'report.json'}, pictures in {out / 'pictures'}")
+    print(f"  {args.out / 'report.json'}, pictures in {args.out / 'pictures'}")
     cli.stop_if_left_out(labelled.skipped)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from distill import cli
 from distill.config import Config, TrackingConfig
-from distill.errors import UserError
 from distill.models.references import config_of, resolve_model
 
 
@@ -18,21 +15,18 @@ def main(argv: list[str]) -> None:
         "solution.zip.",
     )
     cli.add_model_arguments(parser)
-    parser.add_argument("--out", metavar="DIR", required=True, help="where the files go")
-    parser.add_argument("--images", metavar="DIR", help="also predict this folder of images into solution.zip")
+    cli.add_out_argument(parser)
+    text = "also predict this folder of images into solution.zip"
+    parser.add_argument("--images", metavar="DIR", type=cli.folder, help=text)
     cli.add_on_bad_argument(parser)
     parser.add_argument(
         "--calibrate",
         metavar="DIR",
+        type=cli.folder,
         help="fit each point's expected error on these labelled renders, which the student has not seen, and keep it "
         "in the files",
     )
     args = parser.parse_args(argv)
-    for option in ("images", "calibrate"):
-        folder = getattr(args, option)
-        if folder and not Path(folder).is_dir():
-            raise UserError(f"--{option} '{folder}' is not a folder.")
-    out = cli.check_out(args.out)
     tracking = TrackingConfig(store=args.store)
     reference = resolve_model(args.model, tracking)
     from distill.data.annotations import read_set
@@ -45,8 +39,8 @@ def main(argv: list[str]) -> None:
         images = read_set(args.images, need_labels=False, on_bad=args.on_bad, decode=True)
     if args.calibrate:
         markup = markup_of(reference.path, read_description(reference.path))
-        held_out = read_for(markup, config_of(reference, tracking) or Config(), Path(args.calibrate), args.on_bad)
-    made = exporting.export(reference.path, out, images, held_out)
+        held_out = read_for(markup, config_of(reference, tracking) or Config(), args.calibrate, args.on_bad)
+    made = exporting.export(reference.path, args.out, images, held_out)
     print(f"{made.weights}: {made.weights.stat().st_size:,} bytes, float32")
     print(f"{made.onnx}: {made.onnx.stat().st_size:,} bytes, within {made.parity:.6f} px of the torch student")
     if held_out:

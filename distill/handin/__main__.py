@@ -20,10 +20,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--id", metavar="ID", help="whose it is: R07654321 makes R07654321.zip")
     parser.add_argument("--run", metavar="RUN", help="run id or name of the student")
     parser.add_argument("--out", metavar="DIR", default="outputs/handin", help="default: %(default)s")
-    parser.add_argument("--report", metavar="FILE", help="your report, a PDF (default: the run's, written if need be)")
-    parser.add_argument(
-        "--images", metavar="DIR", help="test images, for --check and for a run that has no submission yet"
-    )
+    parser.add_argument("--report", metavar="FILE", type=cli.file, help="your PDF (default: the run's, or a new one)")
+    text = "test images, for --check and for a run that has no submission yet"
+    parser.add_argument("--images", metavar="DIR", type=cli.folder, help=text)
     cli.add_store_argument(parser)
     parser.add_argument(
         "--check", metavar="ZIP", nargs="?", const="", help="check this zip, or with --run the one that was just built"
@@ -38,7 +37,7 @@ def main(argv: list[str]) -> None:
         cli.check_out(args.out)
     path = _build(args) if building else Path(args.check)
     if args.check is not None:
-        _check(path, Path(args.images), install=not args.no_install)
+        _check(path, args.images, install=not args.no_install)
 
 
 def _refuse(args, building: bool) -> None:
@@ -53,10 +52,6 @@ def _refuse(args, building: bool) -> None:
         raise UserError("--check needs --images DIR, the test images that the submission is of.")
     if args.no_install and args.check is None:
         raise UserError("--no-install goes with --check. See --help.")
-    if args.images and not Path(args.images).is_dir():
-        raise UserError(f"--images '{args.images}' is not a folder.")
-    if args.report and not Path(args.report).is_file():
-        raise UserError(f"--report '{args.report}' is not a file; expected a PDF.")
     if args.check and not Path(args.check).is_file():
         raise UserError(f"--check '{args.check}' is not a file; expected a hand-in's zip.")
 
@@ -65,12 +60,7 @@ def _build(args) -> Path:
     from distill.handin import job as building
 
     made = building.build(
-        args.id,
-        args.run,
-        Path(args.out),
-        TrackingConfig(store=args.store),
-        report=Path(args.report) if args.report else None,
-        images=Path(args.images) if args.images else None,
+        args.id, args.run, Path(args.out), TrackingConfig(store=args.store), report=args.report, images=args.images
     )
     print(
         f"{made.path}: {made.path.stat().st_size:,} bytes, {made.files} files, of run {made.run.id} ({made.run.name})"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from distill import cli
 from distill.errors import UserError
 from distill.schema import shown
@@ -17,27 +15,27 @@ def main(argv: list[str]) -> None:
         "profile.json, trace.json.gz (open it at https://ui.perfetto.dev) and cost.png.",
     )
     parser.add_argument("config", metavar="CONFIG", help="experiment file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.batch_size=32 teacher=RUN_ID")
+    cli.add_overrides_argument(parser, "e.g. train.batch_size=32 teacher=RUN_ID")
     parser.add_argument("--job", choices=("student", "teacher"), default="student", help="default: %(default)s")
     parser.add_argument(
         "--untrained-teacher",
         metavar="FILE",
+        type=cli.file,
         help="experiment file whose model, with random weights, stands for the teacher: it costs the same",
     )
     steps = cli.whole(1, 100_000)
     parser.add_argument("--steps", type=steps, default=10, metavar="N", help="measured steps (default: %(default)s)")
     parser.add_argument("--batches", default="", metavar="N,N,...", help="of cost.png (default: up to the config's)")
     parser.add_argument("--sizes", default="", metavar="S,S,...", help="of cost.png (default: around the config's)")
-    parser.add_argument("--out", metavar="DIR", default="outputs/profile", help="default: %(default)s")
+    cli.add_out_argument(parser, "outputs/profile")
     cli.add_store_argument(parser)
     args = parser.parse_args(argv)
-    out = cli.check_out(args.out)
+    out = args.out
     batches, sizes = _numbers("--batches", args.batches, 100_000), _numbers("--sizes", args.sizes, 4096)
     config = cli.read_train_config(args.config, args.overrides, "")
     from distill.profile import job
 
-    stand_in = Path(args.untrained_teacher) if args.untrained_teacher else None
-    found = job.profile(config, args.job, out, args.steps, batches, sizes, stand_in)
+    found = job.profile(config, args.job, out, args.steps, batches, sizes, args.untrained_teacher)
     print(job.to_text(found))
     print(f"  {out}/profile.json  {out}/trace.json.gz  {out}/cost.png")
 

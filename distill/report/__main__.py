@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from distill import cli
 from distill.config import TrackingConfig
 from distill.errors import UserError
@@ -24,28 +22,23 @@ def main(argv: list[str]) -> None:
         default="",
         help="the best student of this MLflow experiment, its control, teacher, ablations",
     )
-    parser.add_argument(
-        "--out", metavar="DIR", default="outputs/report", help="where both files go (default: %(default)s)"
-    )
-    parser.add_argument("--data", metavar="DIR", help="show images of this labelled set, not of the validation set")
+    cli.add_out_argument(parser, "outputs/report")
+    text = "show images of this labelled set, not of the validation set"
+    parser.add_argument("--data", metavar="DIR", type=cli.folder, help=text)
     parser.add_argument("--title", metavar="TEXT", default="", help="title of the report")
     cli.add_store_argument(parser)
     parser.add_argument("--no-log", action="store_true", help="do not store the report with the student's run")
     args = parser.parse_args(argv)
     if bool(args.runs) == bool(args.experiment):
         raise UserError("Give either runs or --experiment NAME. See --help.")
-    data = Path(args.data) if args.data else None
-    if data is not None and not data.is_dir():
-        raise UserError(f"--data '{data}' is not a folder; expected one that holds annot.pkl or *_ldmks.txt.")
-    out = cli.check_out(args.out)
     from distill.report.job import report
 
     written = report(
         args.runs,
         TrackingConfig(store=args.store),
-        out,
+        args.out,
         experiment=args.experiment,
-        data=data,
+        data=args.data,
         title=args.title,
         keep=not args.no_log,
     )

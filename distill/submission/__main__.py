@@ -26,7 +26,6 @@ def make(args) -> None:
     """Write a submission of a model for a folder of images."""
     from distill.models.references import resolve_model
 
-    _folder("--images", args.images)
     if Path(args.out).is_dir():
         raise UserError(f"--out '{args.out}' is a folder; expected the name of a zip.")
     cli.check_out(Path(args.out).parent)
@@ -43,10 +42,9 @@ def make(args) -> None:
 
 def check(args) -> None:
     """Prints what is wrong, or what the file holds; exit code 1 for an invalid file."""
-    file = _file(args.file)
+    file = args.file
     names: Sequence[str] | None = None
     if args.images:
-        _folder("--images", args.images)
         from distill.data.annotations import picture_names
 
         names = picture_names(args.images)
@@ -76,8 +74,7 @@ def check(args) -> None:
 
 def score(args) -> None:
     """Print NME and the spread of public and private scores on labelled images."""
-    file = _file(args.file)
-    _folder("--data", args.data)
+    file = args.file
     from distill.data.annotations import read_set
     from distill.submission import job as submitting
 
@@ -107,7 +104,7 @@ def score(args) -> None:
 
 def log(args) -> None:
     """Enter a public score into the ledger."""
-    file = _file(args.file)
+    file = args.file
     from distill.submission import job as submitting
 
     logged = submitting.log(
@@ -167,23 +164,25 @@ def _parser() -> cli.Parser:
 
     added = command("make", make, "predict a folder of images into a submission")
     cli.add_model_arguments(added)
-    added.add_argument("--images", metavar="DIR", required=True, help="the images to predict")
+    added.add_argument("--images", metavar="DIR", type=cli.folder, required=True, help="the images to predict")
     cli.add_on_bad_argument(added)
     added.add_argument("--out", metavar="FILE", default="solution.zip", help="default: %(default)s")
 
     added = command("check", check, "all that is wrong with a submission, and where; exit code 1 for an invalid one")
-    added.add_argument("file", metavar="FILE", help="a zip with solution.txt in it")
+    added.add_argument("file", metavar="FILE", type=cli.file, help="a zip with solution.txt in it")
     group = added.add_mutually_exclusive_group()
-    group.add_argument("--images", metavar="DIR", help="it must hold the images of this folder, each once")
+    group.add_argument(
+        "--images", metavar="DIR", type=cli.folder, help="it must hold the images of this folder, each once"
+    )
     group.add_argument("--names", metavar="FILE", help="it must hold the images that this file names, one a line")
 
     added = command("score", score, "NME where there are labels, and how far public and private score may lie apart")
-    added.add_argument("file", metavar="FILE", help="a zip with solution.txt in it")
-    added.add_argument("--data", metavar="DIR", required=True, help="folder of one labelled set")
+    added.add_argument("file", metavar="FILE", type=cli.file, help="a zip with solution.txt in it")
+    added.add_argument("--data", metavar="DIR", type=cli.folder, required=True, help="folder of one labelled set")
     added.add_argument("--seed", type=cli.whole(0), default=0, help="of the random splits (default: %(default)s)")
 
     added = command("log", log, "enter what was submitted, and its public score, in the ledger")
-    added.add_argument("file", metavar="FILE", help="the zip as it was submitted")
+    added.add_argument("file", metavar="FILE", type=cli.file, help="the zip as it was submitted")
     added.add_argument("--public", metavar="NME", type=float, required=True, help="public score in percent, as 2.31")
     added.add_argument("--run", default="", help="the run that made it (default: the one that exported these bytes)")
     added.add_argument("--date", type=_date, help="when, as 2026-11-22 (default: today)")
@@ -201,17 +200,6 @@ def _date(text: str) -> datetime.date:
     except ValueError:
         pass
     raise UserError(f"--date '{text}' is not a date; expected one as 2026-11-22.")
-
-
-def _file(path: str) -> Path:
-    if not Path(path).is_file():
-        raise UserError(f"Submission '{path}' is not a file; expected a zip.")
-    return Path(path)
-
-
-def _folder(option: str, path: str) -> None:
-    if not Path(path).is_dir():
-        raise UserError(f"{option} '{path}' is not a folder.")
 
 
 if __name__ == "__main__":

@@ -285,9 +285,9 @@ def test_a_fresh_environment_makes_the_stored_submission_again(tiny, built):
         (["--id", "R1", "--run", "x", "--check", "R1.zip", "--images", "."], ["either"]),
         (["--check", "absent.zip", "--images", "."], ["absent.zip", "not a file"]),
         (["--check", "absent.zip"], ["--images"]),
-        (["--check", "x.zip", "--images", "absent"], ["--images 'absent'"]),
+        (["--check", "x.zip", "--images", "absent"], ["--images", "'absent'"]),
         (["--id", "R1", "--run", "x", "--no-install"], ["--no-install goes with --check"]),
-        (["--id", "R1", "--run", "x", "--report", "absent.pdf"], ["absent.pdf", "PDF"]),
+        (["--id", "R1", "--run", "x", "--report", "absent.pdf"], ["absent.pdf", "not a file"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
