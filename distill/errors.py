@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 # what Python, torch, OpenCV, ONNX Runtime and the loader of shared libraries write where memory runs out
-_NO_MEMORY = (
-    "out of memory",
-    "not enough memory",
-    "insufficient memory",
-    "allocate memory",
-    "bad allocation",
-    "bad_alloc",
-    "failed to map segment",
-    "can't start new thread",
+_NO_MEMORY = re.compile(
+    "(out of|not enough|insufficient|allocate) memory|bad.alloc|failed to map segment|can't start new thread", re.I
 )
 
 
@@ -24,7 +18,7 @@ class UserError(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it came about because memory ran out, of the machine or of a GPU."""
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY)
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
 
 
 def unknown(field: str, name: str, known: Iterable[str]) -> UserError:

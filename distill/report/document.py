@@ -46,34 +46,15 @@ SHORTEST = 0.3  # of a page: a last page with less on it is avoided by setting e
 SCALES = (0.97, 0.94, 0.91, 0.88)
 RASTER = ("pictures", "heatmaps", "attention")  # figures made of pixels
 # not hyper-parameters: names, places, and what does not change a result
-HOUSEKEEPING = (
-    "name",
-    "seed",
-    "resume",
-    "tracking.",
-    "data.root",
-    "data.cache",
-    "data.workers",
-    "train.threads",
-    "train.device",
-    "train.checkpoint_seconds",
-    "train.snapshots",
-    "model.checkpoint",
-    "teacher",
-    "data.test",
+HOUSEKEEPING = tuple(
+    "name seed resume tracking. data.root data.cache data.workers train.threads train.device train.checkpoint_seconds "
+    "train.snapshots model.checkpoint teacher data.test".split()
 )
-ENVIRONMENT = {
-    "Python": "python",
-    "torch": "torch",
-    "timm": "timm",
-    "mlflow": "mlflow",
-    "albumentations": "albumentations",
-    "numpy": "numpy",
-    "processor": "cpu",
-    "memory, GiB": "memory_gib",
-    "graphics": "gpu",
-    "system": "platform",
-}
+ENVIRONMENT = (
+    {"Python": "python"}
+    | {name: name for name in ("torch", "timm", "mlflow", "albumentations", "numpy")}
+    | {"processor": "cpu", "memory, GiB": "memory_gib", "graphics": "gpu", "system": "platform"}
+)
 
 
 class Line(NamedTuple):
