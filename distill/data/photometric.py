@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WrapValidator
 
 from distill.config import StepConfig
 from distill.errors import UserError
@@ -66,20 +66,20 @@ def build(key: str, step: StepConfig) -> Step:
 # ---------------------------------------------------------------------------------------------------- arguments
 
 
-def _as_pair(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+Pair = tuple[float, float]
+WholePair = tuple[int, int]
 
 
-def _rising(pair: tuple) -> tuple:
-    if pair[0] > pair[1]:
-        raise ValueError("two numbers, the lower one first")
-    return pair
+def _within(low: float, high: float) -> WrapValidator:
+    """Of a pair: both numbers from low to high, the lower one first; YAML has it as a list."""
 
+    def check(value: Any, validate: Callable[[Any], Any]) -> Any:
+        pair = validate(tuple(value) if isinstance(value, list) else value)
+        if not low <= pair[0] <= pair[1] <= high:
+            raise ValueError(f"two numbers from {low:g} to {high:g}, the lower one first")
+        return pair
 
-def _range(number: type, low: float, high: float) -> Any:
-    """The type of a pair of numbers from low to high."""
-    bounded = Annotated[number, Field(ge=low, le=high)]
-    return Annotated[tuple[bounded, bounded], BeforeValidator(_as_pair), AfterValidator(_rising)]
+    return WrapValidator(check)
 
 
 def _around(middle: float) -> BeforeValidator:
@@ -93,7 +93,7 @@ def _around(middle: float) -> BeforeValidator:
     return BeforeValidator(widen)
 
 
-Factor = Annotated[_range(float, 0, 100), _around(1)]
+Factor = Annotated[Pair, _within(0, 100), _around(1)]
 
 
 # ---------------------------------------------------------------------------------------------------- colours
@@ -109,7 +109,7 @@ class ColorJitter(Section):
     brightness: Factor = (0.8, 1.2)
     contrast: Factor = (0.8, 1.2)
     saturation: Factor = (0.8, 1.2)
-    hue: Annotated[_range(float, -0.5, 0.5), _around(0)] = (-0.5, 0.5)  # turns
+    hue: Annotated[Pair, _within(-0.5, 0.5), _around(0)] = (-0.5, 0.5)  # turns
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         brightness, contrast = rng.uniform(*self.brightness), rng.uniform(*self.contrast)
@@ -131,7 +131,7 @@ _COS, _SIN, _FIXED = (part @ (np.eye(3) - _TO_GREY) for part in (np.eye(3) - _AL
 class RandomGamma(Section):
     """Brightness to the power of gamma_limit / 100."""
 
-    gamma_limit: _range(float, 1, 1000) = (80, 120)
+    gamma_limit: Annotated[Pair, _within(1, 1000)] = (80, 120)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return _look_up(image, 255 * (_LEVELS / 255) ** (rng.uniform(*self.gamma_limit) / 100))
@@ -157,13 +157,13 @@ def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
 class GaussNoise(Section):
     """Independent normal noise in each value; std_range in parts of 255. Taken from a pool at a random place in it."""
 
-    std_range: _range(float, 0, 1) = (0.2, 0.44)
+    std_range: Annotated[Pair, _within(0, 1)] = (0.2, 0.44)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         start = int(rng.integers(_PLACES))
         noise = _noise(image.size)[start : start + image.size].reshape(image.shape)
         noisy = cv2.scaleAdd(noise, 255 * rng.uniform(*self.std_range), image.astype(np.float32))
-        return cv2.add(noisy, 0, dtype=cv2.CV_8U)  # rounds, and cuts at 0 and 255
+        return cv2.add(noisy, 0, dtype=cv2.CV_8U)  # type: ignore[call-overload]  # rounds, and cuts at 0 and 255
 
 
 _PLACES = 2**18
@@ -177,12 +177,13 @@ def _noise(count: int) -> np.ndarray:
 class GaussianBlur(Section):
     """blur_limit: side of the kernel, pixels, made odd; 0: 7 sigma. sigma_limit: pixels."""
 
-    blur_limit: _range(int, 0, 99) = (0, 0)
-    sigma_limit: _range(float, 0.01, 30) = (0.5, 3.0)
+    blur_limit: Annotated[WholePair, _within(0, 99)] = (0, 0)
+    sigma_limit: Annotated[Pair, _within(0.01, 30)] = (0.5, 3.0)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         sigma = rng.uniform(*self.sigma_limit)
-        side = int(rng.integers(*self.blur_limit, endpoint=True)) or 2 * int(3.5 * sigma)
+        low, high = self.blur_limit
+        side = int(rng.integers(low, high, endpoint=True)) or 2 * int(3.5 * sigma)
         return cv2.GaussianBlur(image, (side | 1, side | 1), sigma)
 
 
@@ -194,9 +195,12 @@ class MotionBlur(Section):
     centre (0.7 px on average), by direction and by allow_shifted; neither moves anything here.
     """
 
-    blur_limit: Annotated[_range(int, 3, 99), BeforeValidator(lambda n: (3, n) if isinstance(n, int) else n)] = (3, 7)
-    angle_range: _range(float, 0, 360) = (0, 360)
-    direction_range: _range(float, -1, 1) = (-1.0, 1.0)
+    blur_limit: Annotated[WholePair, _within(3, 99), BeforeValidator(lambda n: (3, n) if isinstance(n, int) else n)] = (
+        3,
+        7,
+    )
+    angle_range: Annotated[Pair, _within(0, 360)] = (0, 360)
+    direction_range: Annotated[Pair, _within(-1, 1)] = (-1.0, 1.0)
     allow_shifted: bool = True
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -223,7 +227,7 @@ class Downscale(Section):
     any interpolation, since it rounds the small size but not the scale; its interpolation_pair is therefore not used.
     """
 
-    scale_range: _range(float, 0.01, 1) = (0.25, 0.25)
+    scale_range: Annotated[Pair, _within(0.01, 1)] = (0.25, 0.25)
     interpolation_pair: dict | None = None
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -237,11 +241,12 @@ class Downscale(Section):
 class ImageCompression(Section):
     """Through JPEG and back."""
 
-    quality_range: _range(int, 1, 100) = (99, 100)
+    quality_range: Annotated[WholePair, _within(1, 100)] = (99, 100)
     compression_type: Literal["jpeg"] = "jpeg"
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        quality = int(rng.integers(*self.quality_range, endpoint=True))
+        low, high = self.quality_range
+        quality = int(rng.integers(low, high, endpoint=True))
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
@@ -250,14 +255,15 @@ class ImageCompression(Section):
 class CoarseDropout(Section):
     """Rectangles of one colour; ranges of their sides in parts of the picture's. fill: a level, or a random colour."""
 
-    num_holes_range: _range(int, 1, 1000) = (1, 2)
-    hole_height_range: _range(float, 0, 0.999) = (0.1, 0.2)
-    hole_width_range: _range(float, 0, 0.999) = (0.1, 0.2)
+    num_holes_range: Annotated[WholePair, _within(1, 1000)] = (1, 2)
+    hole_height_range: Annotated[Pair, _within(0, 0.999)] = (0.1, 0.2)
+    hole_width_range: Annotated[Pair, _within(0, 0.999)] = (0.1, 0.2)
     fill: Annotated[int, Field(ge=0, le=255)] | Literal["random_uniform"] = 0
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         image = image.copy()
-        for _ in range(rng.integers(*self.num_holes_range, endpoint=True)):
+        low, high = self.num_holes_range
+        for _ in range(rng.integers(low, high, endpoint=True)):
             height = int(image.shape[0] * rng.uniform(*self.hole_height_range))
             width = int(image.shape[1] * rng.uniform(*self.hole_width_range))
             down, right = rng.random(2)  # not pixels, so that a view at another size has the same holes
@@ -267,5 +273,14 @@ class CoarseDropout(Section):
         return image
 
 
-_STEPS = [ColorJitter, RandomGamma, ToGray, GaussNoise, GaussianBlur, MotionBlur, Downscale, ImageCompression]
+_STEPS: list[Any] = [
+    ColorJitter,
+    RandomGamma,
+    ToGray,
+    GaussNoise,
+    GaussianBlur,
+    MotionBlur,
+    Downscale,
+    ImageCompression,
+]
 OWN = {step.__name__: step for step in [*_STEPS, CoarseDropout]}
