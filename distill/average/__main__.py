@@ -44,12 +44,12 @@ def main(argv: list[str]) -> None:
 
 def _print_result(averaged) -> None:
     """averaged: an average.job.Averaged."""
+    mixture, count = averaged.mixture, len(averaged.members)
     print("\nmembers, NME in percent:")
-    for index, (member, error) in enumerate(zip(averaged.members, averaged.errors, strict=True)):
-        print(f"  {error:7.3f}  {member.label}{'  kept' if index in averaged.kept else ''}")
-    count = len(averaged.members)
-    print(f"  {averaged.mean:7.3f}  mean of all {count}")
-    print(f"  {averaged.result.report.nme:7.3f}  the result, the mean of {len(averaged.kept)} of {count}")
+    for index, (member, error) in enumerate(zip(averaged.members, mixture.errors, strict=True)):
+        print(f"  {error:7.3f}  {member.label}{'  kept' if index in mixture.kept else ''}")
+    print(f"  {mixture.mean:7.3f}  mean of all {count}")
+    print(f"  {averaged.result.report.nme:7.3f}  the result, the mean of {len(mixture.kept)} of {count}")
     cli.print_result(averaged.result)
 
 

@@ -34,18 +34,6 @@ from distill.training.checkpoint import SNAPSHOTS, epoch_of
 from distill.training.finalize import TeacherPredictions, TrainedModel, TrainResult, finalize
 from distill.training.init_weights import difference
 
-
-@dataclass(frozen=True)
-class Averaged:
-    """The finished run of an average, and the members that it is made of."""
-
-    result: TrainResult
-    members: list[ModelReference]  # by their error, the best first
-    errors: list[float]  # val/nme of each
-    mean: float  # val/nme of the mean of all
-    kept: list[int]  # indices of the members whose mean the result is
-
-
 # ---------------------------------------------------------------------------------------------------- arithmetic
 
 
@@ -132,9 +120,18 @@ class Mixture:
     model: Landmarker
     error: float  # its val/nme
     order: list[int]  # the models from better to worse; what follows counts in this order
-    errors: list[float]  # of each alone
-    mean: float  # of the mean of all
-    kept: list[int]
+    errors: list[float]  # val/nme of each alone
+    mean: float  # val/nme of the mean of all
+    kept: list[int]  # those whose mean `model` is
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The finished run of an average, and the members that it is made of."""
+
+    result: TrainResult
+    members: list[ModelReference]  # in the order of the mixture
+    mixture: Mixture
 
 
 def mix(models: Sequence[Landmarker], method: str, val_set: LandmarkSet) -> Mixture:
@@ -229,7 +226,7 @@ def average(
         teacher = _teacher(facts["teacher_run_id"], config.tracking, val_set)
         model = TrainedModel(config, name, job, "averaged", file, expenses, step=0, minutes=0.0, description=note)
         result = finalize(run, model, val_set, test, teacher)
-    return Averaged(result, members, mixture.errors, mixture.mean, mixture.kept)
+    return Averaged(result, members, mixture)
 
 
 # ---------------------------------------------------------------------------------------------------- inside
