@@ -61,6 +61,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError with argparse's message."""
+        message = message.removeprefix("argument ")
         raise UserError(f"{message[0].upper()}{message[1:]}. See --help.")
 
 
