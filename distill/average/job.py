@@ -181,8 +181,6 @@ def average(
     loaded = [load_model(member.path) for member in members]
     models, about = [model for model, _ in loaded], [described["about"] for _, described in loaded]
     job = _check_alike(members, models, about)
-    if job == "student":
-        check_budget(models[0])
     val_set, test = _sets(config, data, about)
     mixture = mix(models, method, val_set)
     members = [members[i] for i in mixture.order]
@@ -248,7 +246,7 @@ def _log(run: track.Run, method: str, members: Sequence[ModelReference], mixture
 
 
 def _check_alike(members: Sequence[ModelReference], models: Sequence[Landmarker], about: Sequence[dict]) -> str:
-    """The members' common job. Raises UserError where architectures, or jobs, differ."""
+    """The members' common job. Raises UserError where architectures or jobs differ, or a student is too large."""
     jobs = [facts.get("job", "student") for facts in about]
     for member, model, job in zip(members[1:], models[1:], jobs[1:], strict=True):
         if different := difference(models[0], model):
@@ -261,6 +259,8 @@ def _check_alike(members: Sequence[ModelReference], models: Sequence[Landmarker]
             raise UserError(
                 f"'{members[0].label}' is a {jobs[0]} and '{member.label}' a {job}; expected models of one job."
             )
+    if jobs[0] == "student":
+        check_budget(models[0])
     return jobs[0]
 
 
