@@ -122,12 +122,14 @@ def _kind(file: Path) -> int:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_latency():
-    """A run of a test need not measure how fast its model is."""
+def quick_runs():
+    """A run of a test need not measure how fast its model is, nor draw as finely as for a reader."""
     from distill import profiling
+    from distill.figures import style
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profiling, "settled", lambda _measure: 1.0)
+        patch.setattr(style, "DPI", 50)
         yield
 
 

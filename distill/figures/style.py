@@ -141,14 +141,14 @@ def rgb255_of(colour: str) -> tuple[int, int, int]:
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def to_png(figure: Figure, path: str | os.PathLike, dpi: int = DPI) -> Path:
+def to_png(figure: Figure, path: str | os.PathLike) -> Path:
     """Write the figure; an interrupted write leaves no half picture. The same figure gives the same bytes."""
     path = Path(path)
     with atomic(path) as temporary:
         # the default level, 6, takes a seventh longer a picture and makes files a tenth smaller
         kwargs = {"compress_level": 3}
         figure.savefig(
-            temporary, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}, pil_kwargs=kwargs
+            temporary, format="png", dpi=DPI, facecolor="white", metadata={"Software": None}, pil_kwargs=kwargs
         )
     return path
 

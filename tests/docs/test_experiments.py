@@ -18,7 +18,7 @@ FOLDER = REPO / "experiments"
 NAMES = [str(path.relative_to(FOLDER)) for path in EXPERIMENTS]
 LARGE = {"teacher.yaml", "gpu/teacher.yaml"}  # 88 and 31 million parameters: some GB of memory, a minute
 # the network and the kind of terms of another file, with other numbers
-ALIKE = {"student.yaml", "demo/student.yaml", "gpu/student.yaml"} | {
+ALIKE = {"base.yaml", "student.yaml", "demo/student.yaml", "gpu/student.yaml", "gpu/distill.yaml"} | {
     f"cpu/{name}.yaml" for name in ("yardstick", "best", "searched", "continued_192")
 }
 
