@@ -17,7 +17,7 @@ import numpy as np
 from distill import headpose
 from distill.landmarks import IBUG68
 from distill.metrics import YAW_BINS
-from distill.synthesis import chance, facemodel
+from distill.synthesis import facemodel, sampling
 from distill.synthesis.person import sample_weights
 from distill.synthesis.view import View
 
@@ -31,7 +31,7 @@ def heads(model: facemodel.FaceModel, seed: int, count: int) -> tuple[np.ndarray
     modes = model.modes.reshape(len(model.modes), -1, 3)[:, at] * model.scale[:, None, None]
     points, turns = [], []
     for index in range(count):
-        rng = chance.stream(seed, index, chance.SHAPE)
+        rng = sampling.stream(seed, index, sampling.SHAPE)
         weights, _ = sample_weights(rng, rng.random() < 0.58, model.expressions)
         face = (model.vertices[at] + np.tensordot(weights, modes, 1)).astype(np.float32)
         view = View(rng, face)

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
 
     from distill.ablation import job as ablation
     from search import storage
-    from search.claims import SharedClaims
+    from search.trial_claims import SharedClaims
 
     url = storage.url_of(planned.cells[planned.control].tracking.store, args.storage)
     again = shlex.join(["python", "-m", "search.grid", *argv])

@@ -31,7 +31,7 @@ TABLE_FILE = "table.json"
 
 class Claims:
     """Which trainings are this machine's to start: all, for locks keep its own processes apart. Where several machines
-    share a grid, `search.claims.SharedClaims` takes this place."""
+    share a grid, `search.trial_claims.SharedClaims` takes this place."""
 
     def __enter__(self) -> Self:
         return self

@@ -3,19 +3,21 @@
 A picture depends on (seed, index, size, elevation) alone, whatever is rendered beside it or before it and by however
 many processes; its labels on their kind too, and they scale with the size.
 
-    job.py          a set on disk: shards, worker processes, labels, manifest
-    preview.py      a contact sheet of a set
-    renderer.py     one picture
-    person.py       identity, expression, pose
-    view.py         the head before the camera, the crop, the light
-    look.py         skin, eyes, make-up, cloth
-    hair.py         styles, and strands of scalp, brows and beard
-    accessories.py       torso, hats, glasses, earrings, hands and what they hold; of meshes.py, into scene.py
-    backgrounds.py  what is behind
-    camera.py       flat things before the lens, tone, lens, sensor, JPEG
-    facemodel.py    the morphable face of assets/; masks.py its regions
-    noise.py        tables of noise; chance.py random streams and colours; columns.py columns of shared arrays
-    kernels/        loops compiled by numba
+    job.py            a set on disk: shards, worker processes, labels, manifest
+    preview.py        a contact sheet of a set
+    renderer.py       one picture
+    person.py         identity, expression, pose
+    view.py           the head before the camera, the crop, the light
+    appearance.py     skin, eyes, make-up, cloth
+    hair.py           styles, and strands of scalp, brows and beard
+    accessories.py    torso, hats, glasses, earrings, hands and what they hold; of meshes.py, into scene.py
+    backgrounds.py    what is behind
+    camera.py         flat things before the lens, tone, lens, sensor, JPEG
+    facemodel.py      the morphable face of assets/; masks.py its regions
+    noise.py          tables of noise
+    sampling.py       random streams, weighted choices, colours
+    array_columns.py  columns of the arrays that Python and the kernels share
+    kernels/          loops compiled by numba
 """
 
 LABELS = ("aflw", "vertices")

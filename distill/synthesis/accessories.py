@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.synthesis import columns as col
-from distill.synthesis.chance import colour, linear, pick
+from distill.synthesis import array_columns as col
+from distill.synthesis.appearance import Appearance
 from distill.synthesis.facemodel import FaceModel, unit
-from distill.synthesis.look import Look
 from distill.synthesis.meshes import Shape, bow, loop, sheet, sphere, surface, tube
+from distill.synthesis.sampling import colour, linear, pick
 from distill.synthesis.scene import Scene, Stuff
 
 F4 = np.float32
@@ -20,7 +20,7 @@ _ROUND = np.linspace(0, 2 * np.pi, 40)
 # ---------------------------------------------------------------------------------------------------- torso
 
 
-def torso(scene: Scene, rng: np.random.Generator, look: Look) -> None:
+def torso(scene: Scene, rng: np.random.Generator, look: Appearance) -> None:
     """Shoulders, bare or clothed, and sometimes a collar, scarf or hood."""
     bare = look.neck < -25 and rng.random() < 0.8
     t = np.linspace(0, 1, 18)[:, None]
@@ -43,7 +43,7 @@ def torso(scene: Scene, rng: np.random.Generator, look: Look) -> None:
         _collar(scene, rng, look, k, inner)
 
 
-def _collar(scene: Scene, rng: np.random.Generator, look: Look, k: float, inner: np.ndarray) -> None:
+def _collar(scene: Scene, rng: np.random.Generator, look: Appearance, k: float, inner: np.ndarray) -> None:
     own = look.cloth * rng.uniform(0.6, 1.1) if rng.random() < 0.6 else inner
     if k < 0.16:  # standing collar or turtle neck
         r = rng.uniform(6.0, 7.6)
@@ -195,7 +195,7 @@ _TOUCHED = (3, 5, 8, 11, 13, 48, 54, 57, 31, 1, 15)  # landmarks that a hand may
 _HELD = {"cheek": 0.62, "top": 0.12, "phone": 0.14, "mic": 0.07, "cup": 0.05}
 
 
-def before_face(scene: Scene, landmarks: np.ndarray, look: Look, rng: np.random.Generator) -> None:
+def before_face(scene: Scene, landmarks: np.ndarray, look: Appearance, rng: np.random.Generator) -> None:
     """Now and then one or two hands, and what they hold; landmarks (68, 3) in the world."""
     view = scene.view
     skin = Stuff(col.M_SKIN, look.tone * [0.97, 0.88, 0.88], surface(look.oil, 12, 0.9, 0.8, 0.05))

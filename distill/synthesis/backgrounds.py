@@ -10,9 +10,9 @@ from functools import cache
 import cv2
 import numpy as np
 
-from distill.synthesis.chance import SKIN, colour, linear
 from distill.synthesis.facemodel import ASSETS
 from distill.synthesis.noise import cloud
+from distill.synthesis.sampling import SKIN, colour, linear
 
 F4 = np.float32
 

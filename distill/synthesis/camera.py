@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from distill.synthesis import noise
-from distill.synthesis.chance import SKIN, colour, pick
 from distill.synthesis.kernels import picture as kernels
 from distill.synthesis.noise import cloud
+from distill.synthesis.sampling import SKIN, colour, pick
 
 F4 = np.float32
 _OCCLUDED = (4, 8, 12, 33, 48, 54, 57, 0, 16, 19, 24)  # landmarks about which flat things lie

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.synthesis import columns as col
+from distill.synthesis import array_columns as col
 from distill.synthesis import masks, noise
 from distill.synthesis.kernels import geometry, raster
 

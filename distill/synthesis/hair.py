@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distill.synthesis import columns as col
+from distill.synthesis import array_columns as col
 from distill.synthesis import noise
-from distill.synthesis.chance import linear, pick
+from distill.synthesis.appearance import Appearance
 from distill.synthesis.facemodel import FaceModel, unit
-from distill.synthesis.kernels import growth
-from distill.synthesis.kernels.growth import Roots
-from distill.synthesis.look import Look
+from distill.synthesis.kernels import hair_growth
+from distill.synthesis.kernels.hair_growth import Roots
+from distill.synthesis.sampling import linear, pick
 
 F4 = np.float32
 GUIDES = 180
@@ -130,7 +130,7 @@ class Barber:
     model: FaceModel
     vertices: np.ndarray  # (V, 3) of the face, head space
     normals: np.ndarray  # (V, 3)
-    look: Look
+    look: Appearance
     size: int  # of the picture, px
     scale: float  # px a cm in a picture of 576
     rng: np.random.Generator
@@ -145,15 +145,15 @@ class Barber:
         """`count` roots, or none, with a density by vertex weights (V,)."""
         roots = Roots(np.empty((count, 3), F4), np.empty((count, 3), F4), np.empty(count, np.int32))
         triangles, areas = self.model.skin_triangles, self.model.skin_areas
-        found = growth.scatter_roots(self.vertices, self.normals, triangles, areas, weight, self.state, roots)
+        found = hair_growth.scatter_roots(self.vertices, self.normals, triangles, areas, weight, self.state, roots)
         return roots if found else Roots(*(part[:0] for part in roots))
 
     def scalp(self, style: HairStyle, density: np.ndarray, facing: np.ndarray, female: bool) -> list[Strands]:
         """Hair of the head; density (V,) of roots, facing (V,) how far a vertex looks towards the camera."""
         rng = self.rng
         h = style.parameters.astype(F4)
-        radii, scratch = np.empty((2, growth.HEAD_MAP, growth.HEAD_MAP), F4)
-        growth.head_map(self.vertices, self.model.head_vertices, radii, scratch)
+        radii, scratch = np.empty((2, hair_growth.HEAD_MAP, hair_growth.HEAD_MAP), F4)
+        hair_growth.head_map(self.vertices, self.model.head_vertices, radii, scratch)
         full = STRANDS * style.count
         if h[col.H_KIND] == col.H_SHORT:  # short hair on the far side cannot be seen
             density = density * (facing > -0.4)
@@ -163,12 +163,12 @@ class Barber:
         if not len(first.position):
             return []
         points = np.empty((GUIDES, style.points, 3), F4)
-        guides = growth.Guides(first.position, points, np.empty(GUIDES, F4), np.empty(GUIDES, F4))
-        growth.grow_guides(guides, first.normal, radii, h, self.state)
+        guides = hair_growth.Guides(first.position, points, np.empty(GUIDES, F4), np.empty(GUIDES, F4))
+        hair_growth.grow_guides(guides, first.normal, radii, h, self.state)
         all_roots = self.roots(density, n)
         strands, guide_of = np.empty((n, style.points, 3), F4), np.empty(n, np.int32)
         table, state = noise.white(), self.state
-        growth.spawn(guides, all_roots.position, all_roots.normal, radii, h, state, table, strands, guide_of)
+        hair_growth.spawn(guides, all_roots.position, all_roots.normal, radii, h, state, table, strands, guide_of)
         colour = self._scalp_colour(guide_of, female)
         width = style.width * self.unit * (0.9 * full / n) * np.exp(0.2 * rng.standard_normal(n, F4))
         return [
@@ -248,12 +248,12 @@ class Barber:
         shape: tuple[float, ...],
         points: int,
     ) -> np.ndarray:
-        """Short hairs (n, points, 3), n = count or 0; shape: see growth.short_hairs."""
+        """Short hairs (n, points, 3), n = count or 0; shape: see hair_growth.short_hairs."""
         roots = self.roots(weight, count)
         strands = np.empty((len(roots.position), points, 3), F4)
         if len(strands):
             directions = np.ascontiguousarray(along(roots), F4)
-            growth.short_hairs(roots.position, roots.normal, directions, shape, self.state, strands)
+            hair_growth.short_hairs(roots.position, roots.normal, directions, shape, self.state, strands)
         return strands
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from distill.synthesis import columns as col
+from distill.synthesis import array_columns as col
 
 # azimuth from the front in degrees, and the height of the hairline there
 _HAIRLINE = ([0, 25, 45, 60, 72, 84, 95, 105, 125, 180], [10.2, 10.0, 9.0, 6.9, 4.6, 3.0, 3.2, 1.0, -1.5, -4.0])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.synthesis import columns as col
+from distill.synthesis import array_columns as col
 from distill.synthesis.facemodel import unit
 
 F4 = np.float32

@@ -7,7 +7,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from distill.synthesis import columns as col
+from distill.synthesis import array_columns as col
 
 
 def tileable(side: int, sigmas: list[tuple[float, float]], seed: int) -> np.ndarray:

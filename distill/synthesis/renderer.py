@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from distill.synthesis import ELEVATION, LABELS, accessories, backgrounds, camera, chance
-from distill.synthesis import columns as col
+from distill.synthesis import ELEVATION, LABELS, accessories, backgrounds, camera, sampling
+from distill.synthesis import array_columns as col
 from distill.synthesis.accessories import Glasses, Hat
-from distill.synthesis.chance import colour, stream
+from distill.synthesis.appearance import Appearance, sample_appearance
 from distill.synthesis.facemodel import FaceModel
 from distill.synthesis.hair import Barber, HairStyle, Strands, sample_style
 from distill.synthesis.kernels import geometry, raster, shading
@@ -20,8 +20,8 @@ from distill.synthesis.kernels import skin as skins
 from distill.synthesis.kernels.shading import Frame, Light
 from distill.synthesis.kernels.shadow import Shadow
 from distill.synthesis.kernels.strands import draw_strands
-from distill.synthesis.look import Look, sample_look
 from distill.synthesis.person import rotation, sample_weights
+from distill.synthesis.sampling import colour, stream
 from distill.synthesis.scene import Scene
 from distill.synthesis.view import View, sample_light
 
@@ -70,26 +70,26 @@ class Renderer:
         """
         subject = self.subject(seed, index)
         style, look, hat, glasses, rng = self._dress(subject, seed, index)
-        strands = self._strands(subject, style, look, hat, size, stream(seed, index, chance.HAIR))
+        strands = self._strands(subject, style, look, hat, size, stream(seed, index, sampling.HAIR))
         light, axes = sample_light(rng)
         shadow = self._shadow(axes, strands)
         frame, out = self._draw(subject, look, light, shadow, strands, size)
-        rng = stream(seed, index, chance.BACKDROP)
+        rng = stream(seed, index, sampling.BACKDROP)
         self._lashes_and_lenses(subject, look, light, glasses, frame, rng)
         anchors, landmarks = subject.anchors * F4(size), subject.landmarks * F4(size)
         self._expose(look, anchors, frame, out, rng)
-        rng = stream(seed, index, chance.CAMERA)
+        rng = stream(seed, index, sampling.CAMERA)
         if rng.random() < 0.07:
             camera.occlude(out, anchors, rng)
         return camera.develop(out, anchors, rng), landmarks
 
     def subject(self, seed: int, index: int) -> Subject:
         """Identity, expression, pose and crop; the face's vertices lie in `self.vertices` then."""
-        model, rng = self.model, stream(seed, index, chance.SHAPE)
+        model, rng = self.model, stream(seed, index, sampling.SHAPE)
         female = rng.random() < 0.58
         weights, (yaw, pitch) = sample_weights(rng, female, model.expressions)
         model.shape(weights, self.vertices)
-        elevation = self.elevation * stream(seed, index, chance.ELEVATION).normal()
+        elevation = self.elevation * stream(seed, index, sampling.ELEVATION).normal()
         view = View(rng, self.vertices[model.landmarks], np.clip(elevation, -STEEPEST, STEEPEST))
         turn = rotation(yaw, -pitch, 0).T.astype(F4)
         for eye in model.eyes:  # turned about their centres
@@ -106,18 +106,18 @@ class Renderer:
 
     def _dress(
         self, subject: Subject, seed: int, index: int
-    ) -> tuple[HairStyle, Look, Hat, Glasses, np.random.Generator]:
+    ) -> tuple[HairStyle, Appearance, Hat, Glasses, np.random.Generator]:
         """The face's colours, and all that is on it, into the scene. The generator is the scene's, further on."""
         model, vertices, normals, view = self.model, self.vertices, self.normals, subject.view
-        rng = stream(seed, index, chance.LOOK)
+        rng = stream(seed, index, sampling.LOOK)
         geometry.vertex_normals(vertices, model.triangles, normals)
         style = sample_style(rng, subject.female)
-        look = sample_look(model, rng, subject.female, subject.open_mouth, style.name == "bald")
+        look = sample_appearance(model, rng, subject.female, subject.open_mouth, style.name == "bald")
         mesh, count = self.scene.mesh, len(vertices)
         mesh.points[:count] = view.place(self._under_cloth(look))
         mesh.normals[:count] = view.place(normals, vertices)
         skins.face_look(self.face, look.person, mesh.normals, mesh.albedo, mesh.surface, self.scalp, self.beard)
-        rng = stream(seed, index, chance.SCENE)
+        rng = stream(seed, index, sampling.SCENE)
         self.scene.begin(view)
         accessories.torso(self.scene, rng, look)
         hat = accessories.hat(self.scene, model, vertices, normals, rng)
@@ -128,7 +128,7 @@ class Renderer:
         accessories.before_face(self.scene, mesh.points[model.landmarks], look, rng)
         return style, look, hat, glasses, rng
 
-    def _under_cloth(self, look: Look) -> np.ndarray:
+    def _under_cloth(self, look: Appearance) -> np.ndarray:
         """Vertices (V, 3) where cloth, which begins at the neckline, stands off the skin."""
         if look.neck <= -25:
             return self.vertices
@@ -137,7 +137,7 @@ class Renderer:
         return self.vertices + F4(0.3) * self.normals * clothed[:, None]
 
     def _strands(
-        self, subject: Subject, style: HairStyle, look: Look, hat: Hat, size: int, rng: np.random.Generator
+        self, subject: Subject, style: HairStyle, look: Appearance, hat: Hat, size: int, rng: np.random.Generator
     ) -> list[tuple[Strands, np.ndarray]]:
         """Hair, brows and beard, each with its points in the world."""
         view, count = subject.view, len(self.vertices)
@@ -176,7 +176,7 @@ class Renderer:
     def _draw(
         self,
         subject: Subject,
-        look: Look,
+        look: Appearance,
         light: Light,
         shadow: Shadow,
         strands: list[tuple[Strands, np.ndarray]],
@@ -211,7 +211,7 @@ class Renderer:
         return self.frames[size]
 
     def _lashes_and_lenses(
-        self, subject: Subject, look: Look, light: Light, glasses: Glasses, frame: Frame, rng: np.random.Generator
+        self, subject: Subject, look: Appearance, light: Light, glasses: Glasses, frame: Frame, rng: np.random.Generator
     ) -> None:
         view = subject.view
         lash = np.tile((look.hair * 0.15).astype(F4), (len(self.vertices), 1))
@@ -234,7 +234,7 @@ class Renderer:
             raster.blend_layer(screen, lens.triangles, tint, opacity, frame.inverse_depth, frame.image)
 
     def _expose(
-        self, look: Look, landmarks: np.ndarray, frame: Frame, out: np.ndarray, rng: np.random.Generator
+        self, look: Appearance, landmarks: np.ndarray, frame: Frame, out: np.ndarray, rng: np.random.Generator
     ) -> None:
         """The frame over a background, with the exposure that suits the face, into out (n, n, 3) linear."""
         size = out.shape[0]

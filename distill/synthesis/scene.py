@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distill.synthesis import columns as col
+from distill.synthesis import array_columns as col
 from distill.synthesis.facemodel import FaceModel
 from distill.synthesis.kernels import geometry
 from distill.synthesis.kernels.shading import Mesh

@@ -20,7 +20,7 @@ from distill.runs.workers import Ended
 from distill.tracking import client
 from search import grid as entry
 from search import storage
-from search.claims import SharedClaims
+from search.trial_claims import SharedClaims
 
 FILE = """
 base: control.yaml

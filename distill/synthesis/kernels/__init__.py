@@ -1,13 +1,13 @@
 """Loops over vertices, triangles, pixels and strands, compiled by numba. Arrays are float32; lengths are centimetres.
 
-    geometry.py  blended shapes, normals, placement, projection
-    raster.py    z-buffer, depth maps, thin layers
-    shadow.py    the shadow map of the key light
-    shading.py   light, skin, eyes and cloth, pixel by pixel
-    growth.py    strands of hair, brows and beards
-    strands.py   strands drawn
-    skin.py      colours and surface of the face, vertex by vertex
-    picture.py   supersampled light to a picture, tone, noise
+    geometry.py     blended shapes, normals, placement, projection
+    raster.py       z-buffer, depth maps, thin layers
+    shadow.py       the shadow map of the key light
+    shading.py      light, skin, eyes and cloth, pixel by pixel
+    hair_growth.py  strands of hair, brows and beards
+    strands.py      drawing of strands
+    skin.py         colours and surface of the face, vertex by vertex
+    picture.py      supersampled light to a picture, tone, noise
 
 Space: x to the subject's left, y up, z towards the viewer. Screen: pixels, x right, y down, (0, 0) at the outer corner
 of the top-left pixel; the third column is the depth from the camera in cm.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.synthesis import columns as col
+from distill.synthesis import array_columns as col
 from distill.synthesis.kernels import kernel, part
 from distill.synthesis.kernels.shadow import arriving, locate
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.synthesis import columns as col
+from distill.synthesis import array_columns as col
 from distill.synthesis.kernels import kernel, part
-from distill.synthesis.kernels.growth import smoothstep
+from distill.synthesis.kernels.hair_growth import smoothstep
 
 
 class Face(NamedTuple):

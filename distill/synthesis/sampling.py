@@ -1,4 +1,4 @@
-"""Random choices that the whole room shares: streams, weighted picks, colours."""
+"""Random streams, weighted choices and colours, which every part of a picture draws from."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.synthesis import columns as col
+from distill.synthesis import array_columns as col
 from distill.synthesis.kernels import kernel, part
 
 CENTRE_Y = 3.0  # height of the head's centre (0, CENTRE_Y, 0), from which its surface is a radius in each direction

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distill.synthesis import columns as col
-from distill.synthesis.chance import SKIN, colour, linear, pick
+from distill.synthesis import array_columns as col
 from distill.synthesis.facemodel import FaceModel
 from distill.synthesis.kernels.skin import Person
+from distill.synthesis.sampling import SKIN, colour, linear, pick
 
 F4 = np.float32
 HAIR = {
@@ -29,7 +29,7 @@ BEARDS = {"none": 0.42, "stubble": 0.28, "moust": 0.07, "goatee": 0.08, "full": 
 
 
 @dataclass
-class Look:
+class Appearance:
     """Colours are linear RGB, (3,)."""
 
     person: Person  # for the kernels that colour the face
@@ -47,7 +47,9 @@ class Look:
     cloth: np.ndarray
 
 
-def sample_look(model: FaceModel, rng: np.random.Generator, female: bool, open_mouth: float, bald: bool) -> Look:
+def sample_appearance(
+    model: FaceModel, rng: np.random.Generator, female: bool, open_mouth: float, bald: bool
+) -> Appearance:
     """open_mouth: 0..1, how much light falls into the mouth."""
     u = rng.uniform
     age = rng.beta(1.6, 2.4)
@@ -82,7 +84,7 @@ def sample_look(model: FaceModel, rng: np.random.Generator, female: bool, open_m
     picture, cloth = _picture(rng, iris, stubble)
     person = Person(*(np.asarray(x, F4) for x in (q, redness, pigment, moles)))
     oil, slope = q[col.L_OIL], q[col.L_NECK_SLOPE]
-    return Look(person, picture, tone, hair, hair_name, brow, beard, stubble, age, oil, neck, slope, cloth)
+    return Appearance(person, picture, tone, hair, hair_name, brow, beard, stubble, age, oil, neck, slope, cloth)
 
 
 def _tone(rng: np.random.Generator) -> np.ndarray:
