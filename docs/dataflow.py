@@ -30,7 +30,7 @@ WIDTH, HEIGHT, DPI = 10.0, 6.6, 140  # inches: 1400 x 924 pixels
 REGION_COLOURS = {"jaw": "#4bb3d1", "brows": "#c77dff", "nose": "#ffd23f", "eyes": "#4ade80", "mouth": "#ff5d73"}
 TEACHER, STUDENT, LABEL = "#3b6fb6", "#e8780c", "#1f9d57"
 ON_FACE = {"teacher": "#7db4ff", "student": PREDICTION}  # lighter, to be seen on a picture
-FACE = "001550.jpg"  # of the bundled sample's training faces
+FACE = "000280.jpg"  # of the bundled sample's training faces
 EPOCHS = (0, 1, 2, 3, 4, 5)  # views of that face, as those epochs draw them; the first goes through the models
 TILE, GAP, LANES = (
     1.17,

@@ -51,7 +51,7 @@ def test_the_onnx_file_is_the_same_student(student):
 def test_finds_landmarks_on_rendered_faces(student):
     faces = read_set(SAMPLE_ROOT / "synthetics_val")
     report = evaluation.measure(evaluation.predict_set(student[0], faces), faces)
-    assert report.nme < 3.0  # it has seen these renders; a mean shape makes about 12 %
+    assert report.nme < 3.0  # unseen faces; a mean shape makes about 12 %
 
 
 def test_its_number_on_the_real_photographs(student, shared_data: Path):

@@ -29,7 +29,7 @@ def test_whatever_is_tried_is_right_or_refused_in_one_sentence(kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "whole", [SAMPLE_ROOT / "synthetics_test" / "000075.jpg", BUNDLED_ONNX], ids=lambda p: p.suffix
+    "whole", [SAMPLE_ROOT / "synthetics_test" / "000580.jpg", BUNDLED_ONNX], ids=lambda p: p.suffix
 )
 def test_the_tries_find_a_file_that_is_half_written(whole, tmp_path):
     (tmp_path / whole.name).write_bytes(whole.read_bytes())

@@ -17,6 +17,7 @@ from running import REPO
 pytest.importorskip("numba")
 
 from distill import headpose
+from distill.data import SAMPLE_ROOT
 from distill.data.annotations import read_set
 from distill.errors import UserError
 from distill.landmarks import IBUG68
@@ -77,6 +78,14 @@ def test_a_picture_depends_on_seed_index_and_size_alone(model, renderer):
     for again in (renderer.render(1, 3, SIZE), Renderer(model).render(1, 3, SIZE)):
         assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
     assert not np.array_equal(first[0], renderer.render(2, 3, SIZE)[0])
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_the_bundled_sample_is_made_by_the_commands_of_its_readme(renderer, name):
+    faces = read_set(SAMPLE_ROOT / f"synthetics_{name}", limit=1)
+    image, landmarks = renderer.render(600, int(faces.names[0][:6]), 256)
+    assert landmarks == pytest.approx(faces.landmarks[0], abs=0.01)
+    assert np.abs(image - faces.image(0).astype(float)).mean() < 4, "but for the JPEG"
 
 
 def test_landmarks_scale_with_the_size(renderer):
