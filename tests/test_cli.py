@@ -55,6 +55,6 @@ def test_a_file_beyond_the_allowed_size_is_one_sentence_and_leaves_nothing(tmp_p
     "error",
     [ValueError("ours"), ModuleNotFoundError("x", name="ours"), OSError(errno.EBADF, "ours"), RuntimeError("ours")],
 )
-def test_an_error_of_ours_keeps_its_traceback(error):
+def test_an_unexpected_error_keeps_its_traceback(error):
     with pytest.raises(type(error), match="ours|x"):
         cli.run(failing(error))

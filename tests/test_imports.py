@@ -90,7 +90,7 @@ def height(name: str) -> int:
     return ROOMS.index(max(rooms, key=len))
 
 
-def test_the_scan_sees_what_is_there():
+def test_the_scan_finds_known_imports():
     assert len(MODULES) > 30
     assert "timm" in imports(MODULES["distill.models.landmarker"])
     assert "distill.tracking" in imports(MODULES["distill.models.references"]), "imports inside functions count"

@@ -62,7 +62,7 @@ def test_a_refusal_is_one_sentence_with_file_and_key(values, key):
     assert text.startswith(f"file.yaml: 'top.{key}'") and text.endswith(".") and "\n" not in text
 
 
-def test_a_refusal_says_what_would_do():
+def test_a_refusal_names_what_is_allowed():
     for values, expected in (
         ({"kind": "c"}, "'inner.kind' is 'c'; expected 'a' or 'b'."),
         ({"share": 1}, "'inner.share' is 1; expected below 1.0."),

@@ -105,7 +105,7 @@ def test_axes_have_the_shortest_names_that_tell_them_apart(keys, names):
     assert list(grid.short_names(keys).values()) == names
 
 
-def test_cells_are_light_and_unregistered_unless_the_file_says_otherwise(read):
+def test_cells_are_light_and_unregistered_unless_set_in_the_file(read):
     quiet, loud = (
         read(TERMS),
         read(TERMS.replace("amp: bf16", "amp: bf16, tracking.outputs: full, tracking.register: true")),

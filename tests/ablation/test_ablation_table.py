@@ -162,7 +162,7 @@ def test_the_front_is_what_nothing_beats_in_both():
     assert figures.compare.front(cost, error) == [0, 1, 3]
 
 
-def test_the_pareto_picture_comes_where_it_is_wanted():
+def test_the_pareto_picture_is_drawn_where_requested():
     results = [result(cell, 0, megabytes=9.0, latency_ms=5.0) for cell in ("control", "a", "b")]
     for pareto in (True, False):
         pictures = table.pictures(tabulate(*results, pareto=pareto))

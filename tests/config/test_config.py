@@ -246,7 +246,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("text", "named", "words"), WRONG, ids=[text for text, _, _ in WRONG])
-def test_what_cannot_work_is_refused_with_its_key_and_a_way_out(read, text, named, words):
+def test_what_cannot_work_is_refused_with_its_key_and_an_alternative(read, text, named, words):
     message = refused(read, text)
     assert named in message and words in message and "run.yaml" in message
 
@@ -391,7 +391,7 @@ def test_the_digest_of_a_cache_that_changes_pixels_is_another(read):
     assert configs.digest(read("", "data.cache=elsewhere", "data.cache_size=192")) == configs.digest(cached)
 
 
-def test_the_digest_says_only_what_differs_from_the_defaults(read):
+def test_the_digest_depends_only_on_what_differs_from_the_defaults(read):
     """So that a field of a later version leaves the digests of older runs as they were."""
     assert configs.digest(read("", "train.lr=0.002", "model.head.kind=heatmap")) == configs.digest(Config())
     assert configs.digest(read("", "teacher=abc")) == configs.digest(Config()), "a control has no teacher"

@@ -89,7 +89,7 @@ def test_a_build_that_fails_leaves_nothing_to_trust(train_set, tmp_path):
     path = train_set.folder / train_set.names[9]
     data = path.read_bytes()
     path.write_bytes(b"")
-    with pytest.raises(UserError, match="cannot be used: it is empty"):
+    with pytest.raises(UserError, match=path.name):
         open_or_build(train_set, tmp_path / "cache", progress=False)
     assert not [name for name in os.listdir(tmp_path / "cache") if not name.endswith(".lock")]
     path.write_bytes(data)
@@ -118,7 +118,7 @@ def test_a_cache_travels_light(train_set, tmp_path):
 
 def test_refusals(train_set, tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match=str(tmp_path / "file")):
         open_or_build(train_set, tmp_path / "file", progress=False)
     for i, side in enumerate((20, 30)):
         (tmp_path / "mixed").mkdir(exist_ok=True)

@@ -124,7 +124,7 @@ def test_what_is_none_is_left_out_alike_by_every_command(tmp_path, kind):
     assert picture_names(folder) == ("1.jpg", bad, "3.jpg")
 
 
-def test_hidden_files_are_nobodys_pictures(tmp_path):
+def test_hidden_files_are_no_pictures(tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded("JPEG"))
     for name in ("._a.jpg", ".DS_Store", "._000001_ldmks.txt", "Thumbs.db"):
         (tmp_path / name).write_bytes(BROKEN["AppleDouble"])
@@ -152,6 +152,6 @@ def test_names_that_are_not_utf8_come_out_as_the_bytes_that_they_are(tmp_path):
 def test_a_picture_that_is_refused_costs_no_memory(tmp_path, kind):
     """Header and chunks alone decide: OpenCV, which would take 2 GB and more, is not called."""
     (tmp_path / "a.jpg").write_bytes(BROKEN[kind])
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(images.Broken, match="million pixels|can hold|truncated"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(images.Broken, match="pixels|truncated"):
         patch.setattr("cv2.imdecode", None)
         images.decode(tmp_path / "a.jpg")

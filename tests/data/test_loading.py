@@ -103,9 +103,9 @@ def test_processes_share_the_batches_of_one(train_set):
 
 
 def test_impossible_batch_sizes(train_set):
-    with pytest.raises(UserError, match="train.batch_size is 25; .* 24"):
+    with pytest.raises(UserError, match=r"train.batch_size .*25\b.* 24"):
         EpochSampler(len(train_set), 25, seed=0)
-    with pytest.raises(UserError, match="train.batch_size is 6; .* 4"):
+    with pytest.raises(UserError, match=r"train.batch_size .*6\b.* 4"):
         EpochSampler(len(train_set), 6, seed=0, world=4)
 
 
@@ -125,7 +125,7 @@ def test_a_broken_image_is_one_sentence_from_any_process(train_set, workers):
     assert str(error.value) == f"Image '{train_set.folder / train_set.names[7]}' cannot be used: it is empty."
 
 
-def test_evaluation_sees_everything_once_in_order(tiny_root):
+def test_evaluation_reads_every_image_once_in_order(tiny_root):
     val = read_set(tiny_root / "synthetics_val")
     batches = list(eval_batches(val, 32, 3))
     assert [len(batch.index) for batch in batches] == [3, 3, 2]

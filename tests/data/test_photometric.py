@@ -66,7 +66,7 @@ def test_stretching_about_the_centre_is_measured():
 
 def test_a_step_that_moves_the_picture_is_refused():
     pytest.importorskip("albumentations")
-    with pytest.raises(UserError, match=r"augment.photometric.x: Emboss .* moves the picture by 1\.\d+ px"):
+    with pytest.raises(UserError, match=r"augment.photometric.x: Emboss .*1\.\d+ px"):
         Photometric({"x": StepConfig("Emboss")})
 
 
@@ -123,9 +123,9 @@ def test_the_steps_of_the_experiments_need_no_albumentations(monkeypatch):
     monkeypatch.setattr(photometric, "find_spec", lambda name: None)
     for step in _configured().values():
         photometric.build("x", step)
-    with pytest.raises(UserError, match=r"photometric.x.name is 'CLAHE', .* 'pip install albumentations'"):
+    with pytest.raises(UserError, match="photometric.x.name .*'CLAHE'.*pip install albumentations"):
         Photometric({"x": StepConfig("CLAHE")})
-    with pytest.raises(UserError, match=r"GaussNoise: 'augment.photometric.x.args.var_limit' is unknown"):
+    with pytest.raises(UserError, match="augment.photometric.x.args.var_limit"):
         Photometric({"x": StepConfig("GaussNoise", args={"var_limit": [1, 2]})})
 
 
@@ -135,24 +135,24 @@ def test_the_steps_of_the_experiments_need_no_albumentations(monkeypatch):
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (StepConfig("ColourJitter"), "augment.photometric.x.name is 'ColourJitter'; albumentations has no such"),
-        (StepConfig("Compose"), "no such transform"),
-        (StepConfig("Rotate"), "x.name is 'Rotate', which moves pixels"),
-        (StepConfig("HorizontalFlip"), "moves pixels"),
-        (StepConfig("ElasticTransform"), "moves pixels"),
-        (StepConfig("RandomResizedCrop", args={"size": [8, 8]}), "moves pixels"),
+        (StepConfig("ColourJitter"), "x.name .*'ColourJitter'"),
+        (StepConfig("Compose"), "'Compose'"),
+        (StepConfig("Rotate"), "x.name .*'Rotate'.* moves"),
+        (StepConfig("HorizontalFlip"), "moves"),
+        (StepConfig("ElasticTransform"), "moves"),
+        (StepConfig("RandomResizedCrop", args={"size": [8, 8]}), "moves"),
         (StepConfig("CoarseDropout", args={"max_holes": 3}), "augment.photometric.x.args: .*max_holes"),
         (StepConfig("GaussNoise", args={"var_limit": [1, 2]}), "var_limit"),
-        (StepConfig("ImageCompression", args={"quality_range": [90, 10]}), "x.args do not fit ImageCompression"),
-        (StepConfig("ImageCompression", args={"quality_range": "high"}), "x.args do not fit ImageCompression"),
-        (StepConfig("Downscale", args={"scale_range": [0.8, 0.4]}), "x.args.scale_range' .* the lower one first"),
-        (StepConfig("Downscale", args={"scale": 0.5}), "x.args.scale' is unknown"),
-        (StepConfig("MotionBlur", args={"blur_limit": [1, 3]}), "x.args.blur_limit' .* from 3 to 99"),
+        (StepConfig("ImageCompression", args={"quality_range": [90, 10]}), "x.args.* ImageCompression"),
+        (StepConfig("ImageCompression", args={"quality_range": "high"}), "x.args.* ImageCompression"),
+        (StepConfig("Downscale", args={"scale_range": [0.8, 0.4]}), "x.args.scale_range'"),
+        (StepConfig("Downscale", args={"scale": 0.5}), "x.args.scale'"),
+        (StepConfig("MotionBlur", args={"blur_limit": [1, 3]}), "x.args.blur_limit' .*3 .*99"),
         (StepConfig("MotionBlur", args={"angle_range": "any"}), "x.args.angle_range'"),
         (StepConfig("FDA"), "augment.photometric.x"),
         (StepConfig("MaskDropout"), "augment.photometric.x"),
-        (StepConfig("Normalize"), "changes the image's type or shape"),
-        (StepConfig("ToFloat"), "changes the image's type or shape"),
+        (StepConfig("Normalize"), "type or shape"),
+        (StepConfig("ToFloat"), "type or shape"),
     ],
     ids=lambda value: getattr(value, "name", None),
 )

@@ -182,7 +182,7 @@ def test_it_measures_where_the_student_trains(parts, frozen):
 def test_a_student_of_which_nothing_trains_is_refused_in_one_sentence(parts):
     whole = balanced(parts)
     whole.student.requires_grad_(False)
-    with pytest.raises(UserError, match=r"^distill.balance is 'grad_norm', but train.freeze .*\.$"):
+    with pytest.raises(UserError, match="distill.balance.*train.freeze"):
         whole(*batch(), 0.0)
 
 

@@ -246,7 +246,7 @@ def test_nothing_that_happens_to_the_objective_moves_the_teacher():
     assert not any(module is master for module in whole.modules())
 
 
-def test_a_teacher_in_the_objective_sees_the_view_at_its_own_size():
+def test_a_teacher_in_the_objective_gets_the_view_at_its_own_size():
     whole = objective(student(), teacher(), kl=TermConfig(loss="heatmap_kl"))
     images, _ = batch(size=80)  # samples of neither's size
     prediction = whole.distiller.teacher_outputs(images).prediction
@@ -288,7 +288,7 @@ def test_supervised_terms_of_every_head(pair, kind, coordinate):
     assert torch.isfinite(total) and float(outside) == 0.0
 
 
-def test_points_beyond_the_grid_are_counted_and_not_asked_for():
+def test_points_beyond_the_grid_are_counted_and_left_out_of_the_loss():
     pupil = student().eval()
     images, landmarks = batch()
     landmarks[:, 0] = -1000.0
@@ -436,12 +436,8 @@ def test_much_of_a_term_is_checked_before_there_is_a_teacher(pair, term):
 
 
 def test_arguments_are_checked_when_the_distiller_is_built(pair):
-    for args, words in (
-        ({"temprature": 2}, "temprature' is unknown"),
-        ({"dims": 2}, "dims' is unknown"),
-        ({"temperature": 0}, "above 0"),
-    ):
-        with pytest.raises(UserError, match=f"distill.terms.mine.args.*{words}"):
+    for args, name in (({"temprature": 2}, "temprature"), ({"dims": 2}, "dims"), ({"temperature": 0}, "temperature")):
+        with pytest.raises(UserError, match=rf"distill.terms.mine.args\.{name}\b"):
             Distiller({"mine": TermConfig(loss="heatmap_kl", args=args)}, *pair)
 
 
@@ -498,7 +494,7 @@ def test_a_tap_leads_to_a_map_of_known_channels_and_side(backbone, tap, level, c
 
 
 def test_a_map_that_is_no_square_of_cells_is_refused():
-    with pytest.raises(UserError, match=r"^x 'backbone.model.blocks.0' gives \(1, 17, 192\); expected a square"):
+    with pytest.raises(UserError, match="backbone.model.blocks.0"):
         taps.find("x", "backbone.model.blocks.0", model("vit_tiny_patch16_224", 64))
 
 

@@ -221,7 +221,7 @@ def test_heatmap_lskd_by_hand():
     assert float(value) == pytest.approx(expected, rel=1e-4)
 
 
-def test_heatmap_lskd_asks_for_no_scale():
+def test_heatmap_lskd_is_invariant_to_scale():
     teacher = draw(2, 3, 8, 8)
     assert float(heatmap.heatmap_lskd(7 * teacher + 3, teacher, (-2, -1))) == pytest.approx(0, abs=1e-5)
 
@@ -396,7 +396,7 @@ def test_pkd_is_one_less_pearsons_correlation_of_each_channel():
     assert float(relation.pkd(turned, teacher)) == pytest.approx(1, rel=1e-4)
 
 
-def test_dist_asks_for_no_scale_and_no_offset():
+def test_dist_is_invariant_to_scale_and_offset():
     teacher = draw(2, 4, 3, 3)
     assert float(feature.dist(7 * teacher + 3, teacher)) == pytest.approx(0, abs=1e-5)
     assert float(feature.dist(-teacher, teacher)) == pytest.approx(4, rel=1e-5)

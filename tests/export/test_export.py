@@ -115,7 +115,7 @@ def test_the_onnx_file_stands_alone_and_describes_itself(exported, tmp_path):
     assert [o.name for o in session.get_outputs()] == ["points", "confidence"]
 
 
-def test_solution_zip_is_what_the_model_says_and_what_the_challenge_asks_for(exported, images):
+def test_solution_zip_has_the_predictions_of_the_model_in_the_challenge_s_format(exported, images):
     with zipfile.ZipFile(exported.submission) as archive:
         assert archive.namelist() == ["solution.txt"]
         rows = archive.read("solution.txt").decode().splitlines()
@@ -186,12 +186,12 @@ def test_an_onnx_file_that_disagrees_is_refused_and_not_left_behind(given, expor
         model.head.out.bias.copy_(torch.linspace(-1, 1, 68))
         model.head.mix[0].weight.mul_(1.5)
     monkeypatch.setattr(torch.onnx, "export", another_graph(exported.onnx))
-    with pytest.raises(UserError, match=r"^The ONNX model differs from the student by .* px; expected"):
+    with pytest.raises(UserError, match=r"ONNX.* differs .*\d px"):
         exporting.to_onnx(model, tmp_path / "m.onnx", described)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_says_nan_is_not_taken_for_one_that_agrees(given, exported, tmp_path, monkeypatch):
+def test_a_model_that_predicts_nan_does_not_pass_the_agreement_check(given, exported, tmp_path, monkeypatch):
     model, described = load_model(given)
     with torch.no_grad():
         model.head.out.bias.fill_(float("nan"))
@@ -271,7 +271,7 @@ def test_a_file_of_fifteen_million_bytes_passes_and_one_more_does_not(given, mon
     monkeypatch.setattr(exporting, "MAX_BYTES", size)
     exporting.check_rules(given)
     monkeypatch.setattr(exporting, "MAX_BYTES", size - 1)
-    with pytest.raises(UserError, match=rf"has {size:,} bytes; expected at most {size - 1:,} \(challenge rule 3\)\.$"):
+    with pytest.raises(UserError, match=f"{size:,} .*{size - 1:,} "):
         exporting.check_rules(given)
 
 
@@ -337,13 +337,13 @@ def test_a_file_is_a_reference(given):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.safetensors' does not exist\.$"):
+    with pytest.raises(UserError, match=r"none\.safetensors"):
         references.resolve_model(str(tmp_path / "none.safetensors"), TrackingConfig())
 
 
 def test_bundled_is_the_file_in_the_package_or_a_sentence(monkeypatch, tmp_path, given):
     monkeypatch.setattr(references, "BUNDLED", tmp_path / "student.safetensors")
-    with pytest.raises(UserError, match=r"^The bundled student .* is missing"):
+    with pytest.raises(UserError, match="bundled"):
         references.resolve_model("bundled", TrackingConfig())
     shutil.copy(given, tmp_path / "student.safetensors")
     assert references.resolve_model("bundled", TrackingConfig()).path == tmp_path / "student.safetensors"
@@ -377,7 +377,7 @@ def test_the_default_teacher_is_the_newest_finished_one_of_this_data(store):
     assert references.resolve_teacher("old", tracking, "aaa").run_id == ids["old"]
 
 
-def test_no_teacher_is_one_sentence_that_says_how_to_train_one(store):
+def test_a_missing_teacher_is_refused_with_the_command_that_trains_one(store):
     with pytest.raises(UserError) as error:
         references.resolve_teacher("", store[0], "ccc")
     text = str(error.value)

@@ -181,7 +181,7 @@ def test_a_model_keeps_its_colour():
     assert len(set(many.values())) == 6
 
 
-def test_heat_lies_where_its_extent_says():
+def test_heat_is_drawn_at_its_extent():
     heat = np.zeros((10, 10))
     heat[2, 7] = 1.0  # its cell is 40 px wide and reaches from x = 280 - 20, y = 80 - 20
     drawn = figures.heat_over(np.zeros((400, 400, 3), np.uint8), heat, (-20, -20, 380, 380)).sum(axis=2)

@@ -181,17 +181,17 @@ def test_only_a_finished_student_with_a_submission_is_handed_in(tiny, tmp_path, 
     def build(run: str, **kwargs) -> job.HandIn:
         return job.build(OWNER, run, tmp_path, tiny.tracking, report=report, **kwargs)
 
-    with pytest.raises(UserError, match="teacher; expected a FINISHED student"):
+    with pytest.raises(UserError, match="FINISHED student"):
         build(tiny.teacher.run_id)
-    with pytest.raises(UserError, match="no run 'nobody'"):
+    with pytest.raises(UserError, match="'nobody'"):
         build("nobody")
     run_id, found = tiny.distilled.run_id, tracking.find_run
     with monkeypatch.context() as patch:
         patch.setattr(job.track, "find_run", lambda *args: replace(found(*args), status="KILLED"))
-        with pytest.raises(UserError, match="KILLED student; expected a FINISHED"):
+        with pytest.raises(UserError, match="KILLED student"):
             build(run_id)
     (tmp_path / "text.pdf").write_text("text")
-    with pytest.raises(UserError, match="text.pdf' is not a PDF"):
+    with pytest.raises(UserError, match="text.pdf"):
         job.build(OWNER, run_id, tmp_path, tiny.tracking, report=tmp_path / "text.pdf")
     artifact = tracking.artifact_path
 
@@ -201,7 +201,7 @@ def test_only_a_finished_student_with_a_submission_is_handed_in(tiny, tmp_path, 
         return artifact(store, run, path)
 
     monkeypatch.setattr(job.track, "artifact_path", light)
-    with pytest.raises(UserError, match="has no submission; give .* --images"):
+    with pytest.raises(UserError, match="--images"):
         build(run_id)
     assert not list(tmp_path.glob(f"*{OWNER}*"))
     made = build(run_id, images=tiny.data / "synthetics_test")
@@ -261,7 +261,7 @@ def test_what_is_wrong_with_the_zip_itself_is_named(files, tmp_path):
     assert problems(**{REPORT: None}) == "'report.pdf' is missing"
     assert "has 15,000,001 bytes" in problems(**{MODEL: bytes(15_000_001)})
     (tmp_path / "text.zip").write_text("text")
-    with pytest.raises(UserError, match="not an intact zip"):
+    with pytest.raises(UserError, match="text.zip"):
         reproduce.inspect(tmp_path / "text.zip")
 
 

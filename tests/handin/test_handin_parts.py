@@ -170,7 +170,7 @@ def test_where_nothing_is_known_all_that_ran_is_pinned():
     assert names == {name.replace("_", "-") for name in RAN["packages"]} - {"distill", "pip"}
 
 
-def test_the_code_itself_says_what_it_needs():
+def test_requirements_are_read_from_the_code():
     text = (
         b'[project]\ndependencies = ["numpy"]\n[project.optional-dependencies]\ntrain = ["torch"]\ndev = ["pytest"]\n'
     )

@@ -84,7 +84,7 @@ def test_points_out_of_the_frame_are_not_clamped(head):
 
 
 @pytest.mark.parametrize("head", HEADS, ids=IDS)
-def test_representable_says_which_points_the_grid_holds(head):
+def test_representable_marks_the_points_that_the_grid_holds(head):
     reach = head.margin * SIZE
     inside = everywhere(head.margin)
     assert codec(head).representable(inside).all()
@@ -171,7 +171,7 @@ def test_a_perfect_target_decodes_to_its_point_however_narrow_it_is(size, stride
     assert (grid.decode(logits_of(grid.encode(points))).points - points).abs().max() < 5e-4 * size
 
 
-def test_a_target_is_as_wide_as_its_sigma_says_where_the_grid_allows_it():
+def test_a_target_is_as_wide_as_its_sigma_where_the_grid_allows_it():
     for sigma in (0.035, 0.05, 0.1):
         grid = codec(HeadConfig(stride=8, sigma=sigma, margin=0.25), 128).grid
         values = torch.linspace(60, 68, 33)

@@ -97,12 +97,12 @@ def test_a_box_scale_of_one_takes_the_box_as_it_is():
 @pytest.mark.parametrize(
     ("box", "scale", "words"),
     [
-        ((1, 2, 3), 1.7, "four numbers"),
+        ((1, 2, 3), 1.7, "four"),
         ((1, 2, 0, 5), 1.7, "above 0"),
         ((1, 2, float("nan"), 5), 1.7, "finite"),
-        ("abcd", 1.7, "four numbers"),
-        ((300, 0, 50, 50), 1.7, "outside its picture of 200x100"),
-        ((0, 0, 50, 50), 0, "box scale is 0"),
+        ("abcd", 1.7, "four"),
+        ((300, 0, 50, 50), 1.7, "200x100"),
+        ((0, 0, 50, 50), 0, "box scale"),
     ],
 )
 def test_a_wrong_box_is_refused(box, scale, words):
@@ -185,7 +185,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UserError, match="a.png"):
         images.read(tmp_path / "a.png")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="absent.png"):
         images.read(tmp_path / "absent.png")
 
 
@@ -205,23 +205,23 @@ def foreign(path, inputs: str, outputs: tuple[str, ...], **metadata: str):
 
 def test_a_file_that_is_no_exported_student_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "text.onnx").write_text("no model")
-    with pytest.raises(UserError, match="text.onnx' is not a readable ONNX file"):
+    with pytest.raises(UserError, match="text.onnx"):
         OnnxNetwork(tmp_path / "text.onnx")
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="absent.onnx"):
         OnnxNetwork(tmp_path / "absent.onnx")
-    with pytest.raises(UserError, match="no description"):
+    with pytest.raises(UserError, match="a.onnx.* description"):
         OnnxNetwork(foreign(tmp_path / "a.onnx", "image", ("points", "confidence")))
-    said = json.dumps({"about": {}})
-    with pytest.raises(UserError, match="x, points, confidence; expected image, points"):
-        OnnxNetwork(foreign(tmp_path / "b.onnx", "x", ("points", "confidence"), distill=said))
-    with pytest.raises(UserError, match="image, points; expected"):
-        OnnxNetwork(foreign(tmp_path / "c.onnx", "image", ("points",), distill=said))
+    described = json.dumps({"about": {}})
+    with pytest.raises(UserError, match="b.onnx.*x, points, confidence"):
+        OnnxNetwork(foreign(tmp_path / "b.onnx", "x", ("points", "confidence"), distill=described))
+    with pytest.raises(UserError, match="c.onnx.*image, points;"):
+        OnnxNetwork(foreign(tmp_path / "c.onnx", "image", ("points",), distill=described))
 
 
 # ---------------------------------------------------------------------------------------------------- boxes
 
 
-def test_every_form_of_a_box_file_says_the_same(tmp_path):
+def test_every_form_of_a_box_file_is_read_alike(tmp_path):
     rows = [("a.jpg", 1, 2.5, 30, 40), ("b.jpg", -5, 0, 10, 10), ("a.jpg", 50, 2, 30, 40)]
     objects = [dict(zip(("image", "x", "y", "w", "h"), row, strict=True)) for row in rows]
     several = {"a.jpg": [list(rows[0][1:]), list(rows[2][1:])], "b.jpg": list(rows[1][1:])}

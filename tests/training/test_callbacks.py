@@ -54,7 +54,7 @@ def test_a_callback_that_breaks_makes_the_run_fail_with_its_error(tiny, bare):
     assert run.status == "FAILED" and "the callback broke" in run.tags["error"]
 
 
-def test_a_recipe_computes_the_same_and_says_nothing_of_where_it_ran(tmp_path):
+def test_a_recipe_computes_the_same_and_records_nothing_of_where_it_ran(tmp_path):
     config = configs.load(
         REPO / "experiments/cpu/distill.yaml",
         [

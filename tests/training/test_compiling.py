@@ -42,7 +42,7 @@ def test_a_machine_that_cannot_compile_is_reported_before_training(tiny, monkeyp
         raise RuntimeError("No working C++ compiler found in ['g++']. More of it\nover several lines")
 
     monkeypatch.setattr(torch, "compile", lambda function: absent)
-    with pytest.raises(UserError, match=r"train\.compile.*No working C\+\+ compiler.*train\.compile=false\.$") as error:
+    with pytest.raises(UserError, match=r"No working C\+\+ compiler.*train\.compile=false") as error:
         training.train_student(tiny.short("train.compile=true"))
     assert "\n" not in str(error.value)
 

@@ -35,7 +35,7 @@ def test_a_control_whose_report_cannot_be_read_is_no_control_and_no_error(tiny):
     tags["distill.digest"] = describe.configs.digest(control)
     with tracking.Run.start(config.tracking, job="student", run_name="", params={}, config_yaml="", tags=tags) as run:
         run.log_dict({"nme": 5.0}, "evaluation/report.json")
-    with pytest.raises(UserError, match="is not a report of this package"):
+    with pytest.raises(UserError, match="evaluation/report.json"):
         tracking.read_errors(config.tracking, run.id)
     data, errors = {"train": "a", "val": "b"}, RunErrors(tiny.control.report.per_image)
     assert describe.comparisons(config, "student", errors, data, None, "") == []

@@ -59,25 +59,25 @@ def test_the_backbone_alone_goes_under_a_fresh_head_of_any_kind(file):
         start_from(own, ModelReference(file, "", "model"), "backbone")
         for name, tensor in weights(own).items():
             assert torch.equal(tensor, given[name] if name.startswith("backbone.") else before[name]), name
-    with pytest.raises(UserError, match="^init: first has model.backbone lcnet_050, and this config has lcnet_075"):
+    with pytest.raises(UserError, match="^init: first .*model.backbone lcnet_050.*lcnet_075"):
         start_from(model(backbone="lcnet_075", width=32), ModelReference(file, "", "first"), "backbone")
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"backbone": "lcnet_075"}, "model.backbone lcnet_050, and this config has lcnet_075"),
-        ({"width": 32, "input_size": 96}, "model.head.width 16, and this config has 32"),
-        ({"norm": "group"}, "model.head.norm batch, and this config has group"),
-        ({"stride": 16}, "model.head.stride 8, and this config has 16"),
+        ({"backbone": "lcnet_075"}, "model.backbone lcnet_050.*lcnet_075"),
+        ({"width": 32, "input_size": 96}, "model.head.width 16.*32"),
+        ({"norm": "group"}, "model.head.norm batch.*group"),
+        ({"stride": 16}, "model.head.stride 8.*16"),
     ],
 )
 def test_weights_of_another_architecture_are_refused_by_what_differs_first(file, changes, words):
-    with pytest.raises(UserError, match=f"^init: first has {words}"):
+    with pytest.raises(UserError, match=f"^init: first .*{words}"):
         start_from(model(**changes), ModelReference(file, "", "first"))
 
 
-def test_a_run_goes_on_from_another_and_says_so(tiny, bare):
+def test_a_run_starts_from_the_weights_of_another_and_records_it(tiny, bare):
     first = training.train_student(tiny.short())
     # a learning rate of next to nothing: what was there at the beginning is still there at the end
     config = tiny.short(f"init={first.run_id}", "train.epochs=1", "train.lr=1e-7", "train.min_lr=0")
@@ -93,10 +93,10 @@ def test_a_run_goes_on_from_another_and_says_so(tiny, bare):
 def test_an_init_that_cannot_be_is_refused_before_a_run_exists(tiny, file):
     before = len(tracking.list_runs(tiny.tracking))
     for overrides, words in (
-        ((f"init={file}", "model.head.width=32"), "init: model has model.head.width 16"),
+        ((f"init={file}", "model.head.width=32"), "init: model .*model.head.width 16"),
         (("init=absent.safetensors",), "absent.safetensors"),
-        (("train.freeze=[backbone.blocks.9]",), "'backbone.blocks.9' is no module of the model.*backbone.blocks.5"),
-        (("train.freeze=[backbone, head]",), "train.freeze: backbone, head leave nothing of the model to train"),
+        (("train.freeze=[backbone.blocks.9]",), "'backbone.blocks.9'.*backbone.blocks.5"),
+        (("train.freeze=[backbone, head]",), "train.freeze: backbone, head"),
     ):
         with pytest.raises(UserError, match=words):
             training.train_student(tiny.short(*overrides))

@@ -55,7 +55,7 @@ def test_passes_of_a_batch_add_up_to_the_whole():
             assert values[1][name] == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
 
 
-def test_the_teacher_sees_its_own_view_and_the_student_s_does_not_depend_on_it():
+def test_the_teacher_gets_its_own_view_and_the_student_s_does_not_depend_on_it():
     seen = []
     objective = make_objective(terms={"kl": TermConfig("heatmap_kl")})
     teacher = objective.distiller.teacher
@@ -102,7 +102,7 @@ def test_divergence_is_found_before_anything_is_changed(monkeypatch, kind):
         return value * math.nan if kind == "loss" else value + (points.sum() * 0).sqrt()
 
     monkeypatch.setitem(landmark_losses.LOSSES, "l1", broken)
-    with pytest.raises(loop.Diverged, match=rf"The {kind} is nan at epoch 1, batch 1.*coordinate=.*heatmap="):
+    with pytest.raises(loop.Diverged, match=rf"{kind} .*nan.*epoch 1, batch 1\b.*coordinate=.*heatmap="):
         trainer.train_step(batches.first())
     assert same(before, dict(trainer.objective.named_parameters())) and trainer.progress.step == 1
 
@@ -113,7 +113,7 @@ def test_a_value_on_its_way_is_checked_before_a_checkpoint_is_made():
     trainer.unread = loop.Unread(
         {"train/loss": torch.tensor(math.inf), "train/grad_norm": torch.tensor(1.0)}, "epoch 1"
     )
-    with pytest.raises(loop.Diverged, match="The loss is inf at epoch 1"):
+    with pytest.raises(loop.Diverged, match="inf.*epoch 1"):
         trainer.state_dict()
 
 
@@ -212,7 +212,7 @@ def test_patience_ends_only_after_a_validation():
     assert [(epoch, m[loop.SELECT]) for epoch, m in hooks.epochs if loop.SELECT in m] == [(2, 9), (4, 5), (6, 6)]
 
 
-def test_the_last_epoch_is_validated_whatever_val_every_says():
+def test_the_last_epoch_is_validated_whatever_val_every():
     hooks = Hooks()
     run(make_trainer(epochs=3, val_every=2), hooks=hooks)
     assert [epoch for epoch, metrics in hooks.epochs if loop.SELECT in metrics] == [2, 3]
@@ -298,17 +298,14 @@ def test_a_budget_that_ends_in_the_first_epoch_still_gives_a_validated_model(mon
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (MemoryError(), "There is not enough memory; a smaller train.batch_size"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), r"memory \(CUDA out of memory"),
+        (MemoryError(), "train.batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "CUDA out of memory"),
         (
             RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 5"),
-            "not enough memory",
+            "train.batch_size",
         ),
-        (
-            RuntimeError("DataLoader worker (pid 123) is killed by signal: Killed. "),
-            r"\(DataLoader worker \(pid 123\) is killed",
-        ),
-        (RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly"), "exited unexpectedly"),
+        (RuntimeError("DataLoader worker (pid 123) is killed by signal: Killed. "), r"pid 123"),
+        (RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly"), r"pid\(s\) 1, 2"),
     ],
 )
 def test_what_the_machine_does_to_a_training_is_one_sentence(error, words):

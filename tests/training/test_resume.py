@@ -179,7 +179,7 @@ def test_nothing_is_left_to_resume(tiny, history):
     _, run_id, _ = history
     left = {path.name for path in (tiny.store / "work" / run_id).iterdir()}
     assert training.CHECKPOINT not in left and training.TEACHER_COPY not in left
-    with pytest.raises(UserError, match=f"no unfinished run '{run_id}'"):
+    with pytest.raises(UserError, match=run_id):
         checkpoint.stored_config([f"resume={run_id}", f"tracking.store={tiny.store}"])
 
 
@@ -273,7 +273,7 @@ def test_resumes_from_any_moment(tiny, bare, uncut, monkeypatch, moment):
             training.train_teacher(tiny.config(*CHANCE))
     run_id = tracking.list_runs(tiny.tracking)[0].id
     if moment == "before the first checkpoint":
-        with pytest.raises(UserError, match="no unfinished run"):
+        with pytest.raises(UserError, match=run_id):
             training.train_teacher(tiny.config(*CHANCE, f"resume={run_id}"))
         return
     # a process that was killed inside its next checkpoint leaves a file, which the next start removes
@@ -340,7 +340,7 @@ def unfinished(tiny) -> RunInfo:
 
 def test_resume_refuses_another_config_by_naming_the_key(tiny, unfinished):
     for change, key in (("train.lr=0.004", "train.lr"), ("augment.flip=0.1", "augment.flip"), ("seed=5", "seed")):
-        with pytest.raises(UserError, match=rf"resume: the run was started with {key}=.*this call says"):
+        with pytest.raises(UserError, match=rf"\b{re.escape(key)}="):
             training.train_teacher(tiny.short(f"resume={unfinished.id}", change))
 
 
@@ -348,19 +348,19 @@ def test_resume_refuses_other_data(tiny, unfinished, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(tiny.data, root)
     write_challenge(root / "synthetics_val", 8, seed=9)
-    with pytest.raises(UserError, match="resume: the val data has fingerprint"):
+    with pytest.raises(UserError, match=r"resume: .*\bval\b"):
         training.train_teacher(tiny.short(f"resume={unfinished.id}", f"data.root={root}"))
     write_challenge(root / "synthetics_train", 24, seed=8)
-    with pytest.raises(UserError, match="resume: the train data has fingerprint"):
+    with pytest.raises(UserError, match=r"resume: .*\btrain\b"):
         training.train_teacher(tiny.short(f"resume={unfinished.id}", f"data.root={root}"))
 
 
 def test_resume_refuses_what_is_not_there_or_not_that(tiny, unfinished):
-    with pytest.raises(UserError, match="no unfinished run '0123456789abcdef'"):
+    with pytest.raises(UserError, match="0123456789abcdef"):
         training.train_teacher(tiny.short("resume=0123456789abcdef"))
-    with pytest.raises(UserError, match="no unfinished run"):
+    with pytest.raises(UserError, match=tiny.teacher.run_id):
         training.train_teacher(tiny.short(f"resume={tiny.teacher.run_id}"))
-    with pytest.raises(UserError, match="is a teacher, not a student"):
+    with pytest.raises(UserError, match="teacher.*student"):
         training.train_student(tiny.short(f"resume={unfinished.id}"))
     assert tracking.find_run(tiny.tracking, unfinished.id).status == "KILLED"  # refused, and not touched
 
@@ -372,7 +372,7 @@ def test_resume_alone_brings_the_run_s_own_config(tiny, unfinished):
     assert (stored.train.lr, stored.data.workers, stored.tracking.experiment) == (0.005, 0, "tiny")
     assert stored.resume == unfinished.id and stored.tracking.store == str(tiny.store)
     assert checkpoint.stored_config([*call, "data.workers=3"]) == replace(stored, data=replace(stored.data, workers=3))
-    with pytest.raises(UserError, match=r"resume: the run was started with train.lr=0\.005, this call says 0\.1"):
+    with pytest.raises(UserError, match=r"train\.lr=0\.005.*0\.1\b"):
         training.train_teacher(checkpoint.stored_config([*call, "train.lr=0.1"]))
 
 
@@ -408,7 +408,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(tmp_path, 
             raise
 
     monkeypatch.setattr(torch if where == "torch" else os, "save" if where == "torch" else "fsync", full)
-    with pytest.raises(UserError, match="checkpoint.pt' cannot be written: No space left on device"):
+    with pytest.raises(UserError, match="checkpoint.pt.*No space left on device"):
         checkpoint.save(file, {**state, "epoch": 2})
     assert checkpoint.load(file)["epoch"] == 1 and list(tmp_path.iterdir()) == [file]
 
