@@ -27,7 +27,7 @@ EXTRAS = {
     "distill[synthesis]": "numba",
     "distill[search]": "optuna sqlalchemy psycopg",
 }
-# what a disk, its rights or a name of the user's may bring about anywhere; other failures of files are ours
+# errors that a disk, its permissions or a user's file name can cause anywhere; other OSErrors are bugs
 DISK = {
     getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EEXIST ENOTDIR EISDIR ENAMETOOLONG EFBIG".split()
 }
@@ -91,7 +91,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """What an error means that the user or the machine brought about; empty for one of ours."""
+    """What an error means that the user or the machine caused; empty for a bug."""
     if isinstance(error, UserError):
         return str(error)
     if is_out_of_memory(error):
@@ -119,7 +119,7 @@ def _unwind_on_signals() -> list[int]:
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
-    # a job in the background ignores SIGINT, and goes on doing so
+    # a job in the background ignores SIGINT, and must continue to
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
     return received

@@ -1,4 +1,4 @@
-"""The one error that means "the user can mend this": printed as one sentence, exit code 2, no traceback."""
+"""The error for everything that the user can fix: printed as one sentence, exit code 2, no traceback."""
 
 from __future__ import annotations
 

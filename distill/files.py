@@ -99,7 +99,7 @@ def parse_json(text: str, what: str, most: int = LARGEST_JSON) -> Any:
 
 
 def render(template: Path, **values: Any) -> str:
-    """The text of a Jinja template file. A value that the template names and that is not given is an error of ours."""
+    """The text of a Jinja template file. A value that the template names and that is not given is a bug."""
     import jinja2
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

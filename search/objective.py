@@ -149,7 +149,7 @@ class _Attempt:
         """The best validation NME of this trial's run: a new run, or the one that an earlier worker began."""
         run_id = str(self.frozen.user_attrs.get(RUN) or "")
         while run_id and track.is_held(track.store_root(self.place.tracking) / "work" / run_id):
-            time.sleep(PAUSE)  # its worker was silent but lives; it will notice that the trial is ours
+            time.sleep(PAUSE)  # its worker was silent but is running; it will find the trial taken over
         before = self._find(run_id)
         if before is None:
             return self._train(config)

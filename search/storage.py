@@ -1,6 +1,6 @@
 """Where a study is kept: one sqlite file that the processes of a machine share, or PostgreSQL for several machines.
 
-Optuna's tables live in a database of their own (optuna-dashboard opens it as it is). What one worker at a time may do,
+Optuna's tables are in a database of their own (optuna-dashboard opens it as it is). What one worker at a time may do,
 over all machines, happens inside `turn`: making the tables and the study, recovering trials of dead workers, counting,
 drawing.
 """
@@ -98,7 +98,7 @@ def turn(url: str, name: str) -> Iterator[None]:
     """Be the one process, over all machines that share the database, that does what one at a time must do to study
     `name`.
 
-    A process that dies loses its turn at once. Raises SQLAlchemyError where the database does not answer.
+    A process that ends loses its turn at once. Raises SQLAlchemyError where the database does not answer.
     """
     if file := track.sqlite_file(url):
         with track.exclusive(file.with_name(f"{file.name}.lock"), "", seconds=-1):

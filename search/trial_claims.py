@@ -1,7 +1,7 @@
-"""Who is at which training of a grid, over all machines that share a database.
+"""Which machine runs which training of a grid, over all machines that share a database.
 
-An Optuna study holds a trial for each training that somebody has begun: its parameters are cell and seed, its value
-val/nme. A machine that dies leaves a trial without signs of life, which the next one that looks fails and takes over.
+An Optuna study holds a trial for each training that a machine has begun: its parameters are cell and seed, its value
+val/nme. A machine that dies leaves a trial without heartbeats; the next machine that looks fails it and takes over.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SharedClaims(Claims):
         return storage.turn(self.url, self.name)
 
     def take(self, task: Task) -> bool:
-        """Whether the training is ours now; False while somebody else is at it. Raises DatabaseAway."""
+        """Whether this machine has claimed the training; False while another one runs it. Raises DatabaseAway."""
         return task.identity.key in self.held or storage.patiently(lambda: self._take(task))
 
     def end(self, task: Task, nme: float | None) -> None:

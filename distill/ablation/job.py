@@ -44,7 +44,7 @@ class Claims:
         return nullcontext()
 
     def take(self, task: Task) -> bool:
-        """Whether the training is ours to start; False while another machine is at it."""
+        """Whether this machine may start the training; False while another one runs it."""
         return True
 
     def end(self, task: Task, nme: float | None) -> None:

@@ -2,7 +2,7 @@
 
 Decoding a JPEG costs several times its augmentation; a cached image costs a page fault. The set's fingerprint is in the
 file's name and in a JSON file beside it, so the cache of other data is never taken for this one's. (The fingerprint
-sees names, labels and byte sizes: images edited to the very same byte sizes need the cache folder emptied by hand.)
+covers names, labels and byte sizes: images edited to the very same byte sizes need the cache folder emptied by hand.)
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _STRUCT_CODES = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B
 _STRUCT_CODES |= {"f2": "e", "f4": "f", "f8": "d"}
 LARGEST = 2_000_000_000  # bytes; a million labels of 68 points
 _NONE = object()  # an argument that is not there
-# bytes that are counted for a call, beside the data: what it takes, or as much as its time is worth
+# bytes that are counted for a call, beside the data: what it takes, or the equivalent of its time
 _DTYPE, _EMPTY_ARRAY, _STATE, _ARRAY, _AXIS, _ENCODED = 200, 300, 200, 600, 60, 64
 _LONGEST_EMPTY = 1_000_000  # sides of an array without numbers, which no data bounds
 
@@ -71,7 +71,7 @@ class _Dtype:
 
 
 class _Array(np.ndarray):
-    """An ndarray whose pickled state is checked before numpy sees it."""
+    """An ndarray whose pickled state is checked before numpy reads it."""
 
     __slots__ = ("known",)
     known: _Rebuilt  # which counts the bytes that a state copies

@@ -27,7 +27,7 @@ from distill.config import Config
 from distill.errors import UserError
 
 KEEP = 0.7  # of a scale's logarithm that a new measurement leaves in place
-RANGE = (1e-4, 1e4)  # beyond it a term is fulfilled or broken, and neither is worth a larger factor
+RANGE = (1e-4, 1e4)  # beyond it a term is fulfilled or broken, and a larger factor helps neither
 
 
 class GradientBalance(nn.Module):
@@ -69,7 +69,7 @@ class GradientBalance(nn.Module):
             self.scales[name] = scale
 
     def get_extra_state(self) -> dict[str, Any]:
-        # plain numbers and no buffers: the loop wants them as numbers, and reading a buffer waits for the device
+        # plain numbers and no buffers: the loop logs them as numbers, and reading a buffer waits for the device
         return {"passes": self.passes, "scales": dict(self.scales), "measured": list(self.measured)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

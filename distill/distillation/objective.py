@@ -61,7 +61,7 @@ class Supervision(nn.Module):
 
 
 class Objective(nn.Module):
-    """Student + everything it is trained against, as one module: what DDP wraps and the optimiser sees."""
+    """Student + everything it is trained against, as one module: what DDP wraps and the optimiser updates."""
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ only the teacher's sparsified output is stored for it. Here a view depends on (v
 every student, seed, grid and study with the same teacher reads the same files. A folder (`distill.cache`) holds them:
 
     about.json    what they were made from; a run that needs others is refused, with the name of what differs
-    parts.json    how far each part is written; a build that was killed goes on from there
+    parts.json    how far each part is written; a killed build continues from there
     PART.bin      a row an image, view by view: points, confidence, logits or their most probable cells, tapped maps
 """
 

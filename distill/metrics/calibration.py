@@ -1,6 +1,6 @@
 """From a point's confidence to its expected error in percent of the crop's side, and how well that holds.
 
-A heatmap's confidence ranks points well but lives between 0.97 and 1, so it says little by itself. The expected error
+A heatmap's confidence ranks points well but lies between 0.97 and 1, so hard to read by itself. The expected error
 of point p with confidence c is level_p * (1 - c + FLOOR) ** slope: a line in logarithms, one slope for all points and
 one level for each, fitted to held-out renders by Poisson quasi-likelihood (McCullagh & Nelder, Generalized Linear
 Models, 1989, ch. 9), under which the mean expected error of each point equals its mean error there. Never fitted to

@@ -1,4 +1,4 @@
-"""Is one recipe better than another, or was it luck: of the images, and of the trainings?
+"""Is one recipe better than another, or is the difference chance, of the images and of the trainings?
 
 An error of image i after training with seed s is modelled as
 

@@ -94,7 +94,7 @@ def rewrite(source: Path, target: Path, described: dict[str, Any]) -> None:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The JSON that the file carries. Raises UserError where it is not a model file of ours."""
+    """The JSON that the file carries. Raises UserError where it is not a model file of this package."""
     try:
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get("distill")

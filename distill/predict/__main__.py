@@ -108,7 +108,7 @@ def _parser() -> cli.Parser:
     )
     cli.add_out_argument(parser, "outputs/predictions")
     parser.add_argument("--no-pictures", action="store_true", help="write the landmarks only")
-    parser.add_argument("--smooth", action="store_true", help="video: calm the points by a One-Euro filter")
+    parser.add_argument("--smooth", action="store_true", help="video: smooth the points with a One-Euro filter")
     cli.add_on_bad_argument(parser)
     return parser
 

@@ -74,7 +74,7 @@ class OnnxNetwork:
         """threads: of one pass (None: OMP_NUM_THREADS, else onnxruntime's own choice). Several threads may call the
         network at once.
 
-        Raises UserError where the file is absent, is no ONNX model, or is not one of ours.
+        Raises UserError where the file is absent, is no ONNX model, or was not exported by this package.
         """
         import onnxruntime
 

@@ -81,7 +81,7 @@ class _Reader:
     """Decodes the first video stream of a file, and keeps account of what is lost.
 
     Packets come in decoding order and frames in order of their times, some packets later. Where a packet cannot be
-    decoded, FFmpeg goes on and fills the gap with whatever it has. So what was decoded after it is lost, too, until a
+    decoded, FFmpeg continues and fills the gap with whatever it has. So what was decoded after it is lost, too, until a
     key frame.
     """
 

@@ -202,7 +202,7 @@ def _with_teacher(config: Config, stand_in: Path | None) -> Iterator[Config]:
 
 
 def _trainer(training: Training, objective: Objective, precision: str = "") -> Trainer:
-    """precision: see Trainer; empty: as train.amp says."""
+    """precision: see Trainer; empty: that of train.amp."""
     config, processes, batches = training.config, training.processes, len(training.loader.batch_sampler)
     loop.place(objective, config.train, processes.device)
     if not precision:

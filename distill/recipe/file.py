@@ -1,4 +1,4 @@
-"""A recipe file: trainings in stages, in which a later one goes on from the models of earlier ones.
+"""A recipe file: trainings in stages, in which a later one starts from the models of earlier ones.
 
     base: ../cpu/student.yaml              # any experiment file: what all stages share
     set: {train.epochs: 16}                # optional: dotted overrides of all stages
@@ -102,7 +102,7 @@ class Stage:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the earlier stages that this one goes on from."""
+        """Names of the earlier stages that this one starts from."""
         return tuple(name for name in (self.init, self.teacher, *self.of) if name)
 
 

@@ -10,7 +10,7 @@ from distill import config as configs
 from distill.config import Config
 from distill.errors import UserError
 
-# Many short runs: what a single one would keep for looking at is not worth its time, and none is the next champion.
+# Many short runs: without the pictures and files of a single one, and without registering a model.
 DEFAULTS = {"tracking.outputs": "light", "tracking.register": False}
 
 

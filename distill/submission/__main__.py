@@ -186,7 +186,7 @@ def _parser() -> cli.Parser:
     added.add_argument("--public", metavar="NME", type=float, required=True, help="public score in percent, as 2.31")
     added.add_argument("--run", default="", help="the run that made it (default: the one that exported these bytes)")
     added.add_argument("--date", type=_date, help="when, as 2026-11-22 (default: today)")
-    added.add_argument("--note", metavar="TEXT", help="anything worth remembering")
+    added.add_argument("--note", metavar="TEXT", help="a remark for the ledger")
     cli.add_store_argument(added)
 
     cli.add_store_argument(command("ledger", show_ledger, "what was submitted, when, with which run"))

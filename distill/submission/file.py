@@ -40,7 +40,7 @@ _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
 def check_points(markup: Markup, what: str) -> None:
-    """Raises UserError where the points are not those that a submission has. what: whose they are, for people."""
+    """Raises UserError where the points are not those that a submission has. what: whose they are, for the message."""
     if not markup.fits(IBUG68):
         raise UserError(f"{what} predicts {markup}; a submission has the {IBUG68.count} of {IBUG68.name}.")
 

@@ -203,7 +203,7 @@ def find_maker(file: Path, tracking: TrackingConfig) -> RunInfo | None:
 
 
 def _entry(info: RunInfo) -> Entry | None:
-    """None: a run of that experiment which is no entry of ours."""
+    """None: a run of that experiment which is not a ledger entry."""
     tags = info.tags
     try:
         return Entry(

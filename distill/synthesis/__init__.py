@@ -1,4 +1,4 @@
-"""Rendered faces with exact landmarks, as many as wanted: training data that anyone can make.
+"""Rendered faces with exact landmarks: training data in any number, without a download.
 
 A picture depends on (seed, index, size, elevation) alone, whatever is rendered beside it or before it and by however
 many processes; its labels on their kind too, and they scale with the size.

@@ -1,7 +1,7 @@
 """A set of renders on disk: shards, worker processes, labels, manifest.
 
 The folder holds `NNNNNN.jpg`, `annot.pkl`, `manifest.json`, and `shards/`: one file for each SHARD images, written when
-all of them are. A start renders what no shard vouches for, so that a run that was cut goes on, and one for more images
+all of them are. A start renders what no shard contains, so that an interrupted run continues, and one for more images
 extends the set.
 """
 
@@ -274,7 +274,7 @@ def _render(tasks: Sequence[Task], request: Request) -> Generator[int, None, Non
             yield done.result()
     except BrokenProcessPool:
         raise UserError(
-            "A process died, for want of memory perhaps; the same command goes on, fewer --jobs need less."
+            "A process died, perhaps out of memory; the same command continues, fewer --jobs need less."
         ) from None
     finally:
         for future in waiting:

@@ -16,7 +16,7 @@ def parser() -> cli.Parser:
     """Of the three commands."""
     store = cli.Parser(add_help=False)
     cli.add_store_argument(store)
-    made = cli.Parser(prog="python -m distill.tracking", description="Look at a store of runs, and look after it.")
+    made = cli.Parser(prog="python -m distill.tracking", description="Show and maintain a store of runs.")
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     ui = commands.add_parser("ui", parents=[store], help="serve MLflow's pages of the runs to a browser")
     ui.add_argument(
@@ -26,10 +26,10 @@ def parser() -> cli.Parser:
     ui.add_argument("--uri", default="", help="another store (default: $MLFLOW_TRACKING_URI, else the database in DIR)")
     ui.add_argument("--experiment", metavar="NAME", default="distill", help="shown first (default: %(default)s)")
     up = commands.add_parser("upload", parents=[store], help="send runs that were logged offline; safe to repeat")
-    up.add_argument("runs", nargs="*", metavar="RUN", help="run ids or offline-... names (default: all that wait)")
-    up.add_argument("--uri", default="", help="send to this tracking URI (default: the one each run was meant for)")
+    up.add_argument("runs", nargs="*", metavar="RUN", help="run ids or offline-... names (default: all not sent yet)")
+    up.add_argument("--uri", default="", help="send to this tracking URI (default: the one in each run's config)")
     commands.add_parser(
-        "moved", parents=[store], help="after a store was moved or copied: artifacts are where it is now"
+        "moved", parents=[store], help="after a store was moved or copied: set the places of artifacts to its new one"
     )
     return made
 

@@ -75,7 +75,7 @@ def make_store(tracking: TrackingConfig) -> Path:
 
 
 def work_dir(tracking: TrackingConfig, run_id: str) -> Path:
-    """`<store>/work/<run_id>/`, created: checkpoints and other files that live beside the run, not in MLflow."""
+    """`<store>/work/<run_id>/`, created: checkpoints and other files of the run that are not in MLflow."""
     path = make_store(tracking) / "work" / run_id
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -239,7 +239,7 @@ def listening(uri: str, seconds: float = 3.0) -> bool:
 
 
 def arrive(tracking: TrackingConfig) -> MlflowClient:
-    """`connect`, after making sure that somebody answers there. Raises ServerAway if not."""
+    """`connect`, after checking that a server answers there. Raises ServerAway if not."""
     uri = tracking_uri(tracking)
     if not listening(uri):
         raise ServerAway(f"nothing answers at {redact(uri)}")

@@ -20,7 +20,7 @@ from distill.files import atomic
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# parts of the errors of SQLite, Alembic and MLflow for a database that another open will not mend
+# parts of the errors of SQLite, Alembic and MLflow for a database that opening it again does not fix
 _DAMAGED = ("malformed", "not a database", "already exists", "duplicate column", "no such table", "no such column")
 _OTHER_VERSION = ("out-of-date database schema", "Can't locate revision")
 _connected: set[Path] = set()  # database files that this process has opened
@@ -43,7 +43,7 @@ def opened(file: Path, client: Callable[[str], MlflowClient]) -> MlflowClient:
     """`client(uri)` of the file: made first if need be, by one process at a time, and read-only where its folder is.
 
     Raises UserError naming the file where it is damaged, of another MLflow version, or left half made by a kill of
-    MLflow itself (this function makes it whole or not at all): nothing of the user's is mended unasked.
+    MLflow itself (this function makes it whole or not at all): nothing of the user's is repaired without a command.
     """
     if file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
         return client(_read_only_uri(file))
@@ -107,7 +107,7 @@ def _refuse(file: Path, error: str) -> None:
 
 
 def _read_only_uri(file: Path) -> str:
-    # a log of changes beside the file is read too, and only then SQLite wants to write beside it
+    # a log of changes beside the file is read too, and only then SQLite writes beside it
     whole = "" if Path(f"{file}-wal").exists() else "&immutable=1"
     return (
         f"sqlite+pysqlite:///file:{quote(quote(str(file)))}?mode=ro{whole}&uri=true"  # read as a URI, and as one in it

@@ -16,7 +16,7 @@ from typing import Any
 from distill import cores
 from distill.tracking.client import redact
 
-TAGGED = ("torch", "timm", "mlflow", "albumentations", "numpy")  # the versions worth a tag; all are in the file
+TAGGED = ("torch", "timm", "mlflow", "albumentations", "numpy")  # versions that become tags; all are in the file
 
 
 def collect() -> dict[str, Any]:
@@ -32,7 +32,7 @@ def collect() -> dict[str, Any]:
 
 
 def as_tags(environment: dict[str, Any]) -> dict[str, str]:
-    """The part worth searching by, under the names that MLflow's own pages know where there are such."""
+    """The part to search by, under the names that MLflow's own pages use where there are such."""
     code, machine = environment["code"], environment["hardware"]
     tags = {
         "mlflow.source.type": "LOCAL",
@@ -57,7 +57,7 @@ def as_tags(environment: dict[str, Any]) -> dict[str, str]:
 def code_state() -> dict[str, Any]:
     """Git revision (hex, or "" outside a checkout of this package), branch, and whether tracked files were changed."""
     try:
-        _git("ls-files", "--error-unmatch", "__init__.py")  # an install inside somebody else's checkout does not count
+        _git("ls-files", "--error-unmatch", "__init__.py")  # an install in another project's checkout does not count
         revision, branch = _git("rev-parse", "HEAD"), _git("rev-parse", "--abbrev-ref", "HEAD")
         dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
@@ -73,7 +73,7 @@ def packages() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """CPU model, cores this process may use, memory in GiB, names of the GPUs that an already imported torch sees."""
+    """CPU model, cores this process may use, memory in GiB, names of the GPUs that an already imported torch lists."""
     torch = sys.modules.get("torch")
     gpus = []
     if torch is not None and torch.cuda.is_available():

@@ -90,7 +90,7 @@ def log_params(place: TrackingConfig, run_id: str, values: Mapping[str, str]) ->
     changed = [
         f"{key}: {old[key]} -> {value}"
         for key, value in values.items()
-        if old.get(key, value) != value and key != "resume"  # which always differs, and says nothing
+        if old.get(key, value) != value and key != "resume"  # which always differs and does not matter
     ]
     if changed:
         set_tags(place, run_id, {"distill.changed_params": value_text("; ".join(changed), MAX_TAG)})

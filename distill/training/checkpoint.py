@@ -153,7 +153,7 @@ def resume_command(config: Config, job: str, run_id: str, root: Path | None) -> 
 
 def tidy(config: TrackingConfig) -> None:
     """Clear up after processes of this store that were killed: half-written checkpoints; and runs without a checkpoint,
-    which nobody can continue, end as KILLED.
+    which cannot be continued, end as KILLED.
     """
     for work in (store_root(config) / "work").glob("*/"):
         # whoever trains holds the lock, which outlives a kill as a file
@@ -222,7 +222,7 @@ class StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread (a search may train in one): signals are not ours there
+            except ValueError:  # only the main thread may handle signals, and a search may train in another
                 pass
         return self
 

@@ -42,7 +42,7 @@ class Diverged(UserError):
 
 
 class Abandoned(Exception):
-    """A callback found that the training is not worth continuing; the message gives the reason."""
+    """A callback found that the training should not continue; the message gives the reason."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Hooks(Protocol):
 class Trainer:
     """What a training consists of: objective, optimiser, weight average, and how far it has come.
 
-    The objective is moved to the device, and compiled or wrapped for several processes where the config wants it.
+    The objective is moved to the device, and compiled or wrapped for several processes where the config requires it.
     precision: float32 or bfloat16, of the networks' passes; weights, losses and adapters are in float32 always.
     """
 
@@ -304,7 +304,7 @@ class Sums:
 
 
 def seed_everything(seed: int, deterministic: bool = True) -> None:
-    """Deterministic initial weights and, unless they are not wanted, deterministic kernels wherever there are any."""
+    """Deterministic initial weights and, unless switched off, deterministic kernels wherever there are any."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(deterministic, warn_only=True)

@@ -40,7 +40,7 @@ def vectors(maps: Tensor, cells: int = 4) -> Tensor:
     flattened.
 
     The papers flatten whole maps (SP) or take globally averaged embeddings (PKT, RKD; `cells: 1`). Landmarks ask where
-    things are, which a global average forgets; four cells a side keep it and bound the size.
+    things are, which a global average loses; four cells a side keep it and bound the size.
     """
     return pooled(maps, cells).flatten(1)
 

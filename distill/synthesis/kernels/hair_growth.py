@@ -180,7 +180,7 @@ class Guides(NamedTuple):
 
 @part
 def _first_direction(kind, x, y, z, style, state):
-    """Where a strand of scalp hair wants to go from its root (x, y, z)."""
+    """The first direction of a strand of scalp hair from its root (x, y, z)."""
     side = np.tanh((x - style[col.H_PARTING]) / 1.2)
     front, top = smoothstep(1.0, 8.0, z), smoothstep(7.0, 12.0, y)
     if kind == col.H_FALLING:
@@ -206,7 +206,7 @@ def _first_direction(kind, x, y, z, style, state):
 
 @part
 def _out_of_face(x, y, z, radii, distance, style):
-    """Turn a point of falling hair about the head until the face is free, as far as the style wants it."""
+    """Turn a point of falling hair about the head until the face is free, as far as the style requires."""
     azimuth = np.degrees(np.arctan2(x, z - 0.5))
     limit = (style[col.H_AZIMUTH_LEFT] if azimuth < 0 else style[col.H_AZIMUTH_RIGHT]) * smoothstep(10.5, 7.0, y)
     if abs(azimuth) < limit:
