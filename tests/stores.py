@@ -14,6 +14,7 @@ import distill.tracking.client as client
 from distill import metrics
 from distill import tracking as t
 from distill.config import TrackingConfig
+from distill.tracking import lookup
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +66,17 @@ def log_report(run: t.Run, errors) -> None:
     labels = np.zeros((len(errors), 68, 2))
     report = metrics.evaluate(labels + np.reshape(errors, (-1, 1, 1)) * [1, 0], labels, np.array([100, 100]))
     run.log_dict(report.to_dict(), "evaluation/report.json")
+
+
+def online(run: t.Run) -> bool:
+    """Whether what is logged goes to the store itself, not into a local one until the server is back."""
+    return not run._away
+
+
+def alias_holder(config: TrackingConfig, name: str, alias: str) -> tuple[str, str] | None:
+    """(version, run id) that an alias of a registered model points to, or None."""
+    found = lookup.version_by_alias(client.connect(config), name, alias)
+    return (str(found.version), found.run_id) if found else None
 
 
 def history(config, run_id, key="loss"):

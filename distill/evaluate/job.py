@@ -101,21 +101,6 @@ def expected_errors(
     return reliability(calibration.expected_error(predictions.confidence), side_errors(predictions, labelled))
 
 
-def as_metrics(report: metrics.Report, split: str) -> dict[str, float]:
-    """The report as MLflow metrics, the split a word in every name."""
-    values = {
-        f"{split}/nme": report.nme,
-        f"{split}/median": report.median,
-        f"{split}/p95": report.p95,
-        f"{split}/failure_rate": report.failure_rate,
-        f"{split}/auc": report.auc,
-    }
-    values |= {f"{split}/region/{name}": value for name, value in report.by_region.items()}
-    for angle, bins in (("yaw", report.by_yaw), ("roll", report.by_roll)):
-        values |= {f"{split}/{angle}/{name}": cell["nme"] for name, cell in bins.items() if cell}
-    return values | {f"{split}/inwards/{name}": cell["inwards"] for name, cell in report.by_confidence.items() if cell}
-
-
 def confidence_lines(report: metrics.Report) -> list[str]:
     """`below 0.9: error 5.21, inwards +4.60 ± 0.51 (64 points)`, for each bin of confidence that has points."""
     lines = []

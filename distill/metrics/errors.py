@@ -1,7 +1,7 @@
 """How wrong a prediction is, in percent of a named distance. numpy only.
 
 Two teams on this task once called numbers 68 times apart "NME", so the normaliser has a name and it, the distance and
-the reduction (mean over the points, then over the images) live here and nowhere else. Errors are percent
+the reduction (mean over the points, then over the images) are defined here and nowhere else. Errors are percent
 everywhere; rates and areas are fractions between 0 and 1.
 """
 
@@ -148,6 +148,16 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: numbers, strings, lists and dicts."""
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
+
+    def as_metrics(self, split: str) -> dict[str, float]:
+        """The names and values that MLflow shows, the split (such as `val`) a word in every name."""
+        values = {"nme": self.nme, "median": self.median, "p95": self.p95}
+        values |= {"failure_rate": self.failure_rate, "auc": self.auc}
+        values |= {f"region/{name}": value for name, value in self.by_region.items()}
+        for angle, bins in (("yaw", self.by_yaw), ("roll", self.by_roll)):
+            values |= {f"{angle}/{name}": cell["nme"] for name, cell in bins.items() if cell}
+        values |= {f"inwards/{name}": cell["inwards"] for name, cell in self.by_confidence.items() if cell}
+        return {f"{split}/{name}": value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.config import ModelConfig
-from distill.errors import UserError, unknown
+from distill.errors import UserError
 from distill.landmarks import IBUG68, Markup
 from distill.models.heads import HEADS, Level, Prediction
 
@@ -31,11 +31,9 @@ class Landmarker(nn.Module):
     """
 
     def __init__(self, config: ModelConfig, markup: Markup = IBUG68):
-        """Raises UserError for an unknown backbone or head, a backbone that cannot take the input size, or absent
+        """Raises UserError for an unknown backbone, one that cannot take the input size, or absent
         weights."""
         super().__init__()
-        if config.head.kind not in HEADS:
-            raise unknown("model.head.kind", config.head.kind, HEADS)
         self.config, self.markup, self.num_points = config, markup, markup.count
         self.size = config.input_size
         self.backbone, features = _build_backbone(config)
@@ -114,7 +112,7 @@ def reparameterized(model: Landmarker) -> Landmarker:
 
 
 def skeleton(config: ModelConfig, markup: Markup = IBUG68) -> Landmarker:
-    """The architecture without its pretrained weights, for a file of ours to fill or to count parameters."""
+    """The architecture without its pretrained weights, to load a model file into or to count parameters."""
     return Landmarker(replace(config, pretrained=False, checkpoint=""), markup)
 
 

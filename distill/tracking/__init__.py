@@ -30,7 +30,6 @@ from distill.tracking.lookup import (
     DatasetInput,
     NotFound,
     RunInfo,
-    alias_holder,
     artifact_path,
     datasets,
     find_run,

@@ -126,7 +126,7 @@ def artifact_path(tracking: TrackingConfig, run_id: str, path: str) -> Path:
     nothing = f"Run {run_id} has no artifact '{path}' in {_place(tracking)}."
     place = urlsplit(run.info.artifact_uri)
     if place.scheme in ("", "file"):
-        # The second place: the store was moved since, and MLflow remembers where it was.
+        # The second place: the store was moved since, and MLflow's database has its old place.
         moved = sorted(store_root(tracking).glob(f"artifacts/*/{run_id}/artifacts"))
         for root in [Path(unquote(place.path)), *moved]:
             if (root / path).exists():
@@ -155,7 +155,7 @@ def datasets(tracking: TrackingConfig, run_id: str) -> list[DatasetInput]:
         context = next((tag.value for tag in given.tags if tag.key == "mlflow.data.context"), "")
         try:
             folder = str(json.loads(given.dataset.source)["uri"])
-        except (ValueError, KeyError, TypeError):  # logged by other code than ours
+        except (ValueError, KeyError, TypeError):  # not logged by this package
             folder = ""
         found.append(DatasetInput(given.dataset.name, given.dataset.digest, folder, context))
     return found
@@ -202,14 +202,6 @@ def resolve_registry(tracking: TrackingConfig, ref: str) -> tuple[str, Path]:
     if not source:
         raise UserError(f"'{ref}' was not registered by this package (its source is '{found.source}').")
     return source[1], artifact_path(tracking, source[1], source[2])
-
-
-def alias_holder(tracking: TrackingConfig, name: str, alias: str) -> tuple[str, str] | None:
-    """(version, run id) that the alias points to, or None."""
-    if not exists(tracking):
-        return None
-    found = reach(tracking, lambda client: version_by_alias(client, name, alias))
-    return (str(found.version), found.run_id) if found else None
 
 
 def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:

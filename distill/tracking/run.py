@@ -71,7 +71,7 @@ class Run:
     def __init__(self, tracking: TrackingConfig):
         self._tracking = tracking
         self._root = make_store(tracking)
-        self.work = self._root  # until `start` knows its id
+        self.work = self._root  # until `start` has its id
         self._run_id = ""  # on the server; empty where that has never seen the run
         self._name = ""  # `offline-<key>` of a run that began offline
         self._start: dict[str, Any] = {}  # arguments of records.create
@@ -124,11 +124,6 @@ class Run:
     def id(self) -> str:
         """The run's id in MLflow, or `offline-...` before its server has seen it."""
         return self._run_id or self._name
-
-    @property
-    def online(self) -> bool:
-        """Whether the server takes what is logged."""
-        return not self._away
 
     # ------------------------------------------------------------------------------------------------ logging
 
@@ -373,8 +368,6 @@ class NullRun:
     def __init__(self, work: Path, id: str = ""):
         self.work = work
         self.id = id
-
-    online = True
 
     def __enter__(self) -> NullRun:
         return self

@@ -13,16 +13,7 @@ from distill import metrics as metric
 from distill import tracking
 from distill.config import Config
 from distill.data.annotations import LandmarkSet
-from distill.evaluate.job import (
-    Predictions,
-    agreement,
-    agreement_metrics,
-    as_metrics,
-    measure,
-    pictures,
-    predict_set,
-    write_json,
-)
+from distill.evaluate.job import Predictions, agreement, agreement_metrics, measure, pictures, predict_set, write_json
 from distill.export.job import export, images_to_submit, submission_tags
 from distill.export.mlflow_model import pack
 from distill.export.model_card import about_of, model_card
@@ -134,7 +125,7 @@ def _log_measured(
 ) -> None:
     """Metrics, description, report and predictions into the run."""
     report, val_set, own = measured.report, measured.val_set, measured.predictions[measured.label]
-    values = as_metrics(report, "val")
+    values = report.as_metrics("val")
     if teacher:
         near = agreement(own, teacher.predictions, val_set)
         values |= agreement_metrics(near, "val")
@@ -155,7 +146,7 @@ def _log_measured(
     )
     run.log_metrics(best, step=model.step)
     note = describe.note(model, report, val_set.folder.name, comparisons)
-    if tracking.NOTE not in model.config.tracking.tags:  # where somebody has written his own
+    if tracking.NOTE not in model.config.tracking.tags:  # where the user has written one
         run.set_tags({tracking.NOTE: note})
     run.log_artifact(write_json(out / "report.json", report.to_dict()), "evaluation")
     np.savez_compressed(out / "val_predictions.npz", names=val_set.names, **vars(own))

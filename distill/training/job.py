@@ -27,7 +27,7 @@ from distill.distillation import balance, targets
 from distill.distillation.distiller import Distiller, check_terms
 from distill.distillation.objective import Objective, Supervision
 from distill.errors import UserError
-from distill.evaluate.job import agreement, agreement_metrics, as_metrics, measure, predict_set, write_json
+from distill.evaluate.job import agreement, agreement_metrics, measure, predict_set, write_json
 from distill.landmarks import IBUG68
 from distill.metrics import Report
 from distill.models.files import check_budget, load_model, save_model
@@ -62,7 +62,7 @@ def train_teacher(config: Config, callbacks: Callbacks = Callbacks()) -> TrainRe
     """Train a teacher; where the config has distillation terms, an assistant: a teacher that has one itself, of
     whatever size (https://arxiv.org/abs/1902.03393).
 
-    Raises UserError for anything the user can mend, before training starts where that is possible; Interrupted, after
+    Raises UserError for anything the user can fix, before training starts where that is possible; Interrupted, after
     saving, on Ctrl-C or SIGTERM; and what the callbacks raise.
     """
     return _train(config, "teacher", callbacks)
@@ -414,13 +414,13 @@ class Recorder:
         predictions = predict_set(model, val_set)
         report = measure(predictions, val_set)
         write_json(self.last_file, report.to_dict())
-        values = as_metrics(report, "val")
+        values = report.as_metrics("val")
         if self.teacher:
             values |= agreement_metrics(agreement(predictions, self.teacher.predictions, val_set), "val")
         return values
 
     def on_validated(self, model: Landmarker, epoch: int, value: float, best: bool) -> None:
-        """Keep the weights: as a snapshot where train.snapshots wants it, and where they are the best so far."""
+        """Keep the weights: as a snapshot where train.snapshots is set, and where they are the best so far."""
         about = self.about | {"epoch": epoch, "val/nme": round(value, 4)}
         self.snapshots.keep(model, epoch, about)
         if best:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distill import tracking
+from distill import metrics, tracking
 from distill.average import __main__ as average
 from distill.average import job as averaging
 from distill.config import HeadConfig, ModelConfig
@@ -38,9 +38,9 @@ def validated(monkeypatch):
         weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return real(model, *args, **kwargs)
 
-    measured = training.as_metrics
+    measured = metrics.Report.as_metrics
     monkeypatch.setattr(training, "predict_set", predict)
-    monkeypatch.setattr(training, "as_metrics", lambda *a: {"val/nme": script.pop(0)} if script else measured(*a))
+    monkeypatch.setattr(metrics.Report, "as_metrics", lambda *a: {"val/nme": script.pop(0)} if script else measured(*a))
     return weights, script
 
 
@@ -138,7 +138,7 @@ def test_greedy_is_no_worse_than_its_best_member(tiny, run):
     assert made.metrics["average/kept"] == sum(row["kept"] for row in written["members"])
 
 
-def test_several_runs_and_files_make_a_soup_measured_on_the_set_that_was_asked_for(tiny, run):
+def test_several_runs_and_files_are_averaged_and_measured_on_the_given_set(tiny, run):
     other = training.train_student(tiny.short("train.epochs=1", "tracking.outputs=light", "seed=1"))
     made = averaged(tiny, run.run_id, str(other.model_file), "--data", str(tiny.data / "synthetics_val"))
     written = json.loads(tracking.artifact_path(tiny.tracking, made.id, "evaluation/average.json").read_text())
@@ -154,11 +154,11 @@ def test_what_cannot_be_averaged_is_refused_before_a_run_exists(tiny, run, tmp_p
     save_model(Landmarker(ModelConfig("lcnet_050", input_size=64, head=HeadConfig(stride=8, width=24))), wide, {})
     before = len(tracking.list_runs(tiny.tracking))
     for argv, words in (
-        ([plain.run_id], "keeps 0 snapshots; expected at least 2"),
-        ([str(wide)], "is one model; expected a run with snapshots"),
-        ([run.run_id, str(wide)], "has model.head.width 16 and 'wide' has 24; expected models of one architecture"),
-        ([run.run_id, "--data", str(tiny.data / "synthetics_train")], "what the models were trained on"),
-        ([run.run_id, "--data", "absent"], "'absent' is not a folder"),
+        ([plain.run_id], "0 snapshots"),
+        ([str(wide)], "wide"),
+        ([run.run_id, str(wide)], "model.head.width 16.*'wide'.*24"),
+        ([run.run_id, "--data", str(tiny.data / "synthetics_train")], "synthetics_train"),
+        ([run.run_id, "--data", "absent"], "'absent'"),
     ):
         with pytest.raises(UserError, match=words):
             average.main([*argv, "--store", str(tiny.store)])

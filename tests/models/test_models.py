@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import timm
@@ -21,6 +22,7 @@ from distill.config import HeadConfig, ModelConfig
 from distill.errors import UserError
 from distill.models import files
 from distill.models.files import check_budget, load_model, predicted_bytes, read_description, save_model
+from distill.models.heads import HEADS
 from distill.models.landmarker import Landmarker, skeleton, to_input
 from distill.models.teacher import FrozenTeacher
 from distill.profiling import cost, settled
@@ -146,6 +148,10 @@ def test_to_input_keeps_places_by_plain_multiplication():
 # ---------------------------------------------------------------------------------------------------- refusals
 
 
+def test_the_config_admits_the_heads_that_there_are():
+    assert set(get_args(get_type_hints(HeadConfig)["kind"])) == set(HEADS)
+
+
 def test_unknown_backbone_names_the_close_ones():
     with pytest.raises(UserError) as error:
         build("mobilenetv3_smal_100")
@@ -200,7 +206,7 @@ def test_a_heatmap_coarser_than_the_coarsest_features():
 
 
 @pytest.mark.parametrize("failure", [LocalEntryNotFoundError("offline"), ConnectionError("no route to host")])
-def test_pretrained_without_a_network_says_the_way_out(monkeypatch, failure):
+def test_pretrained_without_a_network_is_refused_with_an_alternative(monkeypatch, failure):
     asked = []
 
     def create(*_, pretrained, **__):
@@ -283,7 +289,7 @@ def test_a_checkpoint_without_its_last_stage_is_refused_with_the_key_that_allows
     assert str(path) in text and "blocks.5.0" in text and "model.allow_partial=true" in text
 
 
-def test_a_partial_checkpoint_that_is_allowed_says_what_begins_at_random(tmp_path, capsys):
+def test_an_allowed_partial_checkpoint_prints_what_begins_at_random(tmp_path, capsys):
     path = without_last_stage(tmp_path)
     model = Landmarker(replace(model_config(), checkpoint=str(path), allow_partial=True))
     state, printed = torch.load(path, weights_only=True), capsys.readouterr().out

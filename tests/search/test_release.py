@@ -16,6 +16,7 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from running import in_this_process
+from stores import alias_holder
 
 from distill import config as configs
 from distill import tracking
@@ -162,7 +163,7 @@ def place(tmp_path_factory) -> TrackingConfig:
 
 
 def champion(place, name: str = "distill-student") -> str | None:
-    holder = tracking.alias_holder(place, name, "champion")
+    holder = alias_holder(place, name, "champion")
     return holder and holder[1]
 
 
@@ -196,7 +197,7 @@ def test_from_a_study_to_a_champion_and_again(tiny, bare, place, tmp_path, capsy
     kept = tracking.artifact_path(place, winner.id, "submission/solution.zip")
     assert kept.read_bytes() == (tmp_path / "epochs" / "export" / "solution.zip").read_bytes()
     assert champion(place) == winner.id and "version 1; 'champion' moved to it: there was none" in printed
-    assert tracking.alias_holder(place, "distill-student", "newest") == ("1", winner.id)
+    assert alias_holder(place, "distill-student", "newest") == ("1", winner.id)
 
     command.main(argv)
     again = capsys.readouterr().out

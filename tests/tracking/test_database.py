@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from running import refusal
-from stores import config, history, log_report, quick, root, start  # noqa: F401
+from stores import alias_holder, config, history, log_report, online, quick, root, start  # noqa: F401
 
 from distill import tracking as t
 from distill.config import TrackingConfig
@@ -26,7 +26,7 @@ def one_run(store: Path) -> t.RunInfo:
     place = TrackingConfig(store=str(store), experiment="one")
     with start(place) as run:
         run.log_text("x", "x.txt")
-    assert run.online and t.artifact_path(place, run.id, "x.txt").is_relative_to(store)
+    assert online(run) and t.artifact_path(place, run.id, "x.txt").is_relative_to(store)
     return t.find_run(place, run.id)
 
 
@@ -135,5 +135,5 @@ def test_a_store_of_an_earlier_version_opens_is_read_and_goes_on(tmp_path):
         log_report(run, [0.9, 1.0, 1.1])
         assert run.register("distill-student") == "2"
     assert history(place, killed.id, "val/nme") == [(1, 5.0), (2, 4.0), (3, 1.0)]
-    assert t.alias_holder(place, "distill-student", "champion") == ("2", killed.id)
-    assert t.alias_holder(place, "distill-student", "previous") == ("1", old.id)
+    assert alias_holder(place, "distill-student", "champion") == ("2", killed.id)
+    assert alias_holder(place, "distill-student", "previous") == ("1", old.id)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from running import refusal
-from stores import config, history, outage, quick, root, start  # noqa: F401
+from stores import alias_holder, config, history, online, outage, quick, root, start  # noqa: F401
 
 import distill.tracking.client as client
 import distill.tracking.run as run_module
@@ -46,7 +46,7 @@ def assert_complete(config, run_id):
     assert t.artifact_path(config, run_id, "model/weights.bin").read_bytes() == b"new"
     assert t.artifact_path(config, run_id, "note.txt").read_text() == "hello"
     assert t.datasets(config, run_id) == [t.DatasetInput("synthetics", "d" * 36, "/data", "training")]
-    assert t.alias_holder(config, "offline-model", "newest")[1] == run_id
+    assert alias_holder(config, "offline-model", "newest")[1] == run_id
     assert not waiting(config, run_id)
 
 
@@ -69,7 +69,7 @@ def test_offline_from_the_start_then_uploaded(root, request, tmp_path, caplog, c
         port = taken.getsockname()[1]
     config = TrackingConfig(uri=f"http://127.0.0.1:{port}", store=str(root), experiment=request.node.name)
     with start(config) as run:
-        assert not run.online and run.id.startswith("offline-")
+        assert not online(run) and run.id.startswith("offline-")
         log_all(run, tmp_path)
         (run.work / "checkpoint.pt").touch()
     assert f"upload {run.id} --store '{root}'" in caplog.text and f"nothing answers at {config.uri}" in caplog.text
@@ -86,7 +86,7 @@ def test_offline_from_the_start_then_uploaded(root, request, tmp_path, caplog, c
     assert (t.work_dir(here, info.id) / "checkpoint.pt").exists()
     assert not waiting(here, run.id)
     with start(here, resume_id=run.id) as again:  # by the name it had offline
-        assert again.online and again.id == info.id and (again.work / "checkpoint.pt").exists()
+        assert online(again) and again.id == info.id and (again.work / "checkpoint.pt").exists()
     assert len(t.list_runs(here)) == 1
 
 
@@ -95,18 +95,18 @@ def test_outage_in_mid_run_is_sent_when_it_ends(config, tmp_path, outage, caplog
         run.log_metrics({"loss": 0.0}, 0)
         outage.begin()
         log_all(run, tmp_path, steps=(1, 2))
-        assert not run.online and caplog.text.count("is away") == 1
+        assert not online(run) and caplog.text.count("is away") == 1
         outage.end()
         run.log_metrics({"loss": 3.0}, 3)
-        assert not run.online  # it looks for the server once a minute only
+        assert not online(run)  # it looks for the server once a minute only
         monkeypatch.setattr(run_module, "PROBE_SECONDS", 0.0)
         run.set_tags({"back": 1})
-        assert run.online
+        assert online(run)
     assert_complete(config, run.id)
     assert t.find_run(config, run.id).tags["back"] == "1"
 
 
-def test_what_a_run_said_online_is_not_undone_by_what_it_began_with(config, outage):
+def test_what_a_run_logged_online_is_not_overwritten_by_its_first_values(config, outage):
     with start(config, tags={t.NOTE: "at the start"}) as run:
         run.set_tags({t.NOTE: "result"})
         outage.begin()
@@ -153,7 +153,7 @@ def test_nothing_is_doubled_when_an_answer_is_lost(config, monkeypatch):
         run.log_metrics({"loss": 1.0}, 1)
         run.log_metrics({"loss": 2.0}, 2)
         run._probe(force=True)
-        assert not run.online and len(lost) == 2
+        assert not online(run) and len(lost) == 2
     assert history(config, run.id) == [(1, 1.0), (2, 2.0)]
 
 
@@ -171,7 +171,7 @@ def test_resume_while_the_store_is_away(config, outage):
     assert len(waiting(config, run.id)) == 2
     outage.end()
     with start(config, resume_id=run.id) as third:
-        assert third.online
+        assert online(third)
         for step in (4, 5):
             third.log_metrics({"loss": step}, step)
     assert history(config, run.id) == [(i, float(i)) for i in range(1, 6)]
@@ -244,7 +244,7 @@ def test_no_password_is_shown_or_stored(root, outage, caplog, capsys):
 
 
 @pytest.mark.parametrize("probe_seconds", [0.0, 60.0])
-def test_where_nothing_can_be_written_one_sentence_says_so(config, monkeypatch, caplog, probe_seconds):
+def test_where_nothing_can_be_written_one_sentence_is_logged(config, monkeypatch, caplog, probe_seconds):
     """As on a full disk: neither the store nor the local one takes anything; the job goes on."""
     import resource
 
@@ -294,15 +294,15 @@ def test_a_real_server_killed_and_restarted(tmp_path, monkeypatch):
     server = serve()
     try:
         with start(config) as run:
-            assert run.online
+            assert online(run)
             run.log_metrics({"loss": 0.0}, 0)
             kill(server)
             log_all(run, tmp_path, steps=(1, 2))
-            assert not run.online
+            assert not online(run)
             server = serve()
             time.sleep(1.0)
             run.log_metrics({"loss": 3.0}, 3)
-            assert run.online
+            assert online(run)
         assert_complete(config, run.id)
         assert t.artifact_path(config, run.id, "model").is_dir()
         assert "model/none" in refusal(lambda: t.artifact_path(config, run.id, "model/none"))

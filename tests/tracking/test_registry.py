@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from running import refusal
-from stores import config, log_report, outage, quick, root, start  # noqa: F401
+from stores import alias_holder, config, log_report, outage, quick, root, start  # noqa: F401
 
 from distill import tracking as t
 from distill.tracking import client, registry
@@ -38,11 +38,11 @@ def name(request) -> str:
 
 
 def holder(config, name, alias="champion") -> str | None:
-    found = t.alias_holder(config, name, alias)
+    found = alias_holder(config, name, alias)
     return found and found[1]
 
 
-def test_a_version_says_what_it_is(config, name):
+def test_a_version_is_described(config, name):
     run = run_with(config, ERRORS, **{"distill.role": "distilled"})
     assert registry.register(config, name, run.id)[0] == "1"
     assert registry.register(config, name, run.id)[0] == "1", "the same run again is the same version"
@@ -78,7 +78,7 @@ def test_other_validation_images_have_a_champion_of_their_own(config, name):
     assert holder(config, name) == main.id == holder(config, name, "champion-aaaaaaaa")
     assert holder(config, name, "champion-bbbbbbbb") == easy.id
     client.connect(config).set_registered_model_alias(
-        name, "champion", t.alias_holder(config, name, "champion-bbbbbbbb")[0]
+        name, "champion", alias_holder(config, name, "champion-bbbbbbbb")[0]
     )
     best = run_with(config, ERRORS / 3, B)
     registry.register(config, name, best.id)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from running import refusal
+from stores import alias_holder
 
 import distill.tracking.client as store
 from distill import tracking
@@ -76,7 +77,7 @@ def test_a_description_that_is_there_stays(tiny, client):
     assert tags_of(client, "own")["mlflow.experimentKind"] == "custom_model_development"
 
 
-def test_a_distilled_run_says_what_it_is_what_it_came_to_and_what_that_is_compared_with(tiny):
+def test_a_distilled_run_is_described_with_its_result_and_comparisons(tiny):
     info = tiny.info(tiny.distilled)
     result, compared, what = info.tags[NOTE].split("\n\n")
     assert what.startswith("Distilled `distilled`: lcnet_050") and tiny.teacher.run_id in what
@@ -91,14 +92,14 @@ def test_a_distilled_run_says_what_it_is_what_it_came_to_and_what_that_is_compar
     assert info.metrics["teacher/val/nme"] == pytest.approx(tiny.teacher.report.nme, rel=1e-4)
 
 
-def test_a_control_is_compared_with_nobody_and_says_so(tiny):
+def test_a_control_is_compared_with_no_other_run(tiny):
     info = tiny.info(tiny.control)
     assert not any(key.startswith(("control/", "teacher/")) for key in info.metrics)
     assert "No teacher; the baseline" in info.tags[NOTE]
 
 
 def test_the_registry_shows_what_the_aliases_mean_and_how_good_a_version_is(tiny, client):
-    holder = tracking.alias_holder(tiny.tracking, "distill-student", "newest")
+    holder = alias_holder(tiny.tracking, "distill-student", "newest")
     assert "`champion`" in client.get_registered_model("distill-student").description
     run = tracking.find_run(tiny.tracking, holder[1])
     assert client.get_model_version("distill-student", holder[0]).description == run.tags[NOTE]
