@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import re
+import select
 import signal
 import sys
 import tempfile
@@ -67,7 +68,8 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Call `main` with the command line's arguments. A UserError, a package that is not installed, memory that runs
-    out, or a file that the disk refuses becomes one line on stderr and exit code 2.
+    out, or a file that the disk refuses becomes one line on stderr and exit code 2. A reader of stdout that is gone
+    (`| head`) ends the command in silence, as it does others.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -75,10 +77,13 @@ def run(main: Callable[[list[str]], None]) -> None:
     stopped_by = _unwind_on_signals()
     try:
         main(sys.argv[1:])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_reader_gone():
+            sys.exit(128 + signal.SIGPIPE)
         sentence = _sentence(error)
         if sentence:
             print(f"error: {sentence}", file=sys.stderr)
@@ -88,6 +93,16 @@ def run(main: Callable[[list[str]], None]) -> None:
         # a library that was being imported made an error of its own of the stop
         print("\ninterrupted", file=sys.stderr)
         sys.exit(128 + stopped_by[0])
+
+
+def _is_reader_gone() -> bool:
+    """Whether nobody reads stdout any more, as after `| head`; what is still buffered is dropped then."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def _sentence(error: Exception) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import resource
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -58,3 +61,10 @@ def test_a_file_beyond_the_allowed_size_is_one_sentence_and_leaves_nothing(tmp_p
 def test_an_unexpected_error_keeps_its_traceback(error):
     with pytest.raises(type(error), match="ours|x"):
         cli.run(failing(error))
+
+
+def test_a_reader_that_is_gone_ends_the_command_in_silence():
+    code = "from distill import cli; cli.run(lambda _: [print('x' * 999) for _ in range(999)])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (128 + signal.SIGPIPE, b"")
