@@ -79,14 +79,14 @@ def slowly(args: list[str], log: Path, progress: Path) -> None:
 
 
 class Session:
-    """`python -m distill.student` in a process of its own, watched through what it writes down. The process is a fork,
-    which need not import all again."""
+    """`python -m distill.student` in a process of its own, watched through what it writes down. It comes from a server
+    that has imported all and runs nothing: a fork of the tests' process would hang on the threads that it had."""
 
     def __init__(self, store: Path, log: Path, *args: str):
         self.store, self.log, self.progress = store, log, log.with_suffix(".json")
-        self.process = multiprocessing.get_context("fork").Process(
-            target=slowly, args=([*args, "data.workers=1"], log, self.progress)
-        )
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["distill.training.job", "mlflow"])
+        self.process = context.Process(target=slowly, args=([*args, "data.workers=1"], log, self.progress))
         self.process.start()
 
     def under_way(self, after: int) -> bool:
