@@ -402,8 +402,8 @@ def test_every_package_that_is_imported_has_its_place_in_pyproject():
     declared |= {f"distill[{extra}]": needs for extra, needs in project["optional-dependencies"].items()}
     for place, packages in cli.EXTRAS.items():
         bare = {need.partition(">")[0].partition("[")[0] for need in declared[place]}
-        assert {names.get(package, package) for package in packages} <= bare, place
-    known = {package for packages in cli.EXTRAS.values() for package in packages}
+        assert {names.get(package, package) for package in packages.split()} <= bare, place
+    known = {package for packages in cli.EXTRAS.values() for package in packages.split()}
     outside = {name.partition(".")[0] for path in MODULES.values() for name in imports(path)}
     brought_by_others = {"requests", "markupsafe", "pydantic_core"}  # those of mlflow, jinja2 and pydantic
     assert outside - sys.stdlib_module_names - {"distill", "search"} - brought_by_others <= known
