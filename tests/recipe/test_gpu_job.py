@@ -84,6 +84,7 @@ def home(job, out, store, names):
     return place, runs
 
 
+@pytest.mark.slow
 def test_what_was_trained_comes_home(job, tiny, tmp_path, capsys):
     out = tmp_path / "out"
     work = ["--work", str(tmp_path / "work"), "--data", str(tiny.data)]

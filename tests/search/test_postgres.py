@@ -152,6 +152,7 @@ def test_several_processes_that_make_the_tables_and_the_study_at_once_make_one(s
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_turn_is_one_process_s_at_a_time_and_a_restart_of_the_server_is_survived(server, file, monkeypatch):
     training = FakeTraining(monkeypatch)
     space = spaces.load(file)

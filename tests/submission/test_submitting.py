@@ -64,6 +64,7 @@ def test_what_make_writes_is_what_the_run_exported_and_leads_back_to_it(tiny, tm
     assert submitting.find_maker(made(tmp_path / "other.zip", 1.0), exported) is None
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_no_digit(tiny, tmp_path):
     """It does change those of a plain prediction by the model here, which is why one thread makes every submission."""
     images = read_set(tiny.data / "synthetics_test", need_labels=False)

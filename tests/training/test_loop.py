@@ -120,7 +120,11 @@ def test_a_value_on_its_way_is_checked_before_a_checkpoint_is_made():
 # ---------------------------------------------------------------------------------------------------- exactness
 
 
-@pytest.mark.parametrize("options", [{}, {"terms": TERMS, "balanced": "grad_norm"}])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, marks=pytest.mark.slow), {"terms": TERMS, "balanced": "grad_norm"}],
+    ids=["plain", "distilled"],
+)
 def test_every_checkpoint_leads_to_the_same_end(options):
     """Also from the middle of an epoch; with a gradient balance, whose measurements count."""
     *earlier, end = run(make_trainer(make_objective(**options), checkpoint_seconds=1e-9))
